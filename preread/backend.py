@@ -1,0 +1,162 @@
+"""The waist between who asks and who computes.
+
+Above it (contexts, batch, pipeline, server) nobody can tell the local engine from vLLM, Ollama or a
+cluster; below it nobody knows what a document is. It is columnar: a batch is arrays and result
+batches are arrays, so that 170,000 requests are not 170,000 futures. Prefixes travel by content:
+there is no handle that can go stale, and a backend that has lost a prefix reads it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from preread.types import GREEDY, Built, Finish, Prefix, Sampling
+
+if TYPE_CHECKING:
+    from preread.types import Float32Array, Int32Array, Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a backend is. Limits in tokens, prompt and output together.
+
+    effective_limit: how far the model is known to read well (<= limit); effective_known: False when
+    nobody measured it and the limit itself is repeated.
+    """
+
+    name: str  # "local", "openai", …
+    model: str  # as given by the user: hub id, folder or "reader"
+    fingerprint: str
+    limit: int
+    effective_limit: int
+    effective_known: bool
+    kv_bytes_per_token: int
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of unequal length in one array: row i is values[offsets[i]:offsets[i+1]]. offsets has
+    n + 1 entries and starts at 0."""
+
+    values: Int32Array
+    offsets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, i: int) -> Int32Array:
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Write up to max_tokens. schema: JSON schema the output must satisfy (grammar-constrained)."""
+
+    max_tokens: int = 256
+    sampling: Sampling = GREEDY
+    stop: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
+    ignore_eos: bool = False
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """One forward; probabilities over labels as the beginning of the answer. Nothing is decoded."""
+
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogLikelihood:
+    """log P of one given continuation per row. Nothing is decoded."""
+
+    continuations: Sequence[str] | Ragged
+
+
+Work = Generate | Choose | LogLikelihood
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBatch:
+    """Rows that share their options.
+
+    prompts: with `raw` False, user turns (text) that the chat template completes; with `raw` True
+    whole prompts, as text or token ids, no template. prefixes / prefix_of: prefix_of[i] indexes
+    `prefixes`, -1 for none; None means -1 for all rows if there are no prefixes, else 0 for all.
+    keep: leave the rows' KV (prompt and output) behind as a prefix that later prompts may continue
+    (a session); otherwise a row's own KV is freed when it ends.
+    """
+
+    work: Work
+    prompts: Sequence[str] | Ragged
+    prefixes: tuple[Prefix, ...] = ()
+    prefix_of: Int32Array | None = None
+    raw: bool = False
+    keep: bool = False
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultBatch:
+    """News about some rows: deltas while they run, the rest when they end.
+
+    rows[j] is a row number of the request batch. texts[j] / tokens.row(j) / logprobs are what is
+    new since the last news (complete characters only). finish[j] is None while the row goes on; the
+    columns below it are meaningful only for ended rows. usage: [n, 4] = context, cached, computed,
+    output tokens. times: [n, 3] = load, ttft, total milliseconds. label_probs: [n, labels],
+    normalised over the labels; mass: [n]. errors: row -> message (finish is ERROR).
+    """
+
+    rows: Int32Array
+    texts: list[str]
+    tokens: Ragged
+    finish: list[Finish | None]
+    usage: Int32Array
+    times: Float32Array
+    logprobs: Float32Array | None = None  # aligned with tokens.values
+    label_probs: Float32Array | None = None
+    mass: Float32Array | None = None
+    is_greedy: list[bool] | None = None  # loglikelihood: every token was the arg-max
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+Progress = Callable[[int, int], None]  # (tokens ready, tokens in all), called from any thread
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Who computes. All methods may be called from any task of one event loop."""
+
+    @property
+    def info(self) -> BackendInfo: ...
+
+    async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
+        """Prompt tokens of each prefix as the template lays it out (questions empty), or of
+        prefixes[i] followed by the user turn questions[i]. Reads nothing."""
+        ...
+
+    async def build(
+        self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
+    ) -> Built:
+        """Make a prefix ready: find it in memory, load it from a tier, compute the rest, store what
+        was computed. Idempotent; concurrent calls for one prefix do the work once. The prefix stays
+        resident for at least lease_s after its last use, within the memory budget.
+        Raises ContextTooLong, OutOfMemory."""
+        ...
+
+    def submit(self, batch: RequestBatch) -> AsyncIterator[ResultBatch]:
+        """Run a batch. Every row gets exactly one ended entry; one row's failure is its own (finish
+        ERROR and a message). Closing the iterator cancels the rows still running. Malformed batches
+        raise RequestError before anything is computed."""
+        ...
+
+    async def close(self) -> None:
+        """Stop and free; running rows end CANCELLED. Idempotent."""
+        ...

@@ -1,0 +1,166 @@
+"""Every knob, once. Frozen sections; resolved from defaults, `$PREREAD_HOME/config.toml` and
+environment variables (`PREREAD_<SECTION>_<KEY>`), in that order. Unknown keys are errors.
+
+Imports only the standard library, so that `preread --help` can print defaults without torch.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from preread.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfigSection:
+    """Which model, where and how it is computed."""
+
+    model: str = "reader"  # "reader" (bundled), a local folder or a hub id
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16; auto: as published (CPU: see docs)
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 0  # CPU threads of torch, 0: leave as it is
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSection:
+    """Memory and step sizes of the local engine. Tokens unless said otherwise."""
+
+    prefix_memory_mb: int = 0  # arena for prefixes, MiB; 0: a quarter of what is free
+    suffix_memory_mb: int = 0  # pages of running sequences, MiB; 0: an eighth of what is free
+    extent_tokens: int = 256  # unit of the prefix arena
+    page_tokens: int = 16  # unit of a sequence's own KV
+    max_sequences: int = 256  # running at once
+    batch_tokens: int = 8192  # most tokens in one step
+    prefill_chunk: int = 2048  # tokens of one prefix computed per step
+    shared_min_rows: int = 2  # sequences on a segment from which the shared pass pays
+    lease_s: float = 600.0  # a prefix stays resident this long after its last use
+    truth_check: bool = False  # run the arena's check() after every step (slow; tests)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSection:
+    """Chunks and tiers."""
+
+    chunk_tokens: int = 256  # most tokens in one chunk
+    chunk_bytes: int = 2 * 1024 * 1024 - 64  # most bytes of one chunk, header included
+    disk_budget_mb: int = 10_240  # eviction by last use above this
+    fsync: bool = True
+    tenant: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSection:
+    """Fitting, splitting and routing."""
+
+    answer_room: int = 512  # tokens kept free for the question
+    max_tokens: int = 256  # default longest answer
+    route_shards: int = 3  # shards asked when a context is split
+    max_file_mb: int = 64  # one source file, MiB
+    max_line_kb: int = 1024  # one line of a source, KiB
+    busy_timeout_s: float = 30.0  # wait for another process's catalog transaction
+    versions_kept: int = 3  # older versions of a name are dropped by gc
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentSection:
+    """`preread up`."""
+
+    idle_s: float = 1800.0  # leaves after this long without a request
+    connect_timeout_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All sections and the home folder."""
+
+    home: Path
+    model: ModelConfigSection = field(default_factory=ModelConfigSection)
+    engine: EngineSection = field(default_factory=EngineSection)
+    store: StoreSection = field(default_factory=StoreSection)
+    context: ContextSection = field(default_factory=ContextSection)
+    resident: ResidentSection = field(default_factory=ResidentSection)
+
+
+SECTIONS = ("model", "engine", "store", "context", "resident")
+
+
+def default_home(env: Mapping[str, str] | None = None) -> Path:
+    """`$PREREAD_HOME`, else `$XDG_DATA_HOME/preread`, else `~/.local/share/preread`."""
+    env = os.environ if env is None else env
+    if home := env.get("PREREAD_HOME"):
+        return Path(home).expanduser().absolute()
+    base = env.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser().absolute() / "preread"
+
+
+def load_config(home: Path | None = None, env: Mapping[str, str] | None = None) -> Config:
+    """Resolve the configuration. Raises ConfigError naming key, value and expected type."""
+    env = os.environ if env is None else env
+    config = Config(home=home or default_home(env))
+    path = config.home / "config.toml"
+    if path.is_file():
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{path}: not valid TOML: {exc}.", hint="Mend or remove it.") from exc
+        config = _apply(config, table, str(path))
+    return _apply_env(config, env)
+
+
+def _apply(config: Config, table: Mapping[str, Any], where: str) -> Config:
+    for name, values in table.items():
+        if name not in SECTIONS or not isinstance(values, dict):
+            raise ConfigError(
+                f"{where}: unknown section [{name}].", hint=f"Sections: {', '.join(SECTIONS)}."
+            )
+        for key, value in values.items():
+            config = _set(config, name, key, value, where)
+    return config
+
+
+def _apply_env(config: Config, env: Mapping[str, str]) -> Config:
+    for section in SECTIONS:
+        prefix = f"PREREAD_{section.upper()}_"
+        for variable, value in env.items():
+            if variable.startswith(prefix):
+                key = variable.removeprefix(prefix).lower()
+                config = _set(config, section, key, value, f"${variable}")
+    return config
+
+
+def _set(config: Config, section: str, key: str, value: Any, where: str) -> Config:
+    current = getattr(config, section)
+    types = get_type_hints(type(current))
+    if key not in types:
+        known = ", ".join(f.name for f in fields(current))
+        raise ConfigError(f"{where}: unknown key {section}.{key}.", hint=f"Keys: {known}.")
+    changed = replace(current, **{key: _typed(value, types[key], f"{section}.{key}", where)})
+    return replace(config, **{section: changed})
+
+
+def _typed(value: Any, kind: type, key: str, where: str) -> Any:
+    try:
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            return {"1": True, "true": True, "0": False, "false": False}[str(value).lower()]
+        if kind is str and not isinstance(value, str):
+            raise ValueError
+        if kind in (int, float) and isinstance(value, bool):
+            raise ValueError
+        result = kind(value)
+        if kind in (int, float) and result < 0:
+            raise ValueError
+        return result
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{where}: {key} = {value!r}, expected a non-negative {kind.__name__}."
+            if kind in (int, float)
+            else f"{where}: {key} = {value!r}, expected {kind.__name__}.",
+            hint="See docs/config.md.",
+        ) from None

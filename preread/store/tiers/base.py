@@ -1,0 +1,67 @@
+"""The tier contract: a place where chunks live. Six methods, all sync, all thread-safe.
+
+A tier moves bytes and knows nothing of models. It never judges a chunk: the store verifies every
+chunk after reading it and before the model may see it. `preread.testing.conformance_tier` is the
+suite that every tier passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol, runtime_checkable
+
+ChunkKey = NewType("ChunkKey", bytes)  # 32 bytes, see store/keys.py
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEntry:
+    """What a tier knows about one chunk without opening it."""
+
+    key: ChunkKey
+    nbytes: int
+    last_used: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class TierUsage:
+    """chunks and bytes held; budget in bytes (0: none)."""
+
+    chunks: int
+    nbytes: int
+    budget: int
+
+
+@runtime_checkable
+class Tier(Protocol):
+    """A place chunks live."""
+
+    @property
+    def name(self) -> str: ...
+
+    def find(self, keys: Sequence[ChunkKey]) -> list[bool]:
+        """Which keys are held, without reading them. One call for a whole prefix chain. Raises
+        TierError when the tier cannot be asked."""
+        ...
+
+    def read(self, key: ChunkKey) -> bytearray | None:
+        """The whole value as it was written, or None if it is not held. Marks it as used.
+        Never verified here. Raises TierError."""
+        ...
+
+    def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
+        """Store the concatenation of the parts as one atomic value: visible complete or not at
+        all, also after a crash. Overwriting is allowed (same key, same content). False: refused,
+        nothing changed (over budget even after eviction). Raises TierError (full, read-only)."""
+        ...
+
+    def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
+        """Forget keys; returns how many were held. quarantine keeps the bytes aside for diagnosis
+        where the tier can, under the same budget."""
+        ...
+
+    def scan(self) -> Iterator[ChunkEntry]:
+        """All chunks held, by looking at the medium and not at an index."""
+        ...
+
+    def usage(self) -> TierUsage: ...

@@ -1,0 +1,176 @@
+"""The shared vocabulary: values that every layer may speak. Imports nothing of the package.
+
+Three counts are never mixed: `cached` (KV reused), `computed` (tokens the model read now) and
+`output` (tokens it wrote). "Prompt tokens" alone hides the point of the project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, NewType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int32Array = NDArray[np.int32]
+    Int64Array = NDArray[np.int64]
+    Float32Array = NDArray[np.float32]
+
+Seconds = NewType("Seconds", float)
+Milliseconds = NewType("Milliseconds", float)
+Fingerprint = NewType("Fingerprint", str)  # 64 hex digits, see store/keys.py
+Role = Literal["system", "user", "assistant"]
+Match = Literal["exact", "fuzzy", "none"]
+
+
+class Finish(StrEnum):
+    """Why a request ended."""
+
+    STOP = "stop"  # end-of-sequence token, or a stop string
+    LENGTH = "length"  # max_tokens reached; structured output is then incomplete
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `content` is foreign text: nothing in it is a special token."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What is read once: the leading messages of a prompt, identified by content alone.
+
+    system: instructions and documents. history: finished turns after it, oldest first (a session).
+    Hashable; two equal prefixes are the same prefix on every machine with the same weights.
+    """
+
+    system: str
+    history: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request. prompt length = cached + computed.
+
+    context_tokens: length of the prefix (cached or not); cached: KV reused, from memory or a tier;
+    computed: read by the model for this request; output: generated.
+    """
+
+    context_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.context_tokens + other.context_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.computed_tokens + other.computed_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall-clock milliseconds of one request, from submission. saved_ms: estimated time the cached
+    tokens would have cost at this machine's measured prefill rate, less the time to load them."""
+
+    load_ms: float = 0.0
+    ttft_ms: float = 0.0
+    total_ms: float = 0.0
+    saved_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where an answer stands in the sources, found and checked by code. Lines count from 1."""
+
+    source: str
+    start_line: int
+    end_line: int
+    quote: str
+    match: Match
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRef:
+    """Which context answered."""
+
+    name: str
+    version: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A generated answer. logprobs: natural log-probability of each token, if asked for."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: Finish
+    usage: Usage
+    timing: Timing
+    logprobs: tuple[float, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    context: ContextRef | None = None
+    unread: tuple[str, ...] = ()  # documents that no answering shard contained
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Probabilities over given labels. probabilities sum to 1 over `labels`; `mass` is the total
+    probability the model gave to all of them, so a low mass says that it meant something else."""
+
+    label: str
+    probabilities: dict[str, float]
+    mass: float
+    usage: Usage
+    timing: Timing
+    context: ContextRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """log P(continuation | prompt). logprobs: natural log per continuation token."""
+
+    logprob: float
+    logprobs: tuple[float, ...]
+    tokens: tuple[int, ...]
+    is_greedy: bool
+    usage: Usage
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Report of making a prefix ready. tokens = reused_tokens + computed_tokens."""
+
+    tokens: int
+    reused_tokens: int  # KV found in memory or a tier
+    loaded_tokens: int  # of those, read from a tier
+    computed_tokens: int
+    kv_bytes: int
+    load_ms: float
+    seconds: float
+    chunk_keys: tuple[str, ...] = field(default=(), repr=False)  # hex; what gc must keep
+    stored: bool = True  # False: the tiers refused (full, read-only); the reason is logged
