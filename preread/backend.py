@@ -89,7 +89,9 @@ class RequestBatch:
     whole prompts, as text or token ids, no template. prefixes / prefix_of: prefix_of[i] indexes
     `prefixes`, -1 for none; None means -1 for all rows if there are no prefixes, else 0 for all.
     keep: leave the rows' KV (prompt and output) behind as a prefix that later prompts may continue
-    (a session); otherwise a row's own KV is freed when it ends.
+    (a session); otherwise a row's own KV is freed when it ends. reuse: False computes every whole
+    prompt afresh, sharing nothing with memory, tiers or other rows: the slow twin, for parity checks
+    and for the "in-context" arm of comparisons.
     """
 
     work: Work
@@ -98,6 +100,7 @@ class RequestBatch:
     prefix_of: Int32Array | None = None
     raw: bool = False
     keep: bool = False
+    reuse: bool = True
 
     def __len__(self) -> int:
         return len(self.prompts)
