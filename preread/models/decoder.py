@@ -1,0 +1,79 @@
+"""One decoder with flags for the Llama, Mistral, Qwen2 and Qwen3 families: `interface.Decoder`.
+
+It knows nothing of caches, batches or masks: tokens of all sequences lie on one packed axis, their
+positions are explicit, and attention is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional as F
+
+from preread.kernels.norm import rms_norm
+from preread.kernels.rope import inverse_frequencies, rope_angles
+from preread.models.config import ModelConfig
+from preread.models.interface import Attend
+from preread.models.layers import Layer, attention_block, mlp_block
+
+
+class PackedDecoder:
+    """Weights on a device and the forward pass over them. No gradients: the tensors need none."""
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+        """tensors: named and shaped by `layers.layout`, all of one dtype on one device."""
+        self.config = config
+        self._embed = tensors["embed"]
+        self._head = tensors["embed"] if config.tied else tensors["head"]
+        self._norm = tensors["norm"]
+        self._layers = tuple(Layer.of(tensors, i) for i in range(config.layers))
+        self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(self.device)
+
+    @property
+    def layers(self) -> int:
+        return self.config.layers
+
+    @property
+    def heads(self) -> int:
+        return self.config.heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.config.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.config.head_dim
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.max_positions
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._embed.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._embed.device
+
+    def hidden(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """tokens, positions: int64 [T] on the device -> [T, E] after the final norm.
+
+        attend gets contiguous q and k; v is a view with a stride per token, so copy what you keep.
+        """
+        x = F.embedding(tokens, self._embed)
+        angles = rope_angles(positions, self._frequencies, self.dtype)
+        for index, layer in enumerate(self._layers):
+            x += attention_block(self.config, layer, index, x, angles, attend)
+            x += mlp_block(self.config, layer, x)
+        return rms_norm(x, self._norm, self.config.norm_eps)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[R, E] -> [R, V] float32."""
+        return F.linear(hidden, self._head).float()

@@ -1,0 +1,137 @@
+"""One decoder layer on a packed token axis, and where its weights come from.
+
+`layout` is the one description of a model's tensors: what is resident, and which published tensors
+are stacked in it. Loading, random initialisation, sizing and the test models all read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch.nn import functional as F
+
+from preread.kernels.mlp import swiglu
+from preread.kernels.norm import rms_norm
+from preread.kernels.rope import rotate
+from preread.models.config import ModelConfig
+from preread.models.interface import Attend
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One resident tensor: the published `parts` (name, rows) stacked; columns 0 is a vector."""
+
+    parts: tuple[tuple[str, int], ...]
+    columns: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows = sum(rows for _, rows in self.parts)
+        return (rows, self.columns) if self.columns else (rows,)
+
+    def published(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of each part as it stands in a checkpoint."""
+        for name, rows in self.parts:
+            yield name, (rows, self.columns) if self.columns else (rows,)
+
+
+def layout(config: ModelConfig) -> dict[str, Slot]:
+    """Resident name -> slot. Names of layer i are `i.<field of Layer>`."""
+    width = config.hidden_size
+    slots = {
+        "embed": Slot((("model.embed_tokens.weight", config.vocab_size),), width),
+        "norm": Slot((("model.norm.weight", width),)),
+    }
+    if not config.tied:
+        slots["head"] = Slot((("lm_head.weight", config.vocab_size),), width)
+    for i in range(config.layers):
+        for field, slot in _layer_layout(config, f"model.layers.{i}"):
+            slots[f"{i}.{field}"] = slot
+    return slots
+
+
+def _layer_layout(config: ModelConfig, at: str) -> Iterator[tuple[str, Slot]]:
+    width, inner = config.hidden_size, config.intermediate_size
+    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    sizes = {"q": q, "k": kv, "v": kv}
+    qkv = tuple((f"{at}.self_attn.{name}_proj", rows) for name, rows in sizes.items())
+    gate_up = ((f"{at}.mlp.gate_proj", inner), (f"{at}.mlp.up_proj", inner))
+    out, down = ((f"{at}.self_attn.o_proj", width),), ((f"{at}.mlp.down_proj", width),)
+    yield "attn_norm", Slot(((f"{at}.input_layernorm.weight", width),))
+    yield "mlp_norm", Slot(((f"{at}.post_attention_layernorm.weight", width),))
+    yield from _linear("qkv", qkv, width, config.qkv_bias)
+    yield from _linear("out", out, q, config.out_bias)
+    yield from _linear("gate_up", gate_up, width, config.mlp_bias)
+    yield from _linear("down", down, inner, config.mlp_bias)
+    if config.qk_norm:
+        yield "q_norm", Slot(((f"{at}.self_attn.q_norm.weight", config.head_dim),))
+        yield "k_norm", Slot(((f"{at}.self_attn.k_norm.weight", config.head_dim),))
+
+
+def _linear(
+    field: str, modules: tuple[tuple[str, int], ...], columns: int, bias: bool
+) -> Iterator[tuple[str, Slot]]:
+    yield field, Slot(tuple((f"{name}.weight", rows) for name, rows in modules), columns)
+    if bias:
+        yield f"{field}_bias", Slot(tuple((f"{name}.bias", rows) for name, rows in modules))
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Elements of all resident tensors (tied embeddings count once)."""
+    return sum(math.prod(slot.shape) for slot in layout(config).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one layer. Q, K and V are one projection, gate and up another: fewer and larger
+    matrix products, and the input is read once."""
+
+    attn_norm: torch.Tensor
+    mlp_norm: torch.Tensor
+    qkv: torch.Tensor
+    out: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    qkv_bias: torch.Tensor | None = None
+    out_bias: torch.Tensor | None = None
+    gate_up_bias: torch.Tensor | None = None
+    down_bias: torch.Tensor | None = None
+    q_norm: torch.Tensor | None = None
+    k_norm: torch.Tensor | None = None
+
+    @staticmethod
+    def of(tensors: Mapping[str, torch.Tensor], index: int) -> Layer:
+        """Layer `index` of tensors named by `layout`."""
+        names = (field.name for field in fields(Layer))
+        return Layer(**{n: tensors[f"{index}.{n}"] for n in names if f"{index}.{n}" in tensors})
+
+
+def attention_block(
+    config: ModelConfig,
+    layer: Layer,
+    index: int,
+    x: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    attend: Attend,
+) -> torch.Tensor:
+    """x [T, E], angles from `rope_angles` -> what attention adds to x, [T, E]."""
+    tokens, heads, kv_heads = x.shape[0], config.heads, config.kv_heads
+    h = F.linear(rms_norm(x, layer.attn_norm, config.norm_eps), layer.qkv, layer.qkv_bias)
+    h = h.view(tokens, heads + 2 * kv_heads, config.head_dim)
+    q, k, v = h.split_with_sizes((heads, kv_heads, kv_heads), dim=1)
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q = rms_norm(q, layer.q_norm, config.norm_eps)
+        k = rms_norm(k, layer.k_norm, config.norm_eps)
+    attended = attend(index, rotate(q, *angles), rotate(k, *angles), v)
+    return F.linear(attended.reshape(tokens, heads * config.head_dim), layer.out, layer.out_bias)
+
+
+def mlp_block(config: ModelConfig, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+    """x [T, E] -> what the MLP adds to x, [T, E]."""
+    h = rms_norm(x, layer.mlp_norm, config.norm_eps)
+    return F.linear(
+        swiglu(F.linear(h, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias
+    )
