@@ -11,7 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol, runtime_checkable
 
+from preread.errors import TierError
+
 ChunkKey = NewType("ChunkKey", bytes)  # 32 bytes, see store/keys.py
+
+MAX_VALUE_BYTES = 1 << 30  # no value is larger; a tier need not read what claims to be
+
+
+class ChunkUnreadable(TierError):
+    """This one value cannot be read (a folder in its place, no permission, a bad sector); the tier
+    itself works. The store sets it aside and computes the tokens again."""
+
+    retryable = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,7 @@ class Tier(Protocol):
 
     def read(self, key: ChunkKey) -> bytearray | None:
         """The whole value as it was written, or None if it is not held. Marks it as used.
-        Never verified here. Raises TierError."""
+        Never verified here; the buffer is the caller's own. Raises TierError, ChunkUnreadable."""
         ...
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
@@ -65,3 +76,13 @@ class Tier(Protocol):
         ...
 
     def usage(self) -> TierUsage: ...
+
+
+@runtime_checkable
+class Tidy(Protocol):
+    """A tier that may leave debris behind: half-written values of dead writers, quarantine."""
+
+    def tidy(self, older_than_s: float) -> int:
+        """Remove debris of dead writers, and quarantined values older than this; returns how many
+        things went. Raises TierError."""
+        ...

@@ -1,0 +1,291 @@
+"""The store: KV of a token prefix, kept in tiers, verified before anybody sees it.
+
+Nothing that goes wrong in a tier leaves this file as an exception: a chunk that is missing, damaged
+or foreign ends the loaded prefix, and the engine computes the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from preread.errors import TierError
+from preread.metrics import Metrics
+from preread.store.chunk import ChunkFault, ChunkHeader, Fault, pack, unpack
+from preread.store.codec import Codec, RawCodec
+from preread.store.keys import (
+    DTYPES,
+    OVERHEAD,
+    Box,
+    Geometry,
+    Span,
+    chain,
+    chunk_key,
+    tenant_digest,
+)
+from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Tier
+from preread.store.upkeep import SweepReport, Upkeep, VerifyReport
+from preread.types import Fingerprint
+
+if TYPE_CHECKING:
+    from preread.store.codec import Tensor
+    from preread.store.keys import Tokens
+
+# (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor is the
+# receiver's own.
+Sink = Callable[[Box, "Tensor"], None]
+Source = Callable[[Box], "Tensor"]  # box -> tensor of that shape and the geometry's dtype
+
+
+class LoadReport(NamedTuple):
+    """tokens: end of the unbroken prefix that is now there; nbytes: payload delivered; ms: wall
+    time, the sink's included; faults: (reason, hex key) of chunks that were set aside."""
+
+    tokens: int
+    nbytes: int
+    ms: float
+    faults: tuple[tuple[str, str], ...]
+
+
+class SaveReport(NamedTuple):
+    """chunks, nbytes: written, counted per tier; skipped: written to none, because all
+    that work hold them or have no room; stored: no tier refused or failed; keys: hex keys of all
+    chunks of the tokens, for the catalog."""
+
+    chunks: int
+    nbytes: int
+    skipped: int
+    stored: bool
+    keys: tuple[str, ...]
+
+
+class Store:
+    """KV of one model (geometry, fingerprint) for one tenant in some tiers, nearest first.
+    Thread-safe as far as its tiers are, and they must be."""
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        geometry: Geometry,
+        fingerprint: Fingerprint,
+        *,
+        tenant: str = "default",
+        metrics: Metrics | None = None,
+        log: logging.Logger | None = None,
+        codec: Codec | None = None,
+    ) -> None:
+        self._tiers = tuple(tiers)
+        self._geometry = geometry
+        self._fingerprint = fingerprint
+        self._tenant = tenant
+        self._identity = bytes.fromhex(fingerprint), tenant_digest(tenant)
+        self._metrics = metrics or Metrics()
+        self._log = log or logging.getLogger("preread.store")
+        self._codec: Codec = codec or RawCodec()
+        self._upkeep = Upkeep(self._tiers, self._metrics, self._log)
+        # Bad chunks that could not be set aside: neither matched nor read until written anew.
+        self._suspect: set[tuple[str, ChunkKey]] = set()
+
+    def keys(self, tokens: Tokens) -> tuple[str, ...]:
+        """Hex keys of all chunks of these tokens: what gc must keep."""
+        return tuple(key.hex() for span in self._spans(tokens) for key in self._keys(span))
+
+    def match(self, tokens: Tokens) -> int:
+        """How many leading tokens the tiers say they hold, in whole chunks. A promise of no tier is
+        proof: `load` may find less."""
+        spans = [(span.end, self._keys(span)) for span in self._spans(tokens)]
+        missing = {key for _, keys in spans for key in keys}
+        for tier in self._tiers:
+            if missing:
+                missing -= self._held(tier, list(missing)) or set()
+        held = 0
+        for end, keys in spans:
+            if not missing.isdisjoint(keys):
+                break
+            held = end
+        return held
+
+    def load(self, tokens: Tokens, upto: int, sink: Sink, *, start: int = 0) -> LoadReport:
+        """Deliver the KV of tokens [start, upto), as far as whole verified chunks reach.
+
+        Chunks that end at or before `start` are taken to be there already; the one that holds
+        `start` is delivered whole. The sink gets the boxes of a span only when all of them are
+        verified, spans in order; what it raises is passed on. Nothing else is raised.
+        """
+        began = time.perf_counter()
+        tiers = list(self._tiers)
+        faults: list[tuple[str, str]] = []
+        done, nbytes, chunks = start, 0, 0
+        for span in self._spans(tokens):
+            if span.end <= start:
+                continue
+            if span.end > upto:
+                break
+            payloads = self._read_span(tiers, span, faults)
+            if payloads is None:
+                self._metrics.add("store.misses")
+                break
+            for box, payload in payloads:
+                shape = box.shape(self._geometry.head_dim)
+                sink(box, self._codec.decode(payload, shape, self._geometry.dtype))
+                nbytes += payload.nbytes
+                chunks += 1
+            done = span.end
+        ms = (time.perf_counter() - began) * 1e3
+        self._metrics.add("store.load_chunks", chunks)
+        self._metrics.add("store.load_bytes", nbytes)
+        self._metrics.add("store.load_ms", ms)
+        return LoadReport(done, nbytes, ms, tuple(faults))
+
+    def save(self, tokens: Tokens, start: int, source: Source) -> SaveReport:
+        """Write the chunks that end after token `start` to every tier that lacks them.
+
+        The source is asked once per box, in order, and only for boxes some tier lacks; what it
+        raises is passed on. A tier that fails or is full is left out for the rest of this call.
+        """
+        wanted = [(span.end, chunk) for span in self._spans(tokens) for chunk in self._chunks(span)]
+        plans = {tier: self._plan(tier, wanted, start) for tier in self._tiers}
+        stored = all(whole for _, whole in plans.values())
+        chunks = nbytes = skipped = 0
+        for chunk in (chunk for end, chunk in wanted if end > start):
+            takers = [tier for tier, (lacking, _) in plans.items() if chunk.key in lacking]
+            if not takers:
+                skipped += 1
+                continue
+            shape = chunk.box.shape(self._geometry.head_dim)
+            payload = self._codec.encode(source(chunk.box), shape, self._geometry.dtype)
+            parts = pack(chunk, payload)
+            for tier in takers:
+                if self._write(tier, chunk.key, parts):
+                    chunks += 1
+                    nbytes += payload.nbytes + OVERHEAD
+                else:
+                    stored, plans[tier] = False, (set(), False)
+        self._metrics.add("store.save_chunks", chunks)
+        self._metrics.add("store.save_bytes", nbytes)
+        self._metrics.add("store.save_skipped", skipped)
+        keys = tuple(chunk.key.hex() for _, chunk in wanted)
+        return SaveReport(chunks, nbytes, skipped, stored, keys)
+
+    def verify(self, keys: Iterable[str] | None = None, *, deep: bool = True) -> VerifyReport:
+        """See Upkeep.verify."""
+        return self._upkeep.verify(keys, deep=deep)
+
+    def sweep(self, live: frozenset[str], grace_s: float) -> SweepReport:
+        """See Upkeep.sweep."""
+        return self._upkeep.sweep(live, grace_s)
+
+    # -- what is wanted --
+
+    def _spans(self, tokens: Tokens) -> Iterator[Span]:
+        return chain(self._fingerprint, self._tenant, tokens, self._geometry.chunk_tokens)
+
+    def _keys(self, span: Span) -> list[ChunkKey]:
+        boxes = self._geometry.boxes(span.start, span.end)
+        return [chunk_key(span.digest, box, self._codec.name) for box in boxes]
+
+    def _chunks(self, span: Span) -> list[ChunkHeader]:
+        """The chunks of a span as they must be, to the last field."""
+        geometry, codec = self._geometry, self._codec
+        dtype = DTYPES[geometry.dtype][0]
+        return [
+            ChunkHeader(
+                *self._identity,
+                span.digest,
+                box,
+                geometry.head_dim,
+                dtype,
+                codec.code,
+                codec.nbytes(box.shape(geometry.head_dim), geometry.dtype),
+                chunk_key(span.digest, box, codec.name),
+            )
+            for box in geometry.boxes(span.start, span.end)
+        ]
+
+    # -- asking tiers, whatever they do --
+
+    def _held(self, tier: Tier, keys: list[ChunkKey]) -> set[ChunkKey] | None:
+        """Which of the keys the tier holds; None when it cannot be asked."""
+        try:
+            found = tier.find(keys)
+        except TierError as exc:
+            self._upkeep.tier_failed(tier, exc)
+            return None
+        pairs = zip(keys, found, strict=True)
+        return {key for key, held in pairs if held and (tier.name, key) not in self._suspect}
+
+    def _plan(
+        self, tier: Tier, wanted: list[tuple[int, ChunkHeader]], start: int
+    ) -> tuple[set[ChunkKey], bool]:
+        """Which chunks to write to the tier, and whether it can then hold the whole prefix. What
+        would go beyond its budget is left out: it would evict the prefix's own beginning, without
+        which the rest is worth nothing. A sixteenth stays free, see DiskTier."""
+        try:
+            budget = tier.usage().budget
+        except TierError as exc:
+            self._upkeep.tier_failed(tier, exc)
+            return set(), False
+        limit = budget - budget // 16 if budget else sys.maxsize
+        size, fitting = 0, []
+        for end, chunk in wanted:
+            size += chunk.payload_nbytes + OVERHEAD
+            if end > start and size <= limit:
+                fitting.append(chunk.key)
+        if size > limit:
+            self._refused(tier, f"{size} bytes of one context are beyond its budget of {budget}")
+        held = self._held(tier, fitting)
+        return (set(), False) if held is None else (set(fitting) - held, size <= limit)
+
+    def _read_span(
+        self, tiers: list[Tier], span: Span, faults: list[tuple[str, str]]
+    ) -> list[tuple[Box, memoryview]] | None:
+        payloads = []
+        for chunk in self._chunks(span):
+            if (payload := self._read(tiers, chunk, faults)) is None:
+                return None
+            payloads.append((chunk.box, payload))
+        return payloads
+
+    def _read(
+        self, tiers: list[Tier], expected: ChunkHeader, faults: list[tuple[str, str]]
+    ) -> memoryview | None:
+        """The verified payload from the nearest tier that has it. A tier that fails is taken off
+        `tiers`: it is not asked again by this load."""
+        key = expected.key
+        for tier in tuple(tiers):
+            if (tier.name, key) in self._suspect:
+                continue
+            try:
+                if (value := tier.read(key)) is not None:
+                    return unpack(value, expected)
+                continue
+            except ChunkUnreadable:
+                reason = Fault.UNREADABLE
+            except ChunkFault as fault:
+                reason = fault.reason
+            except TierError as exc:
+                self._upkeep.tier_failed(tier, exc)
+                tiers.remove(tier)
+                continue
+            faults.append((reason.value, key.hex()))
+            if not self._upkeep.reject(tier, key, reason):
+                self._suspect.add((tier.name, key))
+        return None
+
+    def _write(self, tier: Tier, key: ChunkKey, parts: tuple[bytes, memoryview, bytes]) -> bool:
+        try:
+            if tier.write(key, parts):
+                self._suspect.discard((tier.name, key))
+                return True
+        except TierError as exc:
+            self._upkeep.tier_failed(tier, exc)
+            return False
+        self._refused(tier, "no room within its budget")
+        return False
+
+    def _refused(self, tier: Tier, why: str) -> None:
+        self._metrics.add(f"store.refused.{tier.name}")
+        self._log.warning("tier %s does not keep everything: %s.", tier.name, why)

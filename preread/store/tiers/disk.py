@@ -1,0 +1,227 @@
+"""Chunks in a folder, one file each, shared by any number of processes.
+
+    ROOT/chunks/3/f/3f…<64 hex digits>.kv     two levels of sixteen folders
+    ROOT/tmp/…                                values being written, locked by their writers
+    ROOT/quarantine/…                         set aside for diagnosis, the newest sixteen
+
+The file system is the index: a look-up is one `lstat`, so what other processes write or remove is
+seen at once and nothing can go stale. The only state is an estimate of the bytes held, renewed by a
+scan whenever a sixteenth of the budget has been written since. Last use is the file's mtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from preread.errors import TierError
+from preread.store.tiers import files
+from preread.store.tiers.base import (
+    MAX_VALUE_BYTES,
+    ChunkEntry,
+    ChunkKey,
+    ChunkUnreadable,
+    TierUsage,
+)
+
+TOUCH_S = 60.0  # last use is written at most this often
+QUARANTINE_FILES = 16
+_NAME = re.compile(r"[0-9a-f]{64}\.kv")
+# What says that one entry is bad, not that the tier is.
+_ENTRY_ERRNOS = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO}
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class DiskTier:
+    """One folder. budget: bytes of chunks and quarantine, 0 for none; several processes may pass it
+    by a sixteenth each for a moment. fsync: a value survives a power cut once `write` has returned;
+    without it only the death of the process. Files are readable by their owner alone."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        budget: int = 0,
+        fsync: bool = True,
+        name: str = "disk",
+        touch_s: float = TOUCH_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self._root = root
+        self._chunks = str(root / "chunks")
+        self._temp = root / "tmp"
+        self._quarantine = root / "quarantine"
+        self._budget = budget
+        self._slack = budget // 16
+        self._fsync = fsync
+        self._touch_s = touch_s
+        self._clock = clock
+        self._lock = threading.Lock()  # one writer per process
+        self._held: int | None = None  # bytes, estimated; None: never scanned
+        self._unscanned = 0  # bytes written since the last scan
+        self._serial = 0
+        with contextlib.suppress(TierError):  # a read-only folder can still be read
+            self._sweep_temp()
+
+    def find(self, keys: Sequence[ChunkKey]) -> list[bool]:
+        with self._border("look into"):
+            return [files.exists(self._path(key)) for key in keys]
+
+    def read(self, key: ChunkKey) -> bytearray | None:
+        with self._border("read"):
+            try:
+                # O_NOFOLLOW, O_NONBLOCK: neither a link nor a FIFO in its place leads astray.
+                fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                return None
+            try:
+                info = os.fstat(fd)
+                if not stat.S_ISREG(info.st_mode):
+                    raise ChunkUnreadable(f"{key.hex()}: not a file.")
+                if info.st_size > MAX_VALUE_BYTES:
+                    raise ChunkUnreadable(f"{key.hex()}: {info.st_size} bytes are too many.")
+                value = files.read_up_to(fd, info.st_size)
+                if abs((now := self._clock()) - info.st_mtime) > self._touch_s:
+                    with contextlib.suppress(OSError):  # read-only: the order of use is lost
+                        os.utime(fd, (now, now))
+            finally:
+                os.close(fd)
+        return value
+
+    def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
+        parts = [memoryview(part).cast("B") for part in value]
+        nbytes = sum(part.nbytes for part in parts)
+        path = Path(self._path(key))
+        with self._lock, self._border("write to"):
+            if not self._make_room(nbytes):
+                return False
+            files.make_folder(self._temp, fsync=self._fsync)
+            files.make_folder(path.parent, fsync=self._fsync)
+            self._serial += 1
+            temp = self._temp / f"{os.getpid()}.{id(self):x}.{self._serial}"
+            files.write_whole(temp, path, parts, mtime=self._clock(), fsync=self._fsync)
+            self._held = (self._held or 0) + nbytes
+            self._unscanned += nbytes
+        return True
+
+    def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
+        act = self._set_aside if quarantine else files.unlink
+        with self._lock, self._border("remove from"):
+            return sum(act(self._path(key)) for key in keys)
+
+    def scan(self) -> Iterator[ChunkEntry]:
+        for first in "0123456789abcdef":
+            for second in "0123456789abcdef":
+                with self._border("scan"):
+                    entries = list(self._scan_folder(first, second))
+                yield from entries
+
+    def usage(self) -> TierUsage:
+        sizes = [entry.nbytes for entry in self.scan()]
+        with self._border("scan"):
+            return TierUsage(len(sizes), sum(sizes) + self._aside_bytes(), self._budget)
+
+    def tidy(self, older_than_s: float) -> int:
+        """See base.Tidy: temp files of dead writers, and quarantine older than this."""
+        with self._lock, self._border("tidy"):
+            return self._sweep_temp() + self._drop_quarantine(self._clock() - older_than_s)
+
+    # -- names and errors --
+
+    def _path(self, key: ChunkKey) -> str:
+        name = key.hex()
+        return f"{self._chunks}/{name[0]}/{name[1]}/{name}.kv"
+
+    @contextlib.contextmanager
+    def _border(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise self._error(what, exc) from exc
+
+    def _error(self, what: str, exc: OSError) -> TierError:
+        if what == "read" and exc.errno in _ENTRY_ERRNOS:
+            return ChunkUnreadable(f"{exc.filename or 'chunk'}: {exc.strerror}.")
+        hint = "Answers stay right; what is stored there is computed again."
+        if exc.errno in _FULL_ERRNOS:
+            hint = "Free some space, or lower store.disk_budget_mb and run `preread gc`."
+        elif exc.errno in _DENIED_ERRNOS:
+            hint = "Make it writable, or point PREREAD_HOME to a folder that is."
+        return TierError(f"Cannot {what} {self._root}: {exc.strerror or exc}.", hint=hint)
+
+    # -- looking after the folder; all but the scan under the lock --
+
+    def _make_room(self, nbytes: int) -> bool:
+        """Keep to the budget: quarantine goes first, then the least recently used chunks, a
+        sixteenth more than needed so that the next writes need no scan."""
+        if not self._budget or nbytes > self._budget:
+            return not self._budget
+        known = self._held is not None and self._unscanned <= self._slack
+        if known and (self._held or 0) + nbytes <= self._budget:
+            return True
+        entries = sorted(self.scan(), key=lambda entry: entry.last_used)
+        held = sum(entry.nbytes for entry in entries)
+        if held + self._aside_bytes() + nbytes > self._budget:
+            self._drop_quarantine(None)
+            goal = max(0, self._budget - self._slack - nbytes)
+            for entry in entries:
+                if held <= goal:
+                    break
+                files.unlink(self._path(entry.key))
+                held -= entry.nbytes
+        self._held, self._unscanned = held + self._aside_bytes(), 0
+        return True
+
+    def _scan_folder(self, first: str, second: str) -> Iterator[ChunkEntry]:
+        for entry in files.listed(Path(self._chunks, first, second)):
+            if not (entry.name.startswith(first + second) and _NAME.fullmatch(entry.name)):
+                continue  # not ours
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it just now
+                info = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(info.st_mode):
+                    key = ChunkKey(bytes.fromhex(entry.name[:64]))
+                    yield ChunkEntry(key, info.st_size, info.st_mtime)
+
+    def _set_aside(self, path: str) -> bool:
+        """Move whatever stands there (also a folder or a link) out of the way."""
+        if not files.exists(path):
+            return False
+        self._serial += 1
+        name = f"{int(self._clock() * 1e9):020d}.{self._serial}.{os.path.basename(path)}"
+        try:
+            files.make_folder(self._quarantine, fsync=False)
+            os.rename(path, self._quarantine / name)
+        except FileNotFoundError:
+            return False
+        except OSError:  # no room for quarantine: being rid of it matters more
+            return files.unlink(path)
+        for old in sorted(e.path for e in files.listed(self._quarantine))[:-QUARANTINE_FILES]:
+            files.discard(old)
+        return True
+
+    def _aside_bytes(self) -> int:
+        total = 0
+        for entry in files.listed(self._quarantine):
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_size
+        return total
+
+    def _drop_quarantine(self, before: float | None) -> int:
+        limit = None if before is None else f"{int(before * 1e9):020d}"
+        entries = files.listed(self._quarantine)
+        return sum(files.discard(e.path) for e in entries if limit is None or e.name < limit)
+
+    def _sweep_temp(self) -> int:
+        """A living writer holds the lock of its temp file; the kernel frees a dead one's."""
+        with self._border("tidy"):
+            now, entries = self._clock(), files.listed(self._temp)
+            return sum(files.abandoned(e.path, now) and files.unlink(e.path) for e in entries)

@@ -1,0 +1,120 @@
+"""File-system primitives of the disk tier: a whole file or none, and what is gone is no error."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+TEMP_AGE_S = 60.0  # a younger temp file is never taken for a dead writer's
+NO_LOCKS_AGE_S = 3600.0  # ditto on file systems without locks
+
+
+def exists(path: str) -> bool:
+    """Anything at all of that name, also a folder or a broken link."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds; nothing if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def unlink(path: str) -> bool:
+    """Remove a file; False if it was not there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def discard(path: str) -> bool:
+    """Remove a file or an empty folder; a folder with something in it is somebody's: left alone."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+        return True
+    return False
+
+
+def make_folder(path: Path, *, fsync: bool) -> None:
+    """`mkdir -p`, readable by the owner alone; with fsync the new names survive a power cut."""
+    if path.is_dir():
+        return
+    make_folder(path.parent, fsync=fsync)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if fsync:
+        fsync_folder(path.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_up_to(fd: int, size: int) -> bytearray:
+    """`size` bytes from the start, or what there is of them."""
+    value = bytearray(size)
+    with memoryview(value) as view:
+        done = 0
+        while done < size and (n := os.preadv(fd, [view[done:]], done)):
+            done += n
+    del value[done:]
+    return value
+
+
+def write_whole(
+    temp: Path, path: Path, parts: Sequence[memoryview], *, mtime: float, fsync: bool
+) -> None:
+    """Write the parts (flat bytes) to `temp` and rename it to `path`: complete or not there, at any
+    instant and, with fsync, after a power cut. The lock on `temp` says that its writer lives."""
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with contextlib.suppress(OSError):  # no locks on this file system: age decides
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        for part in parts:
+            while part.nbytes:
+                part = part[os.write(fd, part) :]
+        os.utime(fd, (mtime, mtime))
+        if fsync:
+            os.fsync(fd)
+        os.replace(temp, path)
+    except BaseException:
+        unlink(str(temp))
+        raise
+    finally:
+        os.close(fd)
+    if fsync:
+        fsync_folder(path.parent)
+
+
+def abandoned(path: str, now: float) -> bool:
+    """A temp file whose writer is dead: old enough, and the kernel has freed its lock."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        age = now - os.fstat(fd).st_mtime
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return age > TEMP_AGE_S
+    except BlockingIOError:
+        return False
+    except OSError:
+        return age > NO_LOCKS_AGE_S
+    finally:
+        os.close(fd)

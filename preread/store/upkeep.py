@@ -1,0 +1,143 @@
+"""Looking after chunks without a model: verify them, sweep what nobody needs, set bad ones aside.
+
+Knows neither torch nor tokens, so `preread verify` and `preread gc` start quickly and work on the
+chunks of every model that shares the tiers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from preread.errors import TierError
+from preread.metrics import Metrics
+from preread.store.chunk import ChunkFault, Fault, verify, verify_key
+from preread.store.keys import OVERHEAD
+from preread.store.tiers.base import ChunkEntry, ChunkKey, ChunkUnreadable, Tidy, Tier
+
+
+class VerifyReport(NamedTuple):
+    """ok + sum(faults) = checked, counted per tier; missing: asked-for keys in no tier; bad: (tier,
+    key, reason); errors: tiers that could not be asked, with their messages."""
+
+    checked: int
+    ok: int
+    nbytes: int
+    missing: tuple[str, ...]
+    faults: dict[str, int]
+    bad: tuple[tuple[str, str, str], ...]
+    errors: tuple[str, ...]
+
+
+class SweepReport(NamedTuple):
+    """removed, nbytes: chunks that went; kept: chunks that stay; debris: temp files of dead writers
+    and quarantined values that went; errors: messages of tiers that could not be swept."""
+
+    removed: int
+    nbytes: int
+    kept: int
+    debris: int
+    errors: tuple[str, ...]
+
+
+class Upkeep:
+    """Tiers, seen by whoever cleans them. Thread-safe."""
+
+    def __init__(
+        self, tiers: Sequence[Tier], metrics: Metrics, log: logging.Logger | None = None
+    ) -> None:
+        self._tiers = tuple(tiers)
+        self._metrics = metrics
+        self._log = log or logging.getLogger("preread.store")
+
+    def verify(self, keys: Iterable[str] | None = None, *, deep: bool = True) -> VerifyReport:
+        """Check chunks (hex keys; None: all) in every tier; bad ones are set aside. deep: read each
+        and check header, lengths, checksum and that its name is the one its content gives; else
+        only that it is there and not too short. Chunks of a newer format are counted as faults but
+        left alone: a newer preread may share the tier."""
+        wanted = None if keys is None else set(keys)
+        checked = nbytes = 0
+        bad: list[tuple[str, str, str]] = []
+        errors: list[str] = []
+        seen: set[str] = set()
+        for tier in self._tiers:
+            try:
+                for entry in tier.scan():
+                    name = entry.key.hex()
+                    if wanted is not None and name not in wanted:
+                        continue
+                    seen.add(name)
+                    checked += 1
+                    nbytes += entry.nbytes
+                    if reason := self._judge(tier, entry, deep):
+                        bad.append((tier.name, name, reason.value))
+                        if reason is not Fault.FUTURE_VERSION:
+                            self.reject(tier, entry.key, reason)
+            except TierError as exc:
+                self.tier_failed(tier, exc)
+                errors.append(str(exc))
+        faults = Counter(reason for _, _, reason in bad)
+        missing = tuple(sorted((wanted or set()) - seen))
+        return VerifyReport(
+            checked, checked - len(bad), nbytes, missing, dict(faults), tuple(bad), tuple(errors)
+        )
+
+    def sweep(self, live: frozenset[str], grace_s: float) -> SweepReport:
+        """Remove chunks that are neither live (hex keys, see Catalog.live_chunks) nor used within
+        grace_s seconds, debris of dead writers, and quarantine older than grace_s. The grace keeps
+        what a build in another process has just written or loaded but not yet published."""
+        removed = nbytes = kept = debris = 0
+        errors: list[str] = []
+        for tier in self._tiers:
+            try:
+                entries = list(tier.scan())
+                before = time.time() - grace_s
+                idle = [e for e in entries if e.key.hex() not in live and e.last_used <= before]
+                removed += tier.remove([entry.key for entry in idle])
+                nbytes += sum(entry.nbytes for entry in idle)
+                kept += len(entries) - len(idle)
+                debris += tier.tidy(grace_s) if isinstance(tier, Tidy) else 0
+            except TierError as exc:
+                self.tier_failed(tier, exc)
+                errors.append(str(exc))
+        self._metrics.add("store.swept_chunks", removed)
+        self._metrics.add("store.swept_bytes", nbytes)
+        return SweepReport(removed, nbytes, kept, debris, tuple(errors))
+
+    def reject(self, tier: Tier, key: ChunkKey, reason: Fault) -> bool:
+        """Log and count a bad chunk and set it aside; False if it is still there."""
+        self._metrics.add(f"store.fault.{reason.value}")
+        self._log.warning(
+            "chunk %s in %s: %s; set aside, its tokens are computed again.",
+            key.hex(),
+            tier.name,
+            reason.value,
+        )
+        try:
+            return tier.remove([key], quarantine=True) > 0
+        except TierError as exc:
+            self.tier_failed(tier, exc)
+            return False
+
+    def tier_failed(self, tier: Tier, exc: TierError) -> None:
+        """Log and count a tier that could not do what it was asked."""
+        self._metrics.add(f"store.tier_errors.{tier.name}")
+        self._log.warning("tier %s: %s", tier.name, exc)
+
+    def _judge(self, tier: Tier, entry: ChunkEntry, deep: bool) -> Fault | None:
+        if entry.nbytes <= OVERHEAD:
+            return Fault.TRUNCATED
+        if not deep:
+            return None
+        try:
+            value = tier.read(entry.key)
+            if value is not None:  # else somebody removed it just now: no fault
+                verify_key(verify(value)[0], entry.key)
+        except ChunkUnreadable:
+            return Fault.UNREADABLE
+        except ChunkFault as fault:
+            return fault.reason
+        return None
