@@ -25,7 +25,7 @@ class Rope:
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
+    original_max_positions: int = 0
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> torch.Tensor:

@@ -6,15 +6,15 @@ it is switched off (null, false, 0, empty) the model is refused and not approxim
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
-from preread.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
+from preread.errors import BadCheckpoint, UnsupportedModel
 from preread.kernels.rope import Rope, RopeKind
+from preread.models.folder import AGAIN, read_json
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -116,24 +116,6 @@ _REASONS = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder. Raises ModelNotFound, BadCheckpoint naming file, line and
-    column."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelNotFound(
-            f"{path.parent} has no {path.name}.", hint="Give a model folder or a hub id."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as exc:
-        raise BadCheckpoint(
-            f"{path}: not readable as JSON: {exc}.", hint="Download the model again."
-        ) from exc
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path}: expected a JSON object.", hint="Download the model again.")
-    return value
-
-
 def read_config(folder: Path) -> ModelConfig:
     """Read `config.json` (and the end tokens of `generation_config.json`, which win).
 
@@ -151,9 +133,7 @@ def read_config(folder: Path) -> ModelConfig:
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise BadCheckpoint(
-            f"{path}: {key}: {first['msg']}.", hint="Download the model again."
-        ) from exc
+        raise BadCheckpoint(f"{path}: {key}: {first['msg']}.", hint=AGAIN) from exc
     _refuse(path, published)
     generation = folder / "generation_config.json"
     ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
@@ -216,15 +196,13 @@ def _convert(path: Path, family: Family, published: _Published, eos: Any) -> Mod
     kv_heads = published.num_key_value_heads
     if kv_heads is None:
         if family != "llama":  # elsewhere the default differs between releases of transformers
-            raise BadCheckpoint(
-                f"{path}: num_key_value_heads is missing.", hint="Download the model again."
-            )
+            raise BadCheckpoint(f"{path}: num_key_value_heads is missing.", hint=AGAIN)
         kv_heads = heads
     head_dim = published.head_dim or (128 if family == "qwen3" else published.hidden_size // heads)
     if heads % kv_heads or head_dim % 2:
         raise BadCheckpoint(
             f"{path}: {heads} heads, {kv_heads} key/value heads of {head_dim} do not go together.",
-            hint="Download the model again.",
+            hint=AGAIN,
         )
     dtype = published.dtype or published.torch_dtype
     if dtype is not None and dtype not in DTYPES:
@@ -281,9 +259,16 @@ def _rope(path: Path, published: _Published) -> Rope:
         )
     try:
         numbers = {key: float(given[key]) for key in _ROPE_KEYS[kind]}
-        return Rope(float(theta), kind, original_max_positions=int(original), **numbers)
+        return Rope(
+            theta=float(theta),
+            kind=kind,
+            factor=numbers.get("factor", 1.0),
+            low_freq_factor=numbers.get("low_freq_factor", 1.0),
+            high_freq_factor=numbers.get("high_freq_factor", 4.0),
+            original_max_positions=int(original) if kind == "llama3" else 0,
+        )
     except (KeyError, TypeError, ValueError) as exc:
         raise BadCheckpoint(
             f"{path}: RoPE of type {kind!r} needs numbers for {sorted(_ROPE_KEYS[kind])}.",
-            hint="Download the model again.",
+            hint=AGAIN,
         ) from exc

@@ -1,4 +1,4 @@
-"""Model folders and their weights: safetensors only, every tensor accounted for.
+"""The weights of a model folder: safetensors only, every tensor accounted for.
 
 A tensor is copied from the mapped file straight into its resident place (fused, in the wanted
 dtype, on the device): there is never a second copy of the model, and nothing stays mapped that
@@ -7,7 +7,6 @@ somebody could change under our feet.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,93 +15,14 @@ from typing import Any
 
 import torch
 
-from preread.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
-from preread.models.config import ModelConfig, read_json
+from preread.errors import BadCheckpoint, UnsupportedModel
+from preread.models.config import ModelConfig
+from preread.models.folder import AGAIN, stamp, weight_files
 from preread.models.layers import Slot, layout
 
-_AGAIN = "Download the model again."
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Older checkpoints carry the RoPE frequencies; they follow from the config.
 _HARMLESS = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
-
-def resolve(name: str, *, weights: bool = True, revision: str | None = None) -> Path:
-    """The folder of a model. name: "reader" (bundled), a local folder, or a hub id `owner/model`.
-
-    weights False fetches only the text side and the config of a hub id. A hub id that is in the
-    local cache needs no network. Raises ModelNotFound.
-    """
-    if name == "reader":
-        folder = Path(__file__).parent.parent / "assets" / "reader"
-        if not (folder / "config.json").is_file():
-            raise ModelNotFound(
-                f"The bundled reader model is missing from {folder}.",
-                hint="Reinstall preread, or give --model with a folder or a hub id.",
-            )
-        return folder
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if not _HUB_ID.fullmatch(name) or folder.exists():
-        raise ModelNotFound(
-            f"{name!r} is neither a folder nor a hub id.",
-            hint="Give 'reader', a folder with config.json, or an id such as Qwen/Qwen3-0.6B.",
-        )
-    return _download(name, weights, revision)
-
-
-def _download(name: str, weights: bool, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.jinja", *(["*.safetensors"] if weights else [])]
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=wanted,
-                ignore_patterns=["*/*", "consolidated*"],  # the same weights, in another format
-            )
-        )
-    except Exception as exc:  # the client and its HTTP library raise a dozen unrelated kinds
-        raise ModelNotFound(
-            f"{name!r} could not be fetched from the hub ({type(exc).__name__}: {exc}).",
-            hint="Check the id and the network (a gated model needs `hf auth login`), "
-            "or give a local folder.",
-        ) from exc
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, sorted. Raises BadCheckpoint if there are none, if the
-    index names one that is missing, or if there are only pickles."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = read_json(index).get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise BadCheckpoint(f"{index}: no weight_map.", hint=_AGAIN)
-        files = sorted({folder / str(name) for name in names.values()})
-    else:
-        single = folder / "model.safetensors"
-        files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
-    for file in files:
-        if not file.is_file():
-            raise BadCheckpoint(f"{index} names {file.name}, which is missing.", hint=_AGAIN)
-    if not files:
-        _refuse_pickles(folder)
-        raise BadCheckpoint(f"{folder}: no *.safetensors file.", hint=_AGAIN)
-    return files
-
-
-def _refuse_pickles(folder: Path) -> None:
-    for pattern in _PICKLES:
-        for found in folder.glob(pattern):
-            raise BadCheckpoint(
-                f"{found}: a pickle checkpoint is refused, because reading it runs code from it.",
-                hint="Convert it to safetensors (transformers: save_pretrained), or choose a "
-                "model published as safetensors.",
-            )
 
 
 @contextmanager
@@ -113,7 +33,7 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(str(file), framework="pt", device="cpu") as handle:
             yield handle
     except (SafetensorError, OSError) as exc:
-        raise BadCheckpoint(f"{file}: damaged or half-written: {exc}.", hint=_AGAIN) from exc
+        raise BadCheckpoint(f"{file}: damaged or half-written: {exc}.", hint=AGAIN) from exc
 
 
 class Checkpoint:
@@ -136,7 +56,7 @@ class Checkpoint:
                     self._check(file, name, handle.get_slice(name), config)
         if missing := sorted(self._place.keys() - self._found.keys()):
             raise BadCheckpoint(
-                f"{folder}: tensor {missing[0]} is missing ({len(missing)} in all).", hint=_AGAIN
+                f"{folder}: tensor {missing[0]} is missing ({len(missing)} in all).", hint=AGAIN
             )
 
     def _check(self, file: Path, name: str, stored: Any, config: ModelConfig) -> None:
@@ -148,11 +68,11 @@ class Checkpoint:
                 hint="Its config.json does not describe it: choose another model.",
             )
         if other := self._found.get(name):
-            raise BadCheckpoint(f"{file}: {name} is also in {other.name}.", hint=_AGAIN)
+            raise BadCheckpoint(f"{file}: {name} is also in {other.name}.", hint=AGAIN)
         _, slot, part = self._place[name]
         expected, shape = list(slot.published())[part][1], tuple(stored.get_shape())
         if shape != expected:
-            raise BadCheckpoint(f"{file}: {name} is {shape}, not {expected}.", hint=_AGAIN)
+            raise BadCheckpoint(f"{file}: {name} is {shape}, not {expected}.", hint=AGAIN)
         if stored.get_dtype() not in _STORED:
             raise UnsupportedModel(
                 f"{file}: {name} is stored as {stored.get_dtype()}.",
@@ -178,12 +98,6 @@ class Checkpoint:
         if before != [stamp(file) for file in self.files]:
             raise BadCheckpoint("The weights changed while they were read.", hint="Try again.")
         return resident
-
-
-def stamp(file: Path) -> str:
-    """What a file is without reading it: device, inode, size, mtime and ctime, never its name."""
-    s = os.stat(file)
-    return f"{s.st_dev}:{s.st_ino}:{s.st_size}:{s.st_mtime_ns}:{s.st_ctime_ns}"
 
 
 def random_tensors(
