@@ -121,6 +121,7 @@ class Completion:
     context: ContextRef | None = None
     unread: tuple[str, ...] = ()  # documents that no answering shard contained
     error: str = ""
+    alternatives: tuple[Completion, ...] = ()  # what the other shards answered, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ class Choice:
     usage: Usage
     timing: Timing
     context: ContextRef | None = None
+    unread: tuple[str, ...] = ()  # documents that the answering shard did not contain
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

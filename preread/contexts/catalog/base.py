@@ -16,7 +16,7 @@ class SourceRecord:
     """One document of a context, kept whole so that an answer can be traced and a lost KV read
     again even when the file has gone. path: as shown in citations, relative where possible;
     origin: absolute path it was read from, "" for standard input; digest: SHA-256 of the file's
-    bytes; text: exactly what the model read, lines separated by LF; first_line: for each line of
+    bytes; text: exactly what the model read, lines separated by LF; line_map: for each line of
     `text`, its line in the file (1-based), or () when text and file have the same lines."""
 
     path: str
@@ -27,16 +27,39 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of one source: `source` is its index in the record, [start, end) are character
+    offsets of its text."""
+
+    source: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardRecord:
     """One prefix of a context. system: the whole text of the leading message (see
     contexts/layout.py); sources: indexes into the record's sources; tokens: of the prefix;
-    chunk_keys: hex keys of its chunks (what gc keeps)."""
+    chunk_keys: hex keys of its chunks (what gc keeps); parts: which stretches of the sources it
+    holds, in order."""
 
     system: str
     sources: tuple[int, ...]
     tokens: int
     kv_bytes: int
     chunk_keys: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRecord:
+    """Vectors of the sections that routing ranks, computed once at build. vectors: float32 little
+    endian, unit length, [sections, dim]; embedder: the name of what made them, never mixed."""
+
+    embedder: str
+    dim: int
+    sections: tuple[Part, ...]
+    vectors: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +78,8 @@ class ContextRecord:
     patterns: tuple[str, ...]  # the PATH arguments of the build, absolute
     dtype: str = ""
     invalidated: str = ""  # reason, "" while valid
+    embedding: EmbeddingRecord | None = None
+    prefill_tok_s: float = 0.0  # measured when it was computed; 0: not known
 
     @property
     def tokens(self) -> int:

@@ -1,0 +1,178 @@
+"""Questions to an opened context. One batch for all questions and all shards they are routed to; a
+failed row is an error of its own and never of its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from preread.backend import Backend, Choose, Generate, RequestBatch
+from preread.config import ContextSection
+from preread.contexts.merge import merge
+from preread.contexts.opened import Opened
+from preread.contexts.rows import Row, collect, follow
+from preread.errors import RequestError
+from preread.types import Choice, Completion, Finish, Message, Prefix
+
+if TYPE_CHECKING:
+    from preread.types import Int32Array
+
+DEFAULT_SHARDS = ContextSection().route_shards
+
+
+@dataclass(frozen=True, slots=True)
+class AskOptions:
+    """shards: most shards asked per question; cite: look the answers up in the sources; history:
+    finished turns before the question; keep: leave the KV of question and answer behind for the
+    next turn."""
+
+    shards: int = DEFAULT_SHARDS
+    cite: bool = True
+    history: tuple[Message, ...] = ()
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One question and the rows it became: rows[start:start + len(shards)]."""
+
+    question: str
+    shards: tuple[int, ...]
+    start: int
+
+
+async def ask(
+    backend: Backend,
+    context: Opened,
+    question: str,
+    work: Generate | None = None,
+    options: AskOptions | None = None,
+) -> Completion:
+    """One answer. See ask_many."""
+    return (await ask_many(backend, context, [question], work, options))[0]
+
+
+async def ask_many(
+    backend: Backend,
+    context: Opened,
+    questions: Sequence[str],
+    work: Generate | None = None,
+    options: AskOptions | None = None,
+) -> list[Completion]:
+    """Answers in the order of the questions, each alone with the context: question 2 never sees
+    question 1. Raises RequestError for an empty question; errors while computing are in the
+    results (finish_reason ERROR, `.error`)."""
+    work, options = work or Generate(), options or AskOptions()
+    asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
+    rows = await collect(backend, batch) if questions else []
+    return await asyncio.to_thread(
+        lambda: [_finish(context, ask, rows, work, options) for ask in asks]
+    )
+
+
+async def stream(
+    backend: Backend,
+    context: Opened,
+    question: str,
+    work: Generate | None = None,
+    options: AskOptions | None = None,
+) -> AsyncGenerator[str | Completion, None]:
+    """The answer as it is written, then the Completion. A question that goes to several shards has
+    no text before all of them have answered, so it yields the Completion alone."""
+    work, options = work or Generate(), options or AskOptions()
+    asks, batch = await asyncio.to_thread(_plan, context, [question], work, options)
+    rows = [Row() for _ in range(len(batch))]
+    async with aclosing(follow(backend, batch, rows)) as texts:
+        async for text in texts:
+            if len(rows) == 1:
+                yield text
+    yield await asyncio.to_thread(_finish, context, asks[0], rows, work, options)
+
+
+async def choose(
+    backend: Backend, context: Opened, questions: Sequence[str], labels: Sequence[str]
+) -> list[Choice]:
+    """Probabilities over labels for every question. Of a split context the best routed shard
+    alone decides: distributions over different documents have no common measure."""
+    options = AskOptions(shards=1)
+    work = Choose(tuple(labels))
+    asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
+    rows = await collect(backend, batch) if questions else []
+    return [_choice(context, ask, rows[ask.start], work.labels) for ask in asks]
+
+
+def _plan(
+    context: Opened, questions: Sequence[str], work: Generate | Choose, options: AskOptions
+) -> tuple[list[_Ask], RequestBatch]:
+    asks: list[_Ask] = []
+    start = 0
+    for i, question in enumerate(questions):
+        if not question.strip():
+            raise RequestError(f"Question {i} is empty.", hint='preread ask NAME "question"')
+        shards = context.router.route(_topic(question, options.history), options.shards).shards
+        asks.append(_Ask(question, shards, start))
+        start += len(shards)
+    used = sorted({shard for ask in asks for shard in ask.shards})
+    place = {shard: i for i, shard in enumerate(used)}
+    prefixes = tuple(Prefix(context.record.shards[s].system, options.history) for s in used)
+    # Merging compares the answers' own probabilities.
+    split = any(len(ask.shards) > 1 for ask in asks)
+    if isinstance(work, Generate) and split:
+        work = replace(work, logprobs=True)
+    return asks, RequestBatch(
+        work=work,
+        prompts=[ask.question for ask in asks for _ in ask.shards],
+        prefixes=prefixes,
+        prefix_of=_int32([place[shard] for ask in asks for shard in ask.shards]),
+        keep=options.keep,
+    )
+
+
+def _topic(question: str, history: Sequence[Message]) -> str:
+    """What to route by: a follow-up ("and on Fridays?") leans on the questions before it."""
+    asked = [message.content for message in history if message.role == "user"]
+    return " ".join([*asked[-2:], question])
+
+
+def _int32(values: list[int]) -> Int32Array:
+    import numpy as np
+
+    return np.array(values, dtype=np.int32)
+
+
+def _finish(
+    context: Opened, ask: _Ask, rows: Sequence[Row], work: Generate, options: AskOptions
+) -> Completion:
+    answers = []
+    for row, shard in zip(rows[ask.start :], ask.shards, strict=False):
+        answer = row.completion()
+        if options.cite and answer.finish_reason in (Finish.STOP, Finish.LENGTH):
+            found = context.evidence(shard).cite(answer.text, ask.question)
+            answer = replace(answer, citations=found)
+        timing = context.saved(answer.usage, answer.timing)
+        answers.append(replace(answer, context=context.ref, timing=timing))
+    read = [s for s, a in zip(ask.shards, answers, strict=True) if not a.error]
+    unread = context.unread(read or ask.shards)
+    if len(answers) == 1:
+        return replace(answers[0], unread=unread)
+    merged = merge(answers, unread)
+    return merged if work.logprobs else replace(merged, logprobs=())
+
+
+def _choice(context: Opened, ask: _Ask, row: Row, labels: tuple[str, ...]) -> Choice:
+    end = row.completion()
+    error = end.error or ("Cancelled." if end.finish_reason is Finish.CANCELLED else "")
+    probabilities = {} if error else dict(zip(labels, row.label_probs, strict=True))
+    return Choice(
+        label=max(probabilities, key=lambda label: probabilities[label], default=""),
+        probabilities=probabilities,
+        mass=row.mass,
+        usage=row.usage,
+        timing=context.saved(row.usage, row.timing),
+        context=context.ref,
+        unread=context.unread(ask.shards),
+        error=error,
+    )

@@ -1,0 +1,258 @@
+"""The catalog on SQLite: one file in the home, shared by threads and processes.
+
+WAL, so that readers never wait for a builder; every change is one BEGIN IMMEDIATE transaction, so
+that compare-and-swap holds between processes; a connection lives for one call, so that there is
+nothing to share and nothing to close. Texts are compressed and kept once under their digest.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from json import dumps, loads
+from pathlib import Path
+
+from preread.contexts.catalog.base import ContextRecord, ContextSummary
+from preread.contexts.catalog.codec import compress, decompress, pack, unpack
+from preread.contexts.catalog.schema import migrate
+from preread.errors import CatalogConflict, HomeError
+
+SUMMARY = """
+    SELECT c.name, version, model, fingerprint, tokens, shards, sources, kv_bytes, created_at,
+           expires_at, coalesce(last_used, created_at), invalidated
+    FROM contexts c LEFT JOIN names n ON n.name = c.name
+    WHERE version = (SELECT max(version) FROM contexts WHERE name = c.name) ORDER BY c.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteCatalog:
+    """See catalog/base.py. path: the database file, made on the first write; busy_timeout_s: how
+    long to wait for another process's transaction."""
+
+    path: Path
+    busy_timeout_s: float = 30.0
+
+    def get(self, name: str, version: int | None = None) -> ContextRecord | None:
+        with self._read() as db:
+            row = db.execute(
+                "SELECT body, version, invalidated FROM contexts WHERE name = ?1 AND version = "
+                "coalesce(?2, (SELECT max(version) FROM contexts WHERE name = ?1))",
+                (name, version),
+            ).fetchone()
+            if row is None:
+                return None
+            texts = dict(
+                db.execute(
+                    "SELECT digest, body FROM texts JOIN uses USING (digest) "
+                    "WHERE name = ? AND version = ?",
+                    (name, row[1]),
+                )
+            )
+            record = unpack(row[0], lambda digest: decompress(texts[digest]))
+        return replace(record, invalidated=row[2])
+
+    def put(self, record: ContextRecord, *, expected: int) -> None:
+        if record.version != expected + 1:
+            raise ValueError(f"version {record.version} does not follow {expected}")
+        body, texts = pack(record)
+        with self._write() as db:
+            newest = _newest(db, record.name)
+            if newest != expected:
+                raise CatalogConflict(
+                    f"Context {record.name!r} is at version {newest}, not {expected}: another "
+                    "process published first.",
+                    hint="Run the build again.",
+                )
+            db.execute(
+                f"INSERT INTO contexts VALUES ({', '.join('?' * 13)})", _columns(record, body)
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO texts VALUES (?, ?)",
+                ((digest, compress(text)) for digest, text in texts.items()),
+            )
+            db.executemany(
+                "INSERT INTO uses VALUES (?, ?, ?)",
+                ((record.name, record.version, digest) for digest in texts),
+            )
+
+    def invalidate(self, name: str, reason: str) -> bool:
+        with self._write() as db:
+            changed = db.execute(
+                "UPDATE contexts SET invalidated = ? WHERE name = ? AND version = ?",
+                (reason or "no reason given", name, _newest(db, name)),
+            )
+            return changed.rowcount > 0
+
+    def remove(self, name: str, *, below: int | None = None) -> int:
+        with self._write() as db:
+            where, values = "name = ?", [name, *([] if below is None else [below])]
+            if below is not None:
+                where += " AND version < ?"
+            gone = db.execute(f"DELETE FROM contexts WHERE {where}", values).rowcount
+            db.execute(f"DELETE FROM uses WHERE {where}", values)
+            db.execute("DELETE FROM texts WHERE digest NOT IN (SELECT digest FROM uses)")
+            if below is None:
+                db.execute("DELETE FROM names WHERE name = ?", (name,))
+                db.execute("DELETE FROM turns WHERE context = ?", (name,))
+            return gone
+
+    def summaries(self) -> list[ContextSummary]:
+        with self._read() as db:
+            return [ContextSummary(*row) for row in db.execute(SUMMARY)]
+
+    def touch(self, name: str, when: float) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO names SELECT ?1, ?2 WHERE EXISTS "
+                "(SELECT 1 FROM contexts WHERE name = ?1) "
+                "ON CONFLICT (name) DO UPDATE SET last_used = max(last_used, excluded.last_used)",
+                (name, when),
+            )
+
+    def live_chunks(self) -> frozenset[str]:
+        with self._read() as db:
+            rows = db.execute("SELECT chunks FROM contexts")
+            return frozenset(key for (blob,) in rows for key in loads(decompress(blob)))
+
+    def sessions(self, name: str) -> Sequence[str]:
+        with self._read() as db:
+            rows = db.execute(
+                "SELECT DISTINCT session FROM turns WHERE context = ? ORDER BY session", (name,)
+            )
+            return [session for (session,) in rows]
+
+    def session(self, context: str, session: str) -> tuple[tuple[str, str], ...]:
+        with self._read() as db:
+            return tuple(
+                db.execute(
+                    "SELECT question, answer FROM turns WHERE context = ? AND session = ? "
+                    "ORDER BY at",
+                    (context, session),
+                )
+            )
+
+    def append_turn(self, context: str, session: str, turn: tuple[str, str], *, at: int) -> None:
+        with self._write() as db:
+            (length,) = db.execute(
+                "SELECT count(*) FROM turns WHERE context = ? AND session = ?", (context, session)
+            ).fetchone()
+            if length != at:
+                raise CatalogConflict(
+                    f"Session {session!r} of {context!r} has {length} turns, not {at}: another "
+                    "process answered in it.",
+                    hint="Ask again, or use a session of your own: --session NAME",
+                )
+            db.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?)", (context, session, at, *turn))
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        """One snapshot. A home without a catalog reads as an empty one and stays untouched."""
+        with self._guard(), closing(self._open_to_read()) as db:
+            db.execute("BEGIN")
+            yield db
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all or nothing, one writer at a time."""
+        with self._guard():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(self._open()) as db:
+                migrate(db, self.path)
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                except BaseException:
+                    db.rollback()
+                    raise
+                db.commit()
+
+    def _open(self, options: str = "") -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}{options}"
+        return sqlite3.connect(uri, uri=True, timeout=self.busy_timeout_s, isolation_level=None)
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        """WAL wants to write beside the file; on a read-only medium the ways to do without are
+        tried in turn (immutable is the last: it holds when nobody can be writing)."""
+        if not self.path.exists():
+            empty = sqlite3.connect(":memory:", isolation_level=None)
+            migrate(empty, self.path)
+            return empty
+        refusals: list[sqlite3.OperationalError] = []
+        for options in ("", "?mode=ro", "?mode=ro&immutable=1"):
+            db = self._open(options)
+            try:
+                migrate(db, self.path)
+                return db
+            except sqlite3.OperationalError as exc:
+                db.close()
+                refusals.append(exc)
+                if "locked" in str(exc):
+                    break
+            except BaseException:
+                db.close()
+                raise
+        raise refusals[0]
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """The border: foreign errors become HomeError with what to do."""
+        try:
+            yield
+        except OSError as exc:
+            raise HomeError(
+                f"{self.path.parent}: {exc.strerror}.", hint="Set PREREAD_HOME to another folder."
+            ) from exc
+        except sqlite3.OperationalError as exc:
+            raise _operational(self.path, exc, self.busy_timeout_s) from exc
+        except (sqlite3.DatabaseError, zlib.error, KeyError, ValueError, TypeError) as exc:
+            raise HomeError(
+                f"{self.path}: damaged ({exc}).",
+                hint=f"Move it away and build again (kept KV is found again by content): "
+                f"mv {self.path} {self.path}.damaged",
+            ) from exc
+
+
+def _newest(db: sqlite3.Connection, name: str) -> int:
+    query = "SELECT coalesce(max(version), 0) FROM contexts WHERE name = ?"
+    return int(db.execute(query, (name,)).fetchone()[0])
+
+
+def _columns(record: ContextRecord, body: bytes) -> tuple[object, ...]:
+    keys = [key for shard in record.shards for key in shard.chunk_keys]
+    return (
+        record.name,
+        record.version,
+        record.model,
+        record.fingerprint,
+        record.tokens,
+        len(record.shards),
+        len(record.sources),
+        sum(shard.kv_bytes for shard in record.shards),
+        record.created_at,
+        record.expires_at,
+        record.invalidated,
+        compress(dumps(keys)),
+        body,
+    )
+
+
+def _operational(path: Path, exc: sqlite3.OperationalError, waited_s: float) -> HomeError:
+    text = str(exc)
+    if "locked" in text or "busy" in text:
+        error = HomeError(
+            f"{path}: another process has held the catalog for {waited_s:g} s.",
+            hint="Wait for it, or raise context.busy_timeout_s.",
+        )
+        error.retryable = True
+        return error
+    if "readonly" in text or "unable to open" in text:
+        return HomeError(
+            f"{path}: this home cannot be written.",
+            hint="Mend its permissions, or set PREREAD_HOME to another folder.",
+        )
+    return HomeError(f"{path}: {text}.", hint="See: preread doctor")

@@ -1,0 +1,70 @@
+"""A context that is ready to be asked: a record and what is worked out from it once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from preread.contexts.catalog.base import ContextRecord, Part
+from preread.contexts.cite import Evidence
+from preread.contexts.layout import file_line
+from preread.contexts.route import Embedder, Router
+from preread.types import ContextRef, Timing, Usage
+
+
+class Opened:
+    """One version of a context. notes: what the user should know about how it was opened."""
+
+    def __init__(
+        self, record: ContextRecord, notes: Sequence[str] = (), embedder: Embedder | None = None
+    ) -> None:
+        self.record = record
+        self.notes = tuple(notes)
+        self._embedder = embedder
+        self._evidence: dict[int, Evidence] = {}
+
+    @property
+    def ref(self) -> ContextRef:
+        return ContextRef(self.record.name, self.record.version, self.record.fingerprint)
+
+    @cached_property
+    def router(self) -> Router:
+        return Router(self.record, self._embedder)
+
+    def evidence(self, shard: int) -> Evidence:
+        """What that shard's model has read, to cite from."""
+        if shard not in self._evidence:
+            parts = self.record.shards[shard].parts
+            self._evidence[shard] = Evidence(self.record.sources, parts)
+        return self._evidence[shard]
+
+    def unread(self, shards: Sequence[int]) -> tuple[str, ...]:
+        """Documents that none of these shards holds; of one read in part, the lines left out."""
+        read = set(shards)
+        left = [
+            part
+            for i, shard in enumerate(self.record.shards)
+            if i not in read
+            for part in shard.parts
+        ]
+        touched = {part.source for i in read for part in self.record.shards[i].parts}
+        names = (self._name(part, whole=part.source not in touched) for part in left)
+        return tuple(dict.fromkeys(names))
+
+    def _name(self, part: Part, *, whole: bool) -> str:
+        source = self.record.sources[part.source]
+        if whole:
+            return source.path
+        return f"{source.path}:{file_line(source, part.start)}-{file_line(source, part.end - 1)}"
+
+    def saved(self, usage: Usage, timing: Timing) -> Timing:
+        """The timing with what the cached tokens would have cost at the rate this context was read
+        with; 0 when that was never measured."""
+        rate = self.record.prefill_tok_s
+        saved = usage.cached_tokens / rate * 1000 - timing.load_ms if rate else 0.0
+        return Timing(timing.load_ms, timing.ttft_ms, timing.total_ms, max(0.0, saved))
+
+    def close(self) -> None:
+        """Free the search index, if one was made."""
+        if "router" in self.__dict__:
+            self.router.close()

@@ -1,0 +1,133 @@
+"""The one door by which everything is asked: a name or a path becomes an opened context, built or
+rebuilt where needed, and the user is told."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from preread.backend import Backend, Progress
+from preread.config import Config
+from preread.contexts.build import BuildOutcome, BuildRequest, build_context
+from preread.contexts.catalog.base import Catalog, ContextRecord
+from preread.contexts.layout import DEFAULT_INSTRUCTIONS
+from preread.contexts.names import derived_name, stdin_name, unknown_name
+from preread.contexts.opened import Opened
+from preread.contexts.route import Embedder
+from preread.contexts.shard import Plan
+from preread.contexts.sources import STDIN, Sources
+from preread.contexts.state import State, reread, state_of
+from preread.errors import HomeError, SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """instructions: for a context that must be built; refresh: rebuild a stale one (else it answers
+    as it is and a note says so); stdin: the bytes of target "-"; on_plan: told the fit and the
+    shards before anything is computed; on_build: told what a build did."""
+
+    instructions: str = DEFAULT_INSTRUCTIONS
+    refresh: bool = True
+    stdin: bytes | None = None
+    embedder: Embedder | None = None
+    progress: Progress | None = None
+    on_plan: Callable[[Plan], None] | None = None
+    on_build: Callable[[BuildOutcome], None] | None = None
+    now: Callable[[], float] = field(default=time.time)
+
+
+async def open_context(
+    backend: Backend,
+    catalog: Catalog,
+    target: str,
+    config: Config,
+    options: OpenOptions | None = None,
+) -> Opened:
+    """The context of a name, or of a PATH (built when missing); a name goes before a path. A stale
+    one is rebuilt first; if its sources are gone, it answers from the kept text and a note says so,
+    unless it expired or was invalidated: then SourceError. Raises UnknownName with the names that
+    come close."""
+    options = options or OpenOptions()
+    door = _Door(backend, catalog, config, options)
+    record, notes = await door.find(target)
+    try:
+        await asyncio.to_thread(catalog.touch, record.name, options.now())
+    except HomeError as exc:
+        notes.append(f"the use of {record.name!r} was not recorded: {exc.message}")
+    return Opened(record, notes, options.embedder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    backend: Backend
+    catalog: Catalog
+    config: Config
+    options: OpenOptions
+
+    async def find(self, target: str) -> tuple[ContextRecord, list[str]]:
+        """The record to ask and what the user should know about it."""
+        if target == STDIN:
+            data = await asyncio.to_thread(self._stdin)
+            return await self._build_new(stdin_name(data), (STDIN,), data)
+        for name in (target, derived_name(target)):
+            if record := await asyncio.to_thread(self.catalog.get, name):
+                return await self._refreshed(record)
+        if os.path.lexists(os.path.expanduser(target)) or "/" in target or glob.has_magic(target):
+            return await self._build_new(derived_name(target), (target,))
+        summaries = await asyncio.to_thread(self.catalog.summaries)
+        raise unknown_name(target, [summary.name for summary in summaries])
+
+    async def _refreshed(self, record: ContextRecord) -> tuple[ContextRecord, list[str]]:
+        """The record itself when it is fresh, else its successor."""
+        state = state_of(record, self.options.now(), self.backend.info.fingerprint)
+        sources, changes, why = await asyncio.to_thread(reread, record, self.config.context)
+        notes: list[str] = []
+        if sources is None:
+            if state.label in ("expired", "invalidated"):
+                raise SourceError(
+                    f"Context {record.name!r} cannot be rebuilt ({state.reason}): {why}",
+                    hint=f"preread build {record.name} PATH…",
+                )
+            notes = [f"sources cannot be read, answering from the kept text: {why}"]
+            sources = Sources(record.sources, record.patterns)
+        if state.label == "fresh":
+            if not changes:
+                return record, notes
+            state = State("stale", changes.describe())
+            if not self.options.refresh:
+                note = f"{state.reason} since the build; answering from version {record.version}"
+                return record, [note]
+        if record.embedding and not self.options.embedder:
+            notes.append(f"the vectors of {record.embedding.embedder!r} were not renewed")
+        lasts = None if record.expires_at is None else record.expires_at - record.created_at
+        request = BuildRequest(
+            record.name, record.patterns, record.instructions, ttl_s=lasts, sources=sources
+        )
+        outcome = await self._build(request)
+        notes.append(f"rebuilt: {outcome.describe()}" if changes else f"rebuilt: {state.reason}")
+        return outcome.record, [*notes, *outcome.notes]
+
+    async def _build_new(
+        self, name: str, patterns: tuple[str, ...], stdin: bytes | None = None
+    ) -> tuple[ContextRecord, list[str]]:
+        request = BuildRequest(name, patterns, self.options.instructions, stdin=stdin)
+        outcome = await self._build(request)
+        return outcome.record, list(outcome.notes)
+
+    async def _build(self, request: BuildRequest) -> BuildOutcome:
+        options = self.options
+        request = replace(request, embedder=options.embedder, on_plan=options.on_plan)
+        outcome = await build_context(
+            self.backend, self.catalog, request, self.config, options.progress, options.now
+        )
+        if options.on_build:
+            options.on_build(outcome)
+        return outcome
+
+    def _stdin(self) -> bytes:
+        return sys.stdin.buffer.read() if self.options.stdin is None else self.options.stdin

@@ -1,0 +1,151 @@
+"""Text out of file formats, line by line: every reader returns lines with the line of the file
+each one stands on, so that a citation names the file and not our rendering of it."""
+
+from __future__ import annotations
+
+import html
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+Lines = list[tuple[str, int]]  # (text, line of the file from 1)
+
+HIDDEN = frozenset({"script", "style", "template", "noscript", "svg"})
+PARAGRAPHS = frozenset(
+    "address article aside blockquote body details div dl fieldset figure footer form h1 h2 h3 h4 "
+    "h5 h6 head header hr main nav ol p pre section table title ul".split()
+)
+BREAKS = frozenset("br caption dd dt figcaption li option summary tr".split())
+OPENING = {"li": "- ", "title": "# ", **{f"h{n}": "#" * n + " " for n in range(1, 7)}}
+HEADS = frozenset(OPENING.values()) - {"- "}
+CELLS = frozenset({"td", "th"})
+
+TIMING = re.compile(r"\s*(?:\d+:)?\d{1,2}:\d{2}[.,]\d{3}\s*-->")
+VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]*)>")
+TAG = re.compile(r"</?[^>]*>")
+
+
+def read_html(text: str) -> Lines:
+    """The visible text; headings, list items and table cells keep their marks."""
+    page = _Page()
+    page.feed(text)
+    page.close()
+    page.flush()
+    return page.lines
+
+
+class _Page(HTMLParser):
+    """One output line at a time: `_line` collects pieces, `_at` is where its first words stand."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.lines: Lines = []
+        self._line: list[str] = []
+        self._at = 1
+        self._hidden = 0
+        self._pre = False
+        self._gap = False  # a paragraph ended: a blank line goes before the next one
+        self._newline = False  # the file's line ended: so does ours if words follow
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in HIDDEN:
+            self._hidden += 1
+        elif tag in CELLS and self._visible():
+            self._line.append(" | ")
+            self._newline = False
+        elif (tag in PARAGRAPHS or tag in BREAKS) and not self._marked():
+            self._end(paragraph=tag in PARAGRAPHS)
+        if tag in OPENING and not self._marked():
+            self._line.append(OPENING[tag])
+        self._pre |= tag == "pre"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in HIDDEN:
+            self._hidden = max(0, self._hidden - 1)
+        elif tag in PARAGRAPHS or tag in BREAKS:
+            self._end(paragraph=tag in PARAGRAPHS)
+        self._pre &= tag != "pre"
+
+    def handle_data(self, data: str) -> None:
+        if self._hidden:
+            return
+        first = self.getpos()[0]
+        for i, piece in enumerate(data.split("\n")):
+            self._newline |= i > 0 and self._visible()
+            if not piece.strip():
+                self._line.append(piece)
+                continue
+            if self._newline and not self._heading():
+                self.flush()
+            if not self._visible():
+                self._at = first + i
+            self._line.append(f" {piece}" if self._heading() else piece)
+
+    def _marked(self) -> bool:
+        """Whether the line holds an opening mark and nothing else yet."""
+        return "".join(self._line).strip() in {mark.strip() for mark in OPENING.values()}
+
+    def _visible(self) -> bool:
+        return bool("".join(self._line).strip()) and not self._marked()
+
+    def _heading(self) -> bool:
+        return bool(self._line) and self._line[0] in HEADS
+
+    def _end(self, paragraph: bool) -> None:
+        if not self._visible():
+            self._line.clear()
+        self.flush()
+        self._gap |= paragraph
+
+    def flush(self) -> None:
+        """End the line."""
+        text = "".join(self._line)
+        self._line.clear()
+        self._newline = False
+        text = text.rstrip() if self._pre else " ".join(text.split())
+        if not text.strip():
+            return
+        if self._gap and self.lines:
+            self.lines.append(("", self._at))
+        self._gap = False
+        self.lines.append((text, self._at))
+
+
+def read_cues(text: str) -> Lines:
+    """The spoken lines of WebVTT or SubRip, as "Speaker: text" where a voice is marked.
+
+    Cue numbers, timings, settings and NOTE, STYLE and REGION blocks go. A line equal to the last
+    kept one goes too: rolling captions say each line two or three times. Only whole lines are
+    compared, since people repeat words.
+    """
+    kept: Lines = []
+    spoken = False  # within a cue's payload
+    lines = [*text.split("\n"), ""]
+    for number, (line, after) in enumerate(pairwise(lines), 1):
+        if line.strip().isdigit() and TIMING.match(after):
+            spoken = False  # the number of the next cue, with no blank line before it
+        elif not line.strip():
+            # A padding line (" ") inside a cue does not end it; only an empty one does.
+            spoken = spoken and line != ""
+        elif TIMING.match(line):
+            spoken = True
+        elif spoken:
+            kept += ((words, number) for words in _voices(line) if [words] != _last(kept))
+    return kept
+
+
+def _last(lines: Lines) -> list[str]:
+    return [lines[-1][0]] if lines else []
+
+
+def _voices(line: str) -> list[str]:
+    """A payload line as one string per voice: `<v Ann>Hi <v Bob>Yes` has two."""
+    pieces = VOICE.split(line)
+    spans = [("", pieces[0]), *zip(pieces[1::2], pieces[2::2], strict=True)]
+    found = []
+    for voice, words in spans:
+        said = " ".join(html.unescape(TAG.sub("", words)).split())
+        who = html.unescape(voice).strip()
+        if said:
+            found.append(f"{who}: {said}" if who else said)
+    return found

@@ -1,0 +1,84 @@
+"""A batch's columns back into rows: the per-request view of a columnar stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from preread.backend import Backend, RequestBatch, ResultBatch
+from preread.types import Completion, Finish, Timing, Usage
+
+if TYPE_CHECKING:
+    from preread.types import Float32Array
+
+
+@dataclass(slots=True)
+class Row:
+    """What is known of one row so far; finish None: it still runs."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+    usage: Usage = field(default_factory=Usage)
+    timing: Timing = field(default_factory=Timing)
+    label_probs: tuple[float, ...] = ()
+    mass: float = 0.0
+    error: str = ""
+
+    def completion(self) -> Completion:
+        """The row as a result. A row the backend never ended is an error of its own."""
+        return Completion(
+            text=self.text,
+            tokens=tuple(self.tokens),
+            finish_reason=self.finish or Finish.ERROR,
+            usage=self.usage,
+            timing=self.timing,
+            logprobs=tuple(self.logprobs),
+            error=self.error or ("" if self.finish else "The backend left this request open."),
+        )
+
+
+async def follow(
+    backend: Backend, batch: RequestBatch, rows: list[Row]
+) -> AsyncGenerator[str, None]:
+    """Run a batch into `rows` (one per request, in order); yields the new text of row 0, for
+    streams of one. Leaving early cancels what still runs."""
+    source = cast("AsyncGenerator[ResultBatch, None]", backend.submit(batch))
+    async with aclosing(source):
+        async for news in source:
+            for j, index in enumerate(news.rows.tolist()):
+                _take(rows[index], news, j)
+                if index == 0 and news.texts[j]:
+                    yield news.texts[j]
+
+
+async def collect(backend: Backend, batch: RequestBatch) -> list[Row]:
+    """Run a batch to its end. Raises RequestError for a malformed batch; a failed row is a row."""
+    rows = [Row() for _ in range(len(batch))]
+    async for _ in follow(backend, batch, rows):
+        pass
+    return rows
+
+
+def _take(row: Row, news: ResultBatch, j: int) -> None:
+    start, end = int(news.tokens.offsets[j]), int(news.tokens.offsets[j + 1])
+    row.text += news.texts[j]
+    row.tokens += news.tokens.values[start:end].tolist()
+    if news.logprobs is not None:
+        row.logprobs += news.logprobs[start:end].tolist()
+    row.finish = news.finish[j]
+    if row.finish is None:
+        return
+    row.usage = Usage(*news.usage[j].tolist())
+    load, ttft, total = news.times[j].tolist()
+    row.timing = Timing(load_ms=load, ttft_ms=ttft, total_ms=total)
+    row.error = news.errors.get(int(news.rows[j]), "")
+    row.label_probs = _floats(news.label_probs, j)
+    row.mass = float(news.mass[j]) if news.mass is not None else 0.0
+
+
+def _floats(values: Float32Array | None, j: int) -> tuple[float, ...]:
+    return () if values is None else tuple(values[j].tolist())
