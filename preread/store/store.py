@@ -113,28 +113,29 @@ class Store:
 
         Chunks that end at or before `start` are taken to be there already; the one that holds
         `start` is delivered whole. The sink gets the boxes of a span only when all of them are
-        verified, spans in order; what it raises is passed on. Nothing else is raised.
+        verified, spans in order; what it raises is passed on. Nothing else is raised. After a bad
+        chunk the rest is still verified, not delivered, so that one load finds all that is bad and
+        the next `save` mends it.
         """
         began = time.perf_counter()
         tiers = list(self._tiers)
         faults: list[tuple[str, str]] = []
-        done, nbytes, chunks = start, 0, 0
+        done, nbytes, chunks, whole = start, 0, 0, True
         for span in self._spans(tokens):
             if span.end <= start:
                 continue
             if span.end > upto:
                 break
             payloads = self._read_span(tiers, span, faults)
-            if payloads is None:
-                self._metrics.add("store.misses")
-                break
-            for box, payload in payloads:
-                shape = box.shape(self._geometry.head_dim)
-                sink(box, self._codec.decode(payload, shape, self._geometry.dtype))
-                nbytes += payload.nbytes
-                chunks += 1
-            done = span.end
+            whole = whole and payloads is not None
+            if whole and payloads is not None:
+                nbytes += self._deliver(payloads, sink)
+                chunks += len(payloads)
+                done = span.end
+            elif not faults:
+                break  # a plain miss
         ms = (time.perf_counter() - began) * 1e3
+        self._metrics.add("store.load_misses", not whole)
         self._metrics.add("store.load_chunks", chunks)
         self._metrics.add("store.load_bytes", nbytes)
         self._metrics.add("store.load_ms", ms)
@@ -242,12 +243,18 @@ class Store:
     def _read_span(
         self, tiers: list[Tier], span: Span, faults: list[tuple[str, str]]
     ) -> list[tuple[Box, memoryview]] | None:
+        """All payloads of a span, or None when one is missing; all of them are looked at."""
         payloads = []
         for chunk in self._chunks(span):
-            if (payload := self._read(tiers, chunk, faults)) is None:
-                return None
-            payloads.append((chunk.box, payload))
-        return payloads
+            if (payload := self._read(tiers, chunk, faults)) is not None:
+                payloads.append((chunk.box, payload))
+        return payloads if len(payloads) == len(self._geometry.cells) else None
+
+    def _deliver(self, payloads: list[tuple[Box, memoryview]], sink: Sink) -> int:
+        for box, payload in payloads:
+            shape = box.shape(self._geometry.head_dim)
+            sink(box, self._codec.decode(payload, shape, self._geometry.dtype))
+        return sum(payload.nbytes for _, payload in payloads)
 
     def _read(
         self, tiers: list[Tier], expected: ChunkHeader, faults: list[tuple[str, str]]
@@ -262,16 +269,16 @@ class Store:
                 if (value := tier.read(key)) is not None:
                     return unpack(value, expected)
                 continue
-            except ChunkUnreadable:
-                reason = Fault.UNREADABLE
+            except ChunkUnreadable as exc:
+                reason, detail = Fault.UNREADABLE, f" ({exc})"
             except ChunkFault as fault:
-                reason = fault.reason
+                reason, detail = fault.reason, ""
             except TierError as exc:
                 self._upkeep.tier_failed(tier, exc)
                 tiers.remove(tier)
                 continue
             faults.append((reason.value, key.hex()))
-            if not self._upkeep.reject(tier, key, reason):
+            if not self._upkeep.reject(tier, key, reason, detail):
                 self._suspect.add((tier.name, key))
         return None
 

@@ -107,14 +107,15 @@ class Upkeep:
         self._metrics.add("store.swept_bytes", nbytes)
         return SweepReport(removed, nbytes, kept, debris, tuple(errors))
 
-    def reject(self, tier: Tier, key: ChunkKey, reason: Fault) -> bool:
+    def reject(self, tier: Tier, key: ChunkKey, reason: Fault, detail: str = "") -> bool:
         """Log and count a bad chunk and set it aside; False if it is still there."""
         self._metrics.add(f"store.fault.{reason.value}")
         self._log.warning(
-            "chunk %s in %s: %s; set aside, its tokens are computed again.",
+            "chunk %s in %s: %s%s; set aside, its tokens are computed again.",
             key.hex(),
             tier.name,
             reason.value,
+            detail,
         )
         try:
             return tier.remove([key], quarantine=True) > 0

@@ -77,25 +77,17 @@ class DiskTier:
             return [files.exists(self._path(key)) for key in keys]
 
     def read(self, key: ChunkKey) -> bytearray | None:
+        path = self._path(key)
         with self._border("read"):
             try:
-                # O_NOFOLLOW, O_NONBLOCK: neither a link nor a FIFO in its place leads astray.
-                fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                return self._read(path)
             except FileNotFoundError:
                 return None
-            try:
-                info = os.fstat(fd)
-                if not stat.S_ISREG(info.st_mode):
-                    raise ChunkUnreadable(f"{key.hex()}: not a file.")
-                if info.st_size > MAX_VALUE_BYTES:
-                    raise ChunkUnreadable(f"{key.hex()}: {info.st_size} bytes are too many.")
-                value = files.read_up_to(fd, info.st_size)
-                if abs((now := self._clock()) - info.st_mtime) > self._touch_s:
-                    with contextlib.suppress(OSError):  # read-only: the order of use is lost
-                        os.utime(fd, (now, now))
-            finally:
-                os.close(fd)
-        return value
+            except OSError as exc:
+                # One bad entry, if it can still be seen; else the tier itself is in trouble.
+                if exc.errno in _ENTRY_ERRNOS and files.exists(path):
+                    raise ChunkUnreadable(f"{path}: {exc.strerror}.") from exc
+                raise
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         parts = [memoryview(part).cast("B") for part in value]
@@ -149,14 +141,29 @@ class DiskTier:
             raise self._error(what, exc) from exc
 
     def _error(self, what: str, exc: OSError) -> TierError:
-        if what == "read" and exc.errno in _ENTRY_ERRNOS:
-            return ChunkUnreadable(f"{exc.filename or 'chunk'}: {exc.strerror}.")
         hint = "Answers stay right; what is stored there is computed again."
         if exc.errno in _FULL_ERRNOS:
             hint = "Free some space, or lower store.disk_budget_mb and run `preread gc`."
         elif exc.errno in _DENIED_ERRNOS:
             hint = "Make it writable, or point PREREAD_HOME to a folder that is."
         return TierError(f"Cannot {what} {self._root}: {exc.strerror or exc}.", hint=hint)
+
+    def _read(self, path: str) -> bytearray:
+        # O_NOFOLLOW, O_NONBLOCK: neither a link nor a FIFO in a chunk's place leads astray.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise ChunkUnreadable(f"{path}: not a file.")
+            if info.st_size > MAX_VALUE_BYTES:
+                raise ChunkUnreadable(f"{path}: {info.st_size} bytes are too many.")
+            value = files.read_up_to(fd, info.st_size)
+            if abs((now := self._clock()) - info.st_mtime) > self._touch_s:
+                with contextlib.suppress(OSError):  # read-only: the order of use is lost
+                    os.utime(fd, (now, now))
+        finally:
+            os.close(fd)
+        return value
 
     # -- looking after the folder; all but the scan under the lock --
 

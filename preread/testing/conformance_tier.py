@@ -1,0 +1,176 @@
+"""The suite that every tier passes. Subclass `TierConformance` in a test file and say how to open
+one; pytest does the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from preread.store.tiers.base import ChunkKey, Tier
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float = 1000.0) -> None:
+        self.now += seconds
+
+
+def key(n: int) -> ChunkKey:
+    return ChunkKey(hashlib.sha256(b"%d" % n).digest())
+
+
+def put(tier: Tier, n: int, value: bytes) -> bool:
+    return tier.write(key(n), [value])
+
+
+class TierConformance:
+    """durable: what was written is there for whoever opens the same place again."""
+
+    durable: ClassVar[bool] = False
+
+    def open(self, place: Path, budget: int, clock: Clock) -> Tier:
+        """A tier at `place` (an own empty folder per test) that tells the time by `clock`."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def tier(self, tmp_path: Path, clock: Clock) -> Tier:
+        return self.open(tmp_path, 0, clock)
+
+    def test_is_a_tier(self, tier: Tier) -> None:
+        assert isinstance(tier, Tier) and tier.name
+
+    def test_gives_back_the_parts_as_one_value(self, tier: Tier) -> None:
+        parts = [b"head", memoryview(bytearray(b"payload")), memoryview(b"\1\0\2\0").cast("H"), b""]
+        assert tier.write(key(1), parts) is True
+        assert tier.read(key(1)) == b"headpayload\1\0\2\0"
+
+    def test_knows_what_it_does_not_hold(self, tier: Tier) -> None:
+        put(tier, 1, b"a")
+        put(tier, 3, b"b")
+        assert tier.find([key(n) for n in (3, 2, 1, 3)]) == [True, False, True, True]
+        assert tier.find([]) == []
+        assert tier.read(key(2)) is None
+
+    def test_overwrites(self, tier: Tier) -> None:
+        put(tier, 1, b"long and old")
+        put(tier, 1, b"new")
+        assert tier.read(key(1)) == b"new"
+        assert (tier.usage().chunks, tier.usage().nbytes) == (1, 3)
+
+    def test_the_buffer_is_the_callers_own(self, tier: Tier) -> None:
+        put(tier, 1, b"abc")
+        value = tier.read(key(1))
+        assert isinstance(value, bytearray)
+        value[0] = 0
+        assert tier.read(key(1)) == b"abc"
+
+    @pytest.mark.parametrize("quarantine", [False, True])
+    def test_removes(self, tier: Tier, quarantine: bool) -> None:
+        for n in range(3):
+            put(tier, n, b"x")
+        assert tier.remove([key(0), key(2), key(9)], quarantine=quarantine) == 2
+        assert tier.find([key(0), key(1), key(2)]) == [False, True, False]
+        assert tier.read(key(0)) is None
+        assert tier.remove([key(0)], quarantine=quarantine) == 0
+        assert put(tier, 0, b"again") and tier.read(key(0)) == b"again"
+
+    def test_scans_exactly_what_it_holds(self, tier: Tier, clock: Clock) -> None:
+        assert list(tier.scan()) == []
+        for n in range(20):
+            put(tier, n, b"x" * n)
+        tier.remove([key(7)])
+        held = {entry.key: entry for entry in tier.scan()}
+        assert set(held) == {key(n) for n in range(20) if n != 7}
+        assert all(held[key(n)].nbytes == n for n in range(20) if n != 7)
+        assert all(abs(entry.last_used - clock()) < 1 for entry in held.values())
+
+    def test_counts(self, tmp_path: Path, clock: Clock) -> None:
+        tier = self.open(tmp_path, 1000, clock)
+        assert (tier.usage().chunks, tier.usage().nbytes, tier.usage().budget) == (0, 0, 1000)
+        put(tier, 1, b"x" * 10)
+        put(tier, 2, b"x" * 5)
+        assert (tier.usage().chunks, tier.usage().nbytes) == (2, 15)
+
+    def test_keeps_to_its_budget(self, tmp_path: Path, clock: Clock) -> None:
+        tier = self.open(tmp_path, 1000, clock)
+        for n in range(40):
+            clock.tick()
+            assert put(tier, n, b"x" * 90) is True
+            assert tier.usage().nbytes <= 1000
+            assert tier.find([key(n)]) == [True]
+        assert tier.usage().chunks >= 8
+
+    def test_the_least_recently_used_goes_first(self, tmp_path: Path, clock: Clock) -> None:
+        tier = self.open(tmp_path, 1000, clock)
+        for n in range(10):
+            clock.tick()
+            put(tier, n, b"x" * 90)
+        clock.tick()
+        assert tier.read(key(0)) is not None
+        clock.tick()
+        put(tier, 10, b"x" * 150)
+        assert tier.find([key(0), key(1), key(9), key(10)]) == [True, False, True, True]
+
+    def test_refuses_what_can_never_fit(self, tmp_path: Path, clock: Clock) -> None:
+        tier = self.open(tmp_path, 1000, clock)
+        put(tier, 1, b"x" * 500)
+        assert put(tier, 2, b"x" * 1001) is False
+        assert tier.find([key(1), key(2)]) == [True, False]
+
+    def test_threads_see_whole_values_only(self, tier: Tier) -> None:
+        values = [bytes([n]) * 5000 for n in range(4)]
+        seen: set[bytes] = set()
+        tier.write(key(1), [values[0]])
+
+        def write(value: bytes) -> None:
+            for _ in range(20):
+                tier.write(key(1), [value[:100], value[100:]])
+
+        def read() -> None:
+            for _ in range(100):
+                seen.add(bytes(tier.read(key(1)) or b"gone"))
+
+        threads = [threading.Thread(target=write, args=(v,)) for v in values]
+        threads += [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert seen and seen <= set(values)
+
+    def test_survives_its_process(self, tmp_path: Path, clock: Clock) -> None:
+        put(self.open(tmp_path, 0, clock), 1, b"kept")
+        again = self.open(tmp_path, 0, clock)
+        assert again.find([key(1)]) == [self.durable]
+        assert again.read(key(1)) == (b"kept" if self.durable else None)
+        assert len(list(again.scan())) == self.durable
+
+    def test_two_openers_see_each_other(self, tmp_path: Path, clock: Clock) -> None:
+        one, two = (self.open(tmp_path, 1000, clock) for _ in range(2))
+        put(one, 1, b"x" * 400)
+        assert two.find([key(1)]) == [self.durable]
+        put(two, 2, b"x" * 400)
+        clock.tick()
+        one.remove([key(1)])
+        assert two.find([key(1)]) == [False] and two.read(key(1)) is None
+        clock.tick()
+        put(two, 3, b"x" * 400)
+        clock.tick()
+        put(one, 4, b"x" * 400)
+        if self.durable:  # one budget for both
+            assert one.find([key(2), key(3), key(4)]) == [False, True, True]

@@ -1,0 +1,120 @@
+"""A tier that misbehaves on purpose, the same way every time."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+
+from preread.errors import TierError
+from preread.store.tiers.base import ChunkEntry, ChunkKey, Tier, TierUsage
+
+
+class Trouble(StrEnum):
+    """What happens to one call. Where a kind means nothing to a method, the call goes well."""
+
+    DROP = "drop"  # find: none held; read: not held; write: says done, keeps nothing; remove: 0
+    FLIP = "flip"  # find: the opposite; read, write: one bit changed
+    TRUNCATE = "truncate"  # read, write: the end is missing
+    SWAP = "swap"  # read: another chunk's value
+    DELAY = "delay"  # any: late, but right
+    RAISE = "raise"  # any: TierError
+    FULL = "full"  # write: TierError, no space left
+
+
+Plan = Callable[[str, int], Trouble | None]  # (method, how many calls it had before) -> trouble
+
+
+def at(troubles: Mapping[tuple[str, int], Trouble]) -> Plan:
+    """Exactly these: {("read", 3): Trouble.FLIP} damages the fourth read."""
+    return lambda method, n: troubles.get((method, n))
+
+
+def often(seed: int, share: float, kinds: Sequence[Trouble] = tuple(Trouble)) -> Plan:
+    """That share of all calls, drawn from the seed: equal seeds make equal trouble."""
+
+    def plan(method: str, n: int) -> Trouble | None:
+        draw = random.Random(f"{seed}/{method}/{n}")
+        return draw.choice(kinds) if draw.random() < share else None
+
+    return plan
+
+
+class FaultyTier:
+    """Wraps a tier. happened: what went wrong, in order, as (method, call number, trouble)."""
+
+    def __init__(
+        self,
+        inner: Tier,
+        plan: Plan,
+        *,
+        delay_s: float = 0.01,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name = inner.name
+        self.happened: list[tuple[str, int, Trouble]] = []
+        self._inner = inner
+        self._plan = plan
+        self._delay_s = delay_s
+        self._sleep = sleep
+        self._calls: Counter[str] = Counter()
+
+    def find(self, keys: Sequence[ChunkKey]) -> list[bool]:
+        trouble, _ = self._next("find")
+        if trouble is Trouble.DROP:
+            return [False] * len(keys)
+        return [held ^ (trouble is Trouble.FLIP) for held in self._inner.find(keys)]
+
+    def read(self, key: ChunkKey) -> bytearray | None:
+        trouble, draw = self._next("read")
+        if trouble is Trouble.DROP:
+            return None
+        if trouble is Trouble.SWAP:
+            others = sorted(e.key for e in self._inner.scan() if e.key != key)
+            key = draw.choice(others) if others else key
+        value = self._inner.read(key)
+        return None if value is None else _damaged(value, trouble, draw)
+
+    def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
+        trouble, draw = self._next("write")
+        if trouble is Trouble.DROP:
+            return True
+        if trouble is Trouble.FULL:
+            raise TierError(f"{self.name}: no space left.", hint="Free some space.")
+        if trouble in (Trouble.FLIP, Trouble.TRUNCATE):
+            value = [bytes(_damaged(bytearray(b"".join(value)), trouble, draw))]
+        return self._inner.write(key, value)
+
+    def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
+        trouble, _ = self._next("remove")
+        return 0 if trouble is Trouble.DROP else self._inner.remove(keys, quarantine=quarantine)
+
+    def scan(self) -> Iterator[ChunkEntry]:
+        self._next("scan")
+        return self._inner.scan()
+
+    def usage(self) -> TierUsage:
+        self._next("usage")
+        return self._inner.usage()
+
+    def _next(self, method: str) -> tuple[Trouble | None, random.Random]:
+        n = self._calls[method]
+        self._calls[method] += 1
+        trouble = self._plan(method, n)
+        if trouble is not None:
+            self.happened.append((method, n, trouble))
+        if trouble is Trouble.DELAY:
+            self._sleep(self._delay_s)
+        if trouble is Trouble.RAISE:
+            raise TierError(f"{self.name}: made to fail.", hint="Nothing to do.")
+        return trouble, random.Random(f"{method}/{n}")
+
+
+def _damaged(value: bytearray, trouble: Trouble | None, draw: random.Random) -> bytearray:
+    if trouble is Trouble.FLIP and value:
+        value[draw.randrange(len(value))] ^= 1 << draw.randrange(8)
+    if trouble is Trouble.TRUNCATE and value:
+        del value[draw.randrange(len(value)) :]
+    return value
