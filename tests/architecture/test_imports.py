@@ -15,7 +15,7 @@ LAYER = {
     **{name: 4 for name in ("server", "pipeline", "cluster")},
     **{name: 5 for name in ("app", "testing")},
     "cli": 6,
-    "__init__": 7,
+    **{name: 7 for name in ("__init__", "__main__")},
 }
 # Third parties that may be imported only below these places (prefixes of the module's path).
 HOMES = {

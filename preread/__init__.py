@@ -1,0 +1,60 @@
+"""preread: give the model its pre-read once; ask it anything, any number of times.
+
+import preread
+engine = preread.open()
+handbook = engine.context("handbook", "docs/")
+print(handbook.ask("When does the warranty end?").text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preread.app import AnswerOptions, Context, Engine, Session, open
+    from preread.errors import PrereadError
+    from preread.types import (
+        Choice,
+        Citation,
+        Completion,
+        Finish,
+        Likelihood,
+        Message,
+        Prefix,
+        Sampling,
+        Timing,
+        Usage,
+    )
+
+__version__ = "0.1.0"
+__all__ = [
+    "AnswerOptions",
+    "Choice",
+    "Citation",
+    "Completion",
+    "Context",
+    "Engine",
+    "Finish",
+    "Likelihood",
+    "Message",
+    "Prefix",
+    "PrereadError",
+    "Sampling",
+    "Session",
+    "Timing",
+    "Usage",
+    "open",
+]
+_HOME = {
+    **dict.fromkeys(("AnswerOptions", "Context", "Engine", "Session", "open"), "preread.app"),
+    "PrereadError": "preread.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import lazily: `import preread` costs nothing, the first use imports what it needs."""
+    if name not in __all__:
+        raise AttributeError(f"module 'preread' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME.get(name, "preread.types")), name)

@@ -1,0 +1,34 @@
+"""The public facade and the composition root.
+
+import preread
+engine = preread.open()
+handbook = engine.context("handbook", "docs/")
+print(handbook.ask("When does the warranty end?").text)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from preread.app.compose import Weights, compose
+from preread.app.context import Context, Session
+from preread.app.engine import Engine
+from preread.app.options import AnswerOptions
+
+__all__ = ["AnswerOptions", "Context", "Engine", "Session", "open"]
+
+
+def open(
+    model: str = "",
+    *,
+    dtype: str = "",
+    device: str = "",
+    weights: Weights = "load",
+    home: str | Path | None = None,
+) -> Engine:
+    """An engine on a model. model: "reader" (bundled), a local folder or a hub id; "": as
+    configured. dtype: auto, float32, bfloat16 or float16. device: auto, cpu or cuda. weights
+    "random" initialises the model's shape, for timings. home: where contexts and KV are kept.
+
+    Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError, HomeError."""
+    return Engine(compose(model, dtype=dtype, device=device, weights=weights, home=home))

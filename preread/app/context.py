@@ -1,0 +1,125 @@
+"""Handles of the facade: a context that is asked, and a session on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Unpack, overload
+
+from preread.app.options import AnswerOptions, generate_work
+from preread.backend import Generate
+from preread.contexts import ask as asking
+from preread.contexts.ask import AskOptions
+from preread.contexts.opened import Opened
+from preread.contexts.session import Session as AsyncSession
+from preread.errors import RequestError
+from preread.types import Choice, Completion
+
+if TYPE_CHECKING:
+    from preread.app.engine import Engine
+
+
+class Context:
+    """A context that can be asked any number of times. Question 2 never sees question 1."""
+
+    def __init__(self, engine: Engine, opened: Opened) -> None:
+        self._engine = engine
+        self.opened = opened
+
+    @property
+    def name(self) -> str:
+        return self.opened.record.name
+
+    @property
+    def version(self) -> int:
+        return self.opened.record.version
+
+    @property
+    def tokens(self) -> int:
+        return self.opened.record.tokens
+
+    def ask(self, question: str, **options: Unpack[AnswerOptions]) -> Completion:
+        """One answer."""
+        return self.ask_many([question], **options)[0]
+
+    def ask_many(
+        self, questions: Sequence[str], **options: Unpack[AnswerOptions]
+    ) -> list[Completion]:
+        """Answers in the order of the questions, computed as one batch. A failed one has
+        finish_reason "error" and `.error`; the others are not touched."""
+        engine = self._engine
+        return engine.run(
+            asking.ask_many(
+                engine.backend, self.opened, questions, self._work(options), self._asking
+            )
+        )
+
+    def stream(self, question: str, **options: Unpack[AnswerOptions]) -> Iterator[str | Completion]:
+        """The answer as it is written, then the Completion."""
+        engine = self._engine
+        return engine.iterate(
+            asking.stream(engine.backend, self.opened, question, self._work(options), self._asking)
+        )
+
+    @overload
+    def choose(self, questions: str, labels: Sequence[str]) -> Choice: ...
+    @overload
+    def choose(self, questions: Sequence[str], labels: Sequence[str]) -> list[Choice]: ...
+    def choose(
+        self, questions: str | Sequence[str], labels: Sequence[str]
+    ) -> Choice | list[Choice]:
+        """Probabilities over labels: one forward per question, nothing is decoded. One question
+        gives one Choice, a list gives a list."""
+        if not labels:
+            raise RequestError("There are no labels.", hint='choose(question, ["yes", "no"])')
+        many = [questions] if isinstance(questions, str) else questions
+        engine = self._engine
+        choices = engine.run(asking.choose(engine.backend, self.opened, many, labels))
+        return choices[0] if isinstance(questions, str) else choices
+
+    def session(self, name: str) -> Session:
+        """A named conversation on this context; it is kept in the home and sees its own turns."""
+        engine = self._engine
+        return Session(self, AsyncSession(engine.backend, engine.catalog, self.opened, name))
+
+    @property
+    def _asking(self) -> AskOptions:
+        return AskOptions(shards=self._engine.config.context.route_shards)
+
+    def _work(self, options: AnswerOptions) -> Generate:
+        return generate_work(options, self._engine.config.context.max_tokens)
+
+
+class Session:
+    """A history on top of a context; see `preread.contexts.session`."""
+
+    def __init__(self, context: Context, inner: AsyncSession) -> None:
+        self._context = context
+        self._inner = inner
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """(question, answer), oldest first."""
+        return self._inner.turns()
+
+    def ask(self, question: str, **options: Unpack[AnswerOptions]) -> Completion:
+        """Answer with this session's turns in view, and add the turn. Raises ContextTooLong when
+        the history has outgrown the model."""
+        context = self._context
+        return context._engine.run(
+            self._inner.ask(question, context._work(options), context._asking)
+        )
+
+    def stream(self, question: str, **options: Unpack[AnswerOptions]) -> Iterator[str | Completion]:
+        """Text as it is written, then the Completion."""
+        context = self._context
+        return context._engine.iterate(
+            self._inner.stream(question, context._work(options), context._asking)
+        )
+
+    def fork(self, name: str, *, keep: int | None = None) -> Session:
+        """A new session that begins with this one's turns (keep: only the last so many)."""
+        return Session(self._context, self._inner.fork(name, keep=keep))

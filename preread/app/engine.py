@@ -1,0 +1,201 @@
+"""The facade: a sync view of a Backend and a Catalog. It works without an event loop and inside one
+(a notebook)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from preread.app.compose import Parts
+from preread.app.context import Context
+from preread.app.options import AnswerOptions, generate_work
+from preread.backend import Backend, BackendInfo, Progress, Ragged, RequestBatch
+from preread.bridge import LoopThread
+from preread.config import Config
+from preread.contexts.build import BuildOutcome, BuildRequest, build_context
+from preread.contexts.catalog.base import Catalog
+from preread.contexts.layout import DEFAULT_INSTRUCTIONS
+from preread.contexts.names import parse_ttl
+from preread.contexts.opened import Opened
+from preread.contexts.opening import OpenOptions, open_context
+from preread.contexts.rows import collect
+from preread.errors import RequestError
+from preread.types import Built, Completion
+
+if TYPE_CHECKING:
+    from preread.contexts.shard import Plan
+    from preread.types import Int32Array
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A model that answers from contexts. May be used from several threads; close it, or use it as
+    a context manager."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._loop = LoopThread()
+        self._contexts: list[Context] = []
+        self._closed = False
+
+    @property
+    def backend(self) -> Backend:
+        return self._parts.backend
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._parts.catalog
+
+    @property
+    def config(self) -> Config:
+        return self._parts.config
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._parts.backend.info
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the local model."""
+        return self._parts.parameters
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Counters since the engine was opened."""
+        return self._parts.metrics.snapshot()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the async parts to its end."""
+        return self._loop.run(work)
+
+    def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
+        """Pull an async stream of the async parts."""
+        return self._loop.iterate(source)
+
+    def build(
+        self,
+        name: str,
+        *paths: str | os.PathLike[str],
+        ttl: str = "",
+        system: str = "",
+        force: bool = False,
+        stdin: bytes | None = None,
+        progress: Progress | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
+    ) -> BuildOutcome:
+        """Read documents once and publish them under a name. ttl: "7d"; on_plan: told the fit and
+        the shards before anything is computed. Raises SourceError, ContextTooLong, UsageError."""
+        request = BuildRequest(
+            name=name,
+            patterns=tuple(os.fspath(path) for path in paths),
+            instructions=system or DEFAULT_INSTRUCTIONS,
+            ttl_s=parse_ttl(ttl) if ttl else None,
+            force=force,
+            stdin=stdin,
+            on_plan=on_plan,
+        )
+        return self.run(build_context(self.backend, self.catalog, request, self.config, progress))
+
+    def context(
+        self,
+        name: str,
+        *paths: str | os.PathLike[str],
+        ttl: str = "",
+        system: str = "",
+        progress: Progress | None = None,
+    ) -> Context:
+        """A context by name. With paths it is built (a no-op when nothing changed), without it must
+        exist. Raises UnknownName, SourceError, ContextTooLong."""
+        if not paths:
+            return self.open(name)
+        outcome = self.build(name, *paths, ttl=ttl, system=system, progress=progress)
+        return self._keep(Opened(outcome.record, outcome.notes))
+
+    def open(
+        self,
+        target: str,
+        *,
+        on_note: Callable[[str], None] | None = None,
+        progress: Progress | None = None,
+        stdin: bytes | None = None,
+    ) -> Context:
+        """The context of a name or a PATH: built when missing, rebuilt when its sources changed;
+        on_note is told."""
+        options = OpenOptions(progress=progress, stdin=stdin)
+        opened = self.run(open_context(self.backend, self.catalog, target, self.config, options))
+        for text in opened.notes if on_note else ():
+            on_note(text)  # type: ignore[misc]  # checked in the line above
+        return self._keep(opened)
+
+    @overload
+    def generate(self, prompts: str, **options: Unpack[AnswerOptions]) -> Completion: ...
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]] | Sequence[int],
+        **options: Unpack[AnswerOptions],
+    ) -> list[Completion]: ...
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[int],
+        **options: Unpack[AnswerOptions],
+    ) -> Completion | list[Completion]:
+        """Continue plain prompts (text or token ids, no chat template); what they share is found
+        and computed once. A text gives one Completion; a list gives a list in its order (one list
+        of token ids is one prompt). A failed row has finish_reason "error". Raises RequestError
+        naming row and field."""
+        one = isinstance(prompts, str)
+        rows = _columns([prompts] if isinstance(prompts, str) else prompts)
+        if not len(rows):
+            return []
+        work = generate_work(options, self.config.context.max_tokens)
+        batch = RequestBatch(work, rows, raw=True)
+        done = [row.completion() for row in self.run(collect(self.backend, batch))]
+        return done[0] if one else done
+
+    def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
+        """Make a raw token prefix ready, as `context` does for documents. store: use the tiers."""
+        return self._parts.backend.prefill(tokens, store=store)
+
+    def close(self) -> None:
+        """Stop the engine and free its memory. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for context in self._contexts:
+            context.opened.close()
+        self._loop.run(self._parts.backend.close())
+        self._loop.stop()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _keep(self, opened: Opened) -> Context:
+        context = Context(self, opened)
+        self._contexts.append(context)
+        return context
+
+
+def _columns(
+    prompts: Sequence[str] | Sequence[Sequence[int]] | Sequence[int],
+) -> Sequence[str] | Ragged:
+    """Prompts as the backend takes them. Raises RequestError for a mixed list."""
+    import numpy as np
+
+    kinds = {str if isinstance(p, str) else int if isinstance(p, int | np.integer) else list
+             for p in prompts}  # fmt: skip
+    if len(kinds) > 1:
+        raise RequestError(
+            "prompts mixes texts and token ids.", hint="Give all texts, or all lists of ids."
+        )
+    if kinds <= {str}:
+        return list(prompts)  # type: ignore[arg-type]
+    rows = [np.asarray(p, dtype=np.int32) for p in ([prompts] if kinds == {int} else prompts)]
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return Ragged(np.concatenate(rows), offsets)

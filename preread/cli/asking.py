@@ -1,0 +1,190 @@
+"""`preread ask`: one stream of events, rendered the same whether it comes from this process or from
+the resident one. Events are dicts with one key: note, progress, delta, result, error."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preread.cli.output import FAILURES, emit, note
+from preread.errors import PrereadError, RequestError
+
+if TYPE_CHECKING:
+    from preread.app import Context, Engine
+    from preread.types import Completion
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AskRequest:
+    """What `ask` was asked. target: a name or a path; schema: a JSON schema or None."""
+
+    target: str
+    question: str
+    session: str = ""
+    model: str = ""
+    max_tokens: int = 0
+    schema: dict[str, Any] | None = None
+    temperature: float = 0.0
+    seed: int | None = None
+
+
+def read_schema(path: Path | None) -> dict[str, Any] | None:
+    """Raises RequestError naming file and position."""
+    if path is None:
+        return None
+    try:
+        schema = json_module.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise RequestError(f"{path}: {exc.strerror}.", hint="Give a file with --schema.") from exc
+    except ValueError as exc:
+        raise RequestError(f"{path}: not JSON: {exc}.", hint="Mend the schema file.") from exc
+    if not isinstance(schema, dict):
+        raise RequestError(f"{path}: expected a JSON object.", hint='Start with {"type": …}.')
+    return schema
+
+
+def ask_command(request: AskRequest, *, resident: bool, json: bool) -> None:
+    """Ask, by the resident process when one runs with this model, else here."""
+    from preread.cli.resident import resident_events
+
+    events = resident_events(request) if resident else None
+    failed = render(events if events is not None else local_events(request), json=json)
+    if failed:
+        raise SystemExit(FAILURES)
+
+
+def local_events(request: AskRequest) -> Iterator[Event]:
+    """Open an engine in this process and ask it."""
+    from preread.app import open as open_engine
+    from preread.cli.managing import model_of
+
+    with open_engine(model_of(request.target, request.model)) as engine:
+        yield from answer_events(engine, request)
+
+
+def answer_events(engine: Engine, request: AskRequest) -> Iterator[Event]:
+    """The events of one question on an open engine."""
+    notes: list[str] = []
+    context = engine.open(request.target, on_note=notes.append)
+    yield from ({"note": text} for text in notes)
+    yield from stream_events(context, request)
+
+
+def stream_events(context: Context, request: AskRequest) -> Iterator[Event]:
+    """Deltas, then the result."""
+    from preread.types import Completion
+
+    asked = context.session(request.session) if request.session else context
+    stream = asked.stream(
+        request.question,
+        max_tokens=request.max_tokens,
+        schema=request.schema,
+        temperature=request.temperature,
+        seed=request.seed,
+    )
+    for item in stream:
+        if isinstance(item, Completion):
+            yield {"result": result_json(item)}
+        else:
+            yield {"delta": item}
+
+
+def result_json(completion: Completion) -> dict[str, Any]:
+    """The documented object of `ask --json`."""
+    timing = completion.timing
+    value: dict[str, Any] = {
+        "answer": completion.text,
+        "finish_reason": str(completion.finish_reason),
+        "citations": [asdict(c) for c in completion.citations],
+        "usage": asdict(completion.usage),
+        "timing": {k: round(v, 3) for k, v in asdict(timing).items()},
+        "context": asdict(completion.context) if completion.context else None,
+        "unread": list(completion.unread),
+    }
+    if completion.error:
+        value["error"] = completion.error
+    return value
+
+
+def render(events: Iterator[Event], *, json: bool) -> bool:
+    """Print events as they come; returns whether the request failed. The answer is streamed on
+    stdout, everything else goes to stderr, so that `preread ask … > a.txt` holds the answer."""
+    streamed = ""
+    for event in events:
+        if "error" in event:
+            raise RemoteError(event["error"])
+        if "note" in event:
+            note(event["note"])
+        elif "delta" in event and not json:
+            streamed += event["delta"]
+            sys.stdout.write(event["delta"])
+            sys.stdout.flush()
+        elif "result" in event:
+            result = event["result"]
+            if json:
+                emit(result)
+            else:
+                _finish(result, streamed)
+            return result["finish_reason"] == "error"
+    raise PrereadError("The answer ended without a result.", hint="Try: preread doctor")
+
+
+class RemoteError(PrereadError):
+    """An error of the resident process, with its own exit code."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(str(error["message"]))
+        self.exit_code = int(error["exit_code"])
+
+
+def _finish(result: dict[str, Any], streamed: str) -> None:
+    if result["answer"] != streamed:  # several shards were merged, or nothing was streamed
+        print(result["answer"] if not streamed else f"\n{result['answer']}")
+    elif not streamed.endswith("\n"):
+        print()
+    sys.stdout.flush()
+    if result.get("error"):
+        note(f"failed: {result['error']}")
+    if result["finish_reason"] == "length":
+        note("cut off by --max-tokens: the answer is incomplete")
+    for c in result["citations"]:
+        if c["match"] == "none":
+            note("  [not found in the sources]")
+            continue
+        lines = (
+            f"{c['start_line']}-{c['end_line']}"
+            if c["end_line"] > c["start_line"]
+            else c["start_line"]
+        )
+        note(f'  [{c["source"]}:{lines} "{c["quote"]}" {c["match"]}]')
+    if result["unread"]:
+        note(f"not read for this answer: {', '.join(result['unread'])}")
+    note(summary_line(result))
+
+
+def summary_line(result: dict[str, Any]) -> str:
+    """`TTFT 0.05 s · 2,410 cached + 31 computed + 18 out · saved 1.9 s · wall 2.3 s`."""
+    usage, timing = result["usage"], result["timing"]
+    return (
+        f"TTFT {timing['ttft_ms'] / 1e3:.2f} s · {usage['cached_tokens']:,} cached + "
+        f"{usage['computed_tokens']:,} computed + {usage['output_tokens']:,} out · "
+        f"saved {timing['saved_ms'] / 1e3:.1f} s · wall {wall_seconds():.1f} s"
+    )
+
+
+def wall_seconds() -> float:
+    """Seconds since this process was started by the kernel: imports included."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, IndexError, ValueError, AttributeError):
+        return time.process_time()

@@ -1,0 +1,193 @@
+"""`list`, `show`, `verify`, `invalidate`, `rm`, `gc`: the catalog and the chunks, no model."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from preread.cli.output import FAILURES, ago, emit, note, size, table
+from preread.config import load_config
+from preread.contexts import manage
+from preread.contexts.names import derived_name, parse_ttl
+
+if TYPE_CHECKING:
+    from preread.contexts.catalog.base import ContextSummary
+
+
+def model_of(target: str, model: str) -> str:
+    """The model to open for a context: the one asked for, else the one that built it, else the
+    configured one. Folders are made absolute, so that two processes mean the same."""
+    from preread.app.home import open_catalog
+
+    config = load_config()
+    if not model:
+        catalog = open_catalog(config)
+        for name in (target, derived_name(target)):
+            if record := catalog.get(name):
+                return record.model
+    model = model or config.model.model
+    return os.path.abspath(model) if os.path.isdir(model) else model
+
+
+def list_command(*, json: bool) -> None:
+    from preread.app.home import open_catalog
+
+    config = load_config()
+    now = time.time()
+    listed = manage.list_contexts(open_catalog(config), now, config.context)
+    if json:
+        contexts = [_summary(item.summary) | asdict(item.state) for item in listed]
+        emit({"home": str(config.home), "contexts": contexts})
+        return
+    if not listed:
+        print("No contexts yet. Make one: preread build NAME PATH…")
+        return
+    headers = ("name", "version", "tokens", "KV", "sources", "shards", "model", "used", "state")
+    rows = []
+    for item in listed:
+        s, state = item.summary, item.state
+        words = f"{state.label}: {state.reason}" if state.reason else state.label
+        counts = (f"{s.tokens:,}", size(s.kv_bytes), str(s.sources), str(s.shards))
+        used = f"{ago(now - s.last_used)} ago"
+        rows.append((s.name, str(s.version), *counts, os.path.basename(s.model), used, words))
+    table(headers, rows)
+
+
+def _summary(summary: ContextSummary) -> dict[str, Any]:
+    times = {key: _utc(getattr(summary, key)) for key in ("created_at", "expires_at", "last_used")}
+    return asdict(summary) | times
+
+
+def _utc(seconds: float | None) -> str | None:
+    return (
+        None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat("T", "seconds")
+    )
+
+
+def show_command(name: str, *, json: bool) -> None:
+    from preread.app.home import open_catalog
+
+    config = load_config()
+    shown = manage.show_context(open_catalog(config), name, time.time(), config.context)
+    record = shown.record
+    value = {
+        "name": record.name,
+        "version": record.version,
+        "versions": list(shown.versions),
+        "state": asdict(shown.state),
+        "model": record.model,
+        "dtype": record.dtype,
+        "fingerprint": record.fingerprint,
+        "tokens": record.tokens,
+        "kv_bytes": sum(shard.kv_bytes for shard in record.shards),
+        "created_at": _utc(record.created_at),
+        "expires_at": _utc(record.expires_at),
+        "instructions": record.instructions,
+        "sources": [
+            {
+                "path": s.path,
+                "origin": s.origin,
+                "sha256": s.digest,
+                "lines": s.text.count("\n") + 1,
+            }
+            for s in record.sources
+        ],
+        "shards": [
+            {"tokens": s.tokens, "sources": [record.sources[i].path for i in s.sources]}
+            for s in record.shards
+        ],
+        "sessions": list(shown.sessions),
+    }
+    if json:
+        emit(value)
+        return
+    state = value["state"]
+    assert isinstance(state, dict)
+    print(f"{record.name}, version {record.version}: {state['label']} {state['reason']}".rstrip())
+    for key in ("model", "dtype", "fingerprint", "created_at", "expires_at"):
+        if value[key]:
+            print(f"  {key.replace('_', ' '):12} {value[key]}")
+    kept = ", ".join(map(str, shown.versions))
+    print(
+        f"  {'tokens':12} {record.tokens:,} ({size(sum(s.kv_bytes for s in record.shards))} of KV)"
+    )
+    print(f"  {'versions':12} {kept}")
+    print(f"  {'sessions':12} {', '.join(shown.sessions) or 'none'}")
+    for i, shard in enumerate(record.shards):
+        paths = ", ".join(record.sources[j].path for j in shard.sources)
+        print(f"  {f'shard {i + 1}':12} {shard.tokens:,} tokens: {paths}")
+
+
+def verify_command(name: str, *, json: bool) -> None:
+    from preread.app.home import open_catalog, open_upkeep
+
+    config = load_config()
+    keys = None
+    if name:
+        record = manage.known(open_catalog(config), name)
+        keys = [key for shard in record.shards for key in shard.chunk_keys]
+    report = open_upkeep(config).verify(keys)
+    if json:
+        emit(report._asdict())
+    else:
+        print(f"{report.ok:,} of {report.checked:,} chunks are sound ({size(report.nbytes)})")
+        for tier, key, reason in report.bad:
+            note(f"  {tier}: {key[:16]}… {reason}; set aside")
+        if report.missing:
+            note(f"  {len(report.missing):,} chunks are missing; they will be computed again")
+        for error in report.errors:
+            note(f"  {error}")
+    if report.bad or report.missing or report.errors:
+        raise SystemExit(FAILURES)
+
+
+def invalidate_command(name: str, reason: str, *, json: bool) -> None:
+    from preread.app.home import open_catalog
+
+    manage.invalidate_context(open_catalog(load_config()), name, reason)
+    if json:
+        emit({"name": name, "invalidated": reason})
+    else:
+        print(f"{name} will be rebuilt before its next use")
+
+
+def rm_command(name: str, *, json: bool) -> None:
+    from preread.app.home import open_catalog
+
+    versions = manage.remove_context(open_catalog(load_config()), name)
+    if json:
+        emit({"name": name, "versions_removed": versions})
+    else:
+        print(f"{name}: {versions} version(s) forgotten. Free the disk: preread gc")
+
+
+def gc_command(grace: str, *, json: bool) -> None:
+    from preread.app.home import open_catalog, open_upkeep
+
+    config = load_config()
+    grace_s = 0.0 if grace in ("0", "0s") else parse_ttl(grace)
+    kept = config.context.versions_kept
+    collected = manage.collect_garbage(open_catalog(config), kept, time.time())
+    swept = open_upkeep(config).sweep(collected.live_chunks, grace_s)
+    if json:
+        emit(
+            {
+                "expired": list(collected.expired),
+                "versions_removed": collected.versions,
+                **swept._asdict(),
+            }
+        )
+    else:
+        print(
+            f"{swept.removed:,} chunks freed ({size(swept.nbytes)}), {swept.kept:,} kept; "
+            f"{collected.versions} old or expired version(s) forgotten"
+        )
+        for name in collected.expired:
+            note(f"  expired: {name}")
+        for error in swept.errors:
+            note(f"  {error}")
+    if swept.errors:
+        raise SystemExit(FAILURES)

@@ -1,0 +1,263 @@
+"""`preread up`: a process that keeps a model loaded and answers `ask` over a Unix socket at home.
+
+One JSON object a line, both ways. The client sends {"op": "ask" | "status" | "stop", …} and reads
+events until the connection closes. The client half imports nothing heavy. The socket is 0600 and
+its folder belongs to the user; whoever can open it may ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json as json_module
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preread import config as config_module
+from preread.cli.output import emit, fail, note
+from preread.errors import HomeError, PrereadError
+
+if TYPE_CHECKING:
+    from preread.app import Engine
+    from preread.cli.asking import AskRequest, Event
+
+SOCKET, LOCK, LOG = "resident.sock", "resident.lock", "resident.log"
+
+
+# ---- client ----
+
+
+def call(home: Path, message: dict[str, Any], timeout: float) -> Iterator[Event] | None:
+    """Send one message; None when nobody listens. Events are read lazily."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(_address(home))
+        connection.sendall(json_module.dumps(message).encode() + b"\n")
+    except OSError:
+        connection.close()
+        return None
+    connection.settimeout(None)
+    return _lines(connection)
+
+
+def _lines(connection: socket.socket) -> Iterator[Event]:
+    with connection, connection.makefile("rb") as stream:
+        for line in stream:
+            yield json_module.loads(line)
+
+
+def _address(home: Path) -> str:
+    """Unix socket paths are limited to ~107 bytes; a longer home is reached through its own fd."""
+    path = str(home / SOCKET)
+    if len(path.encode()) < 100:
+        return path
+    return f"/proc/self/fd/{os.open(home, os.O_PATH)}/{SOCKET}"
+
+
+def resident_events(request: AskRequest) -> Iterator[Event] | None:
+    """Events of the resident process, or None when none runs with the model this context needs."""
+    from preread.cli.managing import model_of
+
+    settings = config_module.load_config()
+    if not (settings.home / SOCKET).exists():
+        return None
+    target = request.target
+    if os.path.exists(target):
+        target = os.path.abspath(target)
+    message = {"op": "ask", "request": {**asdict(request), "target": target}}
+    message["model"] = model_of(request.target, request.model)
+    events = call(settings.home, message, settings.resident.connect_timeout_s)
+    if events is None:
+        return None
+    first = next(events, None)
+    if first is None or "declined" in first:
+        return None
+    return _chain(first, events)
+
+
+def _chain(first: Event, rest: Iterator[Event]) -> Iterator[Event]:
+    yield first
+    yield from rest
+
+
+def status(home: Path, timeout: float) -> dict[str, Any] | None:
+    """pid, model and uptime of the running process, or None."""
+    events = call(home, {"op": "status"}, timeout)
+    return next(events, None) if events is not None else None
+
+
+# ---- commands ----
+
+
+def up_command(model: str, *, idle: float, foreground: bool, json: bool) -> None:
+    settings = config_module.load_config()
+    model = model or settings.model.model
+    if os.path.isdir(model):
+        model = os.path.abspath(model)
+    running = status(settings.home, 1.0)
+    if running is None:
+        if foreground:
+            serve(model, idle or settings.resident.idle_s)
+            return
+        running = _spawn(settings, model, idle)
+    if running["model"] != model:
+        raise PrereadError(
+            f"a resident process holds model {running['model']} already (pid {running['pid']}).",
+            hint="Stop it first: preread down",
+        )
+    if json:
+        emit(running)
+    else:
+        print(
+            f"up: {running['model']} (pid {running['pid']}), "
+            f"leaves after {running['idle_s']:.0f} s idle"
+        )
+
+
+def _spawn(settings: config_module.Config, model: str, idle: float) -> dict[str, Any]:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        log = (settings.home / LOG).open("ab")
+    except OSError as exc:
+        raise HomeError(f"{settings.home}: {exc.strerror}.", hint="Set PREREAD_HOME.") from exc
+    command = [
+        sys.executable,
+        "-m",
+        "preread.cli.resident",
+        model,
+        str(idle or settings.resident.idle_s),
+    ]
+    with log:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    while child.poll() is None:
+        if (running := status(settings.home, 1.0)) is not None:
+            return running
+        time.sleep(0.05)
+    tail = (settings.home / LOG).read_text(errors="replace").strip().splitlines()[-1:]
+    raise PrereadError(
+        f"the resident process ended at once: {' '.join(tail)}", hint=f"See {settings.home / LOG}"
+    )
+
+
+def down_command(*, json: bool) -> None:
+    settings = config_module.load_config()
+    events = call(settings.home, {"op": "stop"}, 1.0)
+    stopped = events is not None and next(events, None) is not None
+    if json:
+        emit({"stopped": stopped})
+    else:
+        print("down" if stopped else "no resident process was running")
+
+
+# ---- server ----
+
+
+class Resident(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """One engine, one thread per connection (the engine batches them itself)."""
+
+    daemon_threads = True
+
+    def __init__(self, home: Path, engine: Engine, model: str, idle_s: float) -> None:
+        self.engine, self.model, self.idle_s = engine, model, idle_s
+        self.started = self.last_used = time.monotonic()
+        self.running = 0
+        self.guard = threading.Lock()
+        (home / SOCKET).unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            super().__init__(_address(home), Handler)
+        finally:
+            os.umask(mask)
+
+    def service_actions(self) -> None:
+        """Called by serve_forever between polls: leave when idle."""
+        with self.guard:
+            idle = not self.running and time.monotonic() - self.last_used > self.idle_s
+        if idle:
+            threading.Thread(target=self.shutdown, daemon=True).start()
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        with self.guard:
+            self.running += 1
+        try:
+            yield
+        finally:
+            with self.guard:
+                self.running -= 1
+                self.last_used = time.monotonic()
+
+
+class Handler(socketserver.StreamRequestHandler):
+    """One message, its events, the end."""
+
+    server: Resident
+
+    def handle(self) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
+                for event in self._events(json_module.loads(self.rfile.readline())):
+                    self.wfile.write(json_module.dumps(event, ensure_ascii=False).encode() + b"\n")
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as exc:
+                code = exc.exit_code if isinstance(exc, PrereadError) else 1
+                error = {"type": type(exc).__name__, "message": str(exc), "exit_code": code}
+                self.wfile.write(json_module.dumps({"error": error}).encode() + b"\n")
+
+    def _events(self, message: dict[str, Any]) -> Iterator[Event]:
+        from preread.cli.asking import AskRequest, answer_events
+
+        if message["op"] == "stop":
+            yield {"stopping": True}
+            threading.Thread(target=self.server.shutdown, daemon=True).start()
+        elif message["op"] == "status":
+            yield {
+                "pid": os.getpid(),
+                "model": self.server.model,
+                "idle_s": self.server.idle_s,
+                "uptime_s": round(time.monotonic() - self.server.started, 1),
+            }
+        elif message["model"] != self.server.model:
+            yield {"declined": f"this process holds {self.server.model}"}
+        else:
+            with self.server.busy():
+                yield from answer_events(self.server.engine, AskRequest(**message["request"]))
+
+
+def serve(model: str, idle_s: float) -> None:
+    """Run the resident process until it is stopped or idle. One per home (file lock)."""
+    from preread.app import open as open_engine
+
+    settings = config_module.load_config()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("another resident process has this home")
+            return
+        with open_engine(model) as engine, Resident(settings.home, engine, model, idle_s) as server:
+            try:
+                server.serve_forever(poll_interval=0.2)
+            finally:
+                (settings.home / SOCKET).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    try:
+        serve(sys.argv[1], float(sys.argv[2]))
+    except BaseException as error:
+        sys.exit(fail(error, json=False))
