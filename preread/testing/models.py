@@ -18,6 +18,7 @@ import torch
 
 from preread.models.config import Family, read_config
 from preread.models.decoder import PackedDecoder
+from preread.models.detokenizer import byte_alphabet
 from preread.models.layers import layout
 from preread.models.weights import Checkpoint
 
@@ -114,14 +115,6 @@ def write_byte_tokenizer(path: Path, template: str | None = CHATML) -> None:
     if template is not None:
         settings["chat_template"] = template
     _write_json(path / "tokenizer_config.json", settings)
-
-
-def byte_alphabet() -> list[str]:
-    """The printable character that byte-level BPE writes for each byte (GPT-2's encoder.py)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    chars = {byte: chr(byte) for byte in plain} | {b: chr(256 + i) for i, b in enumerate(rest)}
-    return [chars[byte] for byte in range(256)]
 
 
 def load_decoder(
