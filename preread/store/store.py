@@ -9,23 +9,15 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from preread.errors import TierError
 from preread.metrics import Metrics
 from preread.store.chunk import ChunkFault, ChunkHeader, Fault, pack, unpack
 from preread.store.codec import Codec, RawCodec
-from preread.store.keys import (
-    DTYPES,
-    OVERHEAD,
-    Box,
-    Geometry,
-    Span,
-    chain,
-    chunk_key,
-    tenant_digest,
-)
+from preread.store.keys import OVERHEAD, Box, Geometry, Span
+from preread.store.layout import Layout
 from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Tier
 from preread.store.upkeep import SweepReport, Upkeep, VerifyReport
 from preread.types import Fingerprint
@@ -51,9 +43,9 @@ class LoadReport(NamedTuple):
 
 
 class SaveReport(NamedTuple):
-    """chunks, nbytes: written, counted per tier; skipped: written to none, because all
-    that work hold them or have no room; stored: no tier refused or failed; keys: hex keys of all
-    chunks of the tokens, for the catalog."""
+    """chunks, nbytes: written, counted per tier; skipped: not tried, as every tier holds them, has
+    failed or has no room; stored: every tier now holds the whole prefix, to its knowledge; keys:
+    hex keys of all chunks of the tokens, for the catalog."""
 
     chunks: int
     nbytes: int
@@ -78,25 +70,23 @@ class Store:
         codec: Codec | None = None,
     ) -> None:
         self._tiers = tuple(tiers)
-        self._geometry = geometry
-        self._fingerprint = fingerprint
-        self._tenant = tenant
-        self._identity = bytes.fromhex(fingerprint), tenant_digest(tenant)
+        self._layout = Layout(geometry, fingerprint, tenant, codec or RawCodec())
         self._metrics = metrics or Metrics()
         self._log = log or logging.getLogger("preread.store")
-        self._codec: Codec = codec or RawCodec()
         self._upkeep = Upkeep(self._tiers, self._metrics, self._log)
         # Bad chunks that could not be set aside: neither matched nor read until written anew.
         self._suspect: set[tuple[str, ChunkKey]] = set()
 
     def keys(self, tokens: Tokens) -> tuple[str, ...]:
         """Hex keys of all chunks of these tokens: what gc must keep."""
-        return tuple(key.hex() for span in self._spans(tokens) for key in self._keys(span))
+        return tuple(
+            key.hex() for span in self._layout.spans(tokens) for key in self._layout.keys(span)
+        )
 
     def match(self, tokens: Tokens) -> int:
-        """How many leading tokens the tiers say they hold, in whole chunks. A promise of no tier is
-        proof: `load` may find less."""
-        spans = [(span.end, self._keys(span)) for span in self._spans(tokens)]
+        """How many leading tokens the tiers say they hold, in whole chunks. What a tier
+        says is no proof: `load` may find less."""
+        spans = [(span.end, self._layout.keys(span)) for span in self._layout.spans(tokens)]
         missing = {key for _, keys in spans for key in keys}
         for tier in self._tiers:
             if missing:
@@ -121,7 +111,7 @@ class Store:
         tiers = list(self._tiers)
         faults: list[tuple[str, str]] = []
         done, nbytes, chunks, whole = start, 0, 0, True
-        for span in self._spans(tokens):
+        for span in self._layout.spans(tokens):
             if span.end <= start:
                 continue
             if span.end > upto:
@@ -147,7 +137,11 @@ class Store:
         The source is asked once per box, in order, and only for boxes some tier lacks; what it
         raises is passed on. A tier that fails or is full is left out for the rest of this call.
         """
-        wanted = [(span.end, chunk) for span in self._spans(tokens) for chunk in self._chunks(span)]
+        wanted = [
+            (span.end, chunk)
+            for span in self._layout.spans(tokens)
+            for chunk in self._layout.chunks(span)
+        ]
         plans = {tier: self._plan(tier, wanted, start) for tier in self._tiers}
         stored = all(whole for _, whole in plans.values())
         chunks = nbytes = skipped = 0
@@ -156,8 +150,7 @@ class Store:
             if not takers:
                 skipped += 1
                 continue
-            shape = chunk.box.shape(self._geometry.head_dim)
-            payload = self._codec.encode(source(chunk.box), shape, self._geometry.dtype)
+            payload = self._encode(chunk.box, source(chunk.box))
             parts = pack(chunk, payload)
             for tier in takers:
                 if self._write(tier, chunk.key, parts):
@@ -179,39 +172,12 @@ class Store:
         """See Upkeep.sweep."""
         return self._upkeep.sweep(live, grace_s)
 
-    # -- what is wanted --
-
-    def _spans(self, tokens: Tokens) -> Iterator[Span]:
-        return chain(self._fingerprint, self._tenant, tokens, self._geometry.chunk_tokens)
-
-    def _keys(self, span: Span) -> list[ChunkKey]:
-        boxes = self._geometry.boxes(span.start, span.end)
-        return [chunk_key(span.digest, box, self._codec.name) for box in boxes]
-
-    def _chunks(self, span: Span) -> list[ChunkHeader]:
-        """The chunks of a span as they must be, to the last field."""
-        geometry, codec = self._geometry, self._codec
-        dtype = DTYPES[geometry.dtype][0]
-        return [
-            ChunkHeader(
-                *self._identity,
-                span.digest,
-                box,
-                geometry.head_dim,
-                dtype,
-                codec.code,
-                codec.nbytes(box.shape(geometry.head_dim), geometry.dtype),
-                chunk_key(span.digest, box, codec.name),
-            )
-            for box in geometry.boxes(span.start, span.end)
-        ]
-
     # -- asking tiers, whatever they do --
 
-    def _held(self, tier: Tier, keys: list[ChunkKey]) -> set[ChunkKey] | None:
+    def _held(self, tier: Tier, keys: list[ChunkKey], touch: bool = False) -> set[ChunkKey] | None:
         """Which of the keys the tier holds; None when it cannot be asked."""
         try:
-            found = tier.find(keys)
+            found = tier.find(keys, touch=touch)
         except TierError as exc:
             self._upkeep.tier_failed(tier, exc)
             return None
@@ -223,37 +189,47 @@ class Store:
     ) -> tuple[set[ChunkKey], bool]:
         """Which chunks to write to the tier, and whether it can then hold the whole prefix. What
         would go beyond its budget is left out: it would evict the prefix's own beginning, without
-        which the rest is worth nothing. A sixteenth stays free, see DiskTier."""
+        which the rest is worth nothing. A sixteenth stays free, see DiskTier. What is held is
+        touched, or else it might be the first to make room for what is written now."""
         try:
             budget = tier.usage().budget
         except TierError as exc:
             self._upkeep.tier_failed(tier, exc)
             return set(), False
+        held = self._held(tier, [chunk.key for _, chunk in wanted], touch=True)
+        if held is None:
+            return set(), False
         limit = budget - budget // 16 if budget else sys.maxsize
-        size, fitting = 0, []
+        size, lacking, gap = 0, set(), False
         for end, chunk in wanted:
             size += chunk.payload_nbytes + OVERHEAD
-            if end > start and size <= limit:
-                fitting.append(chunk.key)
+            if chunk.key not in held and size <= limit:
+                gap = gap or end <= start
+                lacking.update([chunk.key] if end > start else [])
         if size > limit:
-            self._refused(tier, f"{size} bytes of one context are beyond its budget of {budget}")
-        held = self._held(tier, fitting)
-        return (set(), False) if held is None else (set(fitting) - held, size <= limit)
+            self._refused(tier, f"one context of {size} bytes in a budget of {budget}")
+        if gap:
+            self._refused(tier, f"chunks before token {start} are gone; save from 0 to mend it")
+        return lacking, size <= limit and not gap
 
     def _read_span(
         self, tiers: list[Tier], span: Span, faults: list[tuple[str, str]]
     ) -> list[tuple[Box, memoryview]] | None:
         """All payloads of a span, or None when one is missing; all of them are looked at."""
         payloads = []
-        for chunk in self._chunks(span):
+        for chunk in self._layout.chunks(span):
             if (payload := self._read(tiers, chunk, faults)) is not None:
                 payloads.append((chunk.box, payload))
-        return payloads if len(payloads) == len(self._geometry.cells) else None
+        return payloads if len(payloads) == len(self._layout.geometry.cells) else None
+
+    def _encode(self, box: Box, tensor: Tensor) -> memoryview:
+        geometry = self._layout.geometry
+        return self._layout.codec.encode(tensor, box.shape(geometry.head_dim), geometry.dtype)
 
     def _deliver(self, payloads: list[tuple[Box, memoryview]], sink: Sink) -> int:
+        geometry, codec = self._layout.geometry, self._layout.codec
         for box, payload in payloads:
-            shape = box.shape(self._geometry.head_dim)
-            sink(box, self._codec.decode(payload, shape, self._geometry.dtype))
+            sink(box, codec.decode(payload, box.shape(geometry.head_dim), geometry.dtype))
         return sum(payload.nbytes for _, payload in payloads)
 
     def _read(

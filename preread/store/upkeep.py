@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from preread.errors import TierError
 from preread.metrics import Metrics
 from preread.store.chunk import ChunkFault, Fault, verify, verify_key
 from preread.store.keys import OVERHEAD
-from preread.store.tiers.base import ChunkEntry, ChunkKey, ChunkUnreadable, Tidy, Tier
+from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Tidy, Tier
 
 
 class VerifyReport(NamedTuple):
@@ -58,31 +58,28 @@ class Upkeep:
         and check header, lengths, checksum and that its name is the one its content gives; else
         only that it is there and not too short. Chunks of a newer format are counted as faults but
         left alone: a newer preread may share the tier."""
-        wanted = None if keys is None else set(keys)
+        wanted = None if keys is None else {ChunkKey(bytes.fromhex(key)) for key in keys}
         checked = nbytes = 0
         bad: list[tuple[str, str, str]] = []
         errors: list[str] = []
-        seen: set[str] = set()
+        missing = set(wanted or ())
         for tier in self._tiers:
             try:
-                for entry in tier.scan():
-                    name = entry.key.hex()
-                    if wanted is not None and name not in wanted:
-                        continue
-                    seen.add(name)
+                for key, size in self._present(tier, wanted):
+                    missing.discard(key)
                     checked += 1
-                    nbytes += entry.nbytes
-                    if reason := self._judge(tier, entry, deep):
-                        bad.append((tier.name, name, reason.value))
+                    nbytes += size
+                    if reason := self._judge(tier, key, size, deep):
+                        bad.append((tier.name, key.hex(), reason.value))
                         if reason is not Fault.FUTURE_VERSION:
-                            self.reject(tier, entry.key, reason)
+                            self.reject(tier, key, reason)
             except TierError as exc:
                 self.tier_failed(tier, exc)
                 errors.append(str(exc))
         faults = Counter(reason for _, _, reason in bad)
-        missing = tuple(sorted((wanted or set()) - seen))
+        absent = tuple(sorted(key.hex() for key in missing))
         return VerifyReport(
-            checked, checked - len(bad), nbytes, missing, dict(faults), tuple(bad), tuple(errors)
+            checked, checked - len(bad), nbytes, absent, dict(faults), tuple(bad), tuple(errors)
         )
 
     def sweep(self, live: frozenset[str], grace_s: float) -> SweepReport:
@@ -128,15 +125,24 @@ class Upkeep:
         self._metrics.add(f"store.tier_errors.{tier.name}")
         self._log.warning("tier %s: %s", tier.name, exc)
 
-    def _judge(self, tier: Tier, entry: ChunkEntry, deep: bool) -> Fault | None:
-        if entry.nbytes <= OVERHEAD:
-            return Fault.TRUNCATED
+    def _present(self, tier: Tier, wanted: set[ChunkKey] | None) -> Iterator[tuple[ChunkKey, int]]:
+        """(key, bytes) of what the tier holds; also what is in the place of a wanted chunk without
+        being one (a folder), as 0 bytes."""
+        rest = set(wanted or ())
+        for entry in list(tier.scan()):
+            if wanted is None or entry.key in wanted:
+                rest.discard(entry.key)
+                yield entry.key, entry.nbytes
+        others = sorted(rest)
+        yield from ((key, 0) for key, held in zip(others, tier.find(others), strict=True) if held)
+
+    def _judge(self, tier: Tier, key: ChunkKey, size: int, deep: bool) -> Fault | None:
         if not deep:
-            return None
+            return Fault.TRUNCATED if size <= OVERHEAD else None
         try:
-            value = tier.read(entry.key)
+            value = tier.read(key)
             if value is not None:  # else somebody removed it just now: no fault
-                verify_key(verify(value)[0], entry.key)
+                verify_key(verify(value)[0], key)
         except ChunkUnreadable:
             return Fault.UNREADABLE
         except ChunkFault as fault:

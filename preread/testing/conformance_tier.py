@@ -126,6 +126,16 @@ class TierConformance:
         put(tier, 10, b"x" * 150)
         assert tier.find([key(0), key(1), key(9), key(10)]) == [True, False, True, True]
 
+    def test_a_look_up_that_touches_counts_as_use(self, tmp_path: Path, clock: Clock) -> None:
+        tier = self.open(tmp_path, 1000, clock)
+        for n in range(10):
+            put(tier, n, b"x" * 90)
+            clock.tick()
+        assert tier.find([key(1)]) == [True]  # does not
+        assert tier.find([key(0), key(77)], touch=True) == [True, False]
+        put(tier, 10, b"x" * 150)
+        assert tier.find([key(0), key(1), key(77)]) == [True, False, False]
+
     def test_refuses_what_can_never_fit(self, tmp_path: Path, clock: Clock) -> None:
         tier = self.open(tmp_path, 1000, clock)
         put(tier, 1, b"x" * 500)

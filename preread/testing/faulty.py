@@ -61,11 +61,12 @@ class FaultyTier:
         self._sleep = sleep
         self._calls: Counter[str] = Counter()
 
-    def find(self, keys: Sequence[ChunkKey]) -> list[bool]:
+    def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         trouble, _ = self._next("find")
         if trouble is Trouble.DROP:
             return [False] * len(keys)
-        return [held ^ (trouble is Trouble.FLIP) for held in self._inner.find(keys)]
+        found = self._inner.find(keys, touch=touch)
+        return [held ^ (trouble is Trouble.FLIP) for held in found]
 
     def read(self, key: ChunkKey) -> bytearray | None:
         trouble, draw = self._next("read")

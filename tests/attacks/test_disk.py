@@ -182,7 +182,7 @@ def test_two_chunks_swapped(
 
 def foreign(den: Den, root: Path, store: Store) -> None:
     """Put another store's whole chunks under our names."""
-    theirs = store.save(den.tokens, 0, Truth.of(store._geometry, 29, seed=9).source).keys
+    theirs = store.save(den.tokens, 0, Truth.of(GEOMETRY, 29, seed=9).source).keys
     for ours, other in zip(den.keys, theirs, strict=True):
         path = root / "chunks" / other[0] / other[1] / f"{other}.kv"
         target = den.root / "chunks" / ours[0] / ours[1] / f"{ours}.kv"

@@ -50,9 +50,9 @@ class Tier(Protocol):
     @property
     def name(self) -> str: ...
 
-    def find(self, keys: Sequence[ChunkKey]) -> list[bool]:
-        """Which keys are held, without reading them. One call for a whole prefix chain. Raises
-        TierError when the tier cannot be asked."""
+    def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
+        """Which keys are held, without reading them. One call for a whole prefix chain. touch marks
+        those held as used now. Raises TierError when the tier cannot be asked."""
         ...
 
     def read(self, key: ChunkKey) -> bytearray | None:

@@ -72,9 +72,18 @@ class DiskTier:
         with contextlib.suppress(TierError):  # a read-only folder can still be read
             self._sweep_temp()
 
-    def find(self, keys: Sequence[ChunkKey]) -> list[bool]:
+    def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
+        """Anything of a chunk's name counts: what is no chunk is found out, and dealt with, when it
+        is read."""
         with self._border("look into"):
-            return [files.exists(self._path(key)) for key in keys]
+            paths = [self._path(key) for key in keys]
+            found = [files.exists(path) for path in paths]
+        if touch:
+            now = self._clock()
+            for path in (path for path, held in zip(paths, found, strict=True) if held):
+                with contextlib.suppress(OSError):  # gone, or read-only: the order of use is lost
+                    os.utime(path, (now, now), follow_symlinks=False)
+        return found
 
     def read(self, key: ChunkKey) -> bytearray | None:
         path = self._path(key)

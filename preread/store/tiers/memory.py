@@ -23,16 +23,16 @@ class MemoryTier:
         self._values: dict[ChunkKey, tuple[bytes, float]] = {}  # in order of last use
         self._nbytes = 0
 
-    def find(self, keys: Sequence[ChunkKey]) -> list[bool]:
+    def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         with self._lock:
+            if touch:
+                return [self._touch(key) is not None for key in keys]
             return [key in self._values for key in keys]
 
     def read(self, key: ChunkKey) -> bytearray | None:
         with self._lock:
-            if (held := self._values.pop(key, None)) is None:
-                return None
-            self._values[key] = (held[0], self._clock())
-        return bytearray(held[0])
+            value = self._touch(key)
+        return None if value is None else bytearray(value)
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         whole = b"".join(value)
@@ -58,6 +58,12 @@ class MemoryTier:
     def usage(self) -> TierUsage:
         with self._lock:
             return TierUsage(len(self._values), self._nbytes, self._budget)
+
+    def _touch(self, key: ChunkKey) -> bytes | None:
+        if (held := self._values.pop(key, None)) is None:
+            return None
+        self._values[key] = (held[0], self._clock())
+        return held[0]
 
     def _drop(self, key: ChunkKey) -> bool:
         held = self._values.pop(key, None)
