@@ -1,0 +1,166 @@
+"""Where the KV of prefixes lies: one tensor, cut into extents of equal size.
+
+A run is (slot, length): tokens that lie side by side. A prefix of one run is a strided view
+[G, P, D] per layer, which the stock attention kernels read without a copy; so `alloc` looks for
+room right behind the tokens it continues, then for free extents in a row, then for any.
+An extent may be shared (a segment split inside it), so extents are counted, and freed whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+Run = tuple[int, int]  # (first slot, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """The KV of one model: layers, G key/value heads, head size D."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values of one token, all layers."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class Arena:
+    """kv: [layers, 2, G, capacity, D], committed lazily by the system on a CPU.
+
+    `fill[e]` counts the slots of extent e that are taken, from its start: whoever continues the
+    last of them may use the rest. Not thread-safe: the engine thread alone allocates.
+    """
+
+    def __init__(self, shape: KVShape, extents: int, extent_tokens: int) -> None:
+        self.shape = shape
+        self.extent_tokens = extent_tokens
+        self.capacity = extents * extent_tokens
+        size = (shape.layers, 2, shape.kv_heads, self.capacity, shape.head_dim)
+        self.kv = torch.empty(size, dtype=shape.dtype, device=shape.device)
+        self.refs = np.zeros(extents, np.int32)
+        self.fill = np.zeros(extents, np.int32)
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens in extents that nobody holds."""
+        return int((self.refs == 0).sum()) * self.extent_tokens
+
+    def alloc(self, tokens: int, after: int = 0) -> list[Run] | None:
+        """Room for `tokens`, as few runs as possible; None if there is not enough. after: the slot
+        behind the tokens that these continue (0: they continue nothing)."""
+        unit = self.extent_tokens
+        last = (after - 1) // unit  # the extent that holds the token before
+        room = 0
+        if after and self.fill[last] == after - last * unit:
+            room = min(unit - int(self.fill[last]), tokens)
+        need = -(-(tokens - room) // unit)
+        extents = self._pick(need, prefer=last + 1 if after else 0)
+        if extents is None:
+            return None
+        runs: list[Run] = []
+        if room:
+            self.refs[last] += 1
+            self.fill[last] += room
+            runs.append((after, room))
+        left = tokens - room
+        for extent in extents:
+            taken = min(unit, left)
+            self.refs[extent], self.fill[extent] = 1, taken
+            runs.append((extent * unit, taken))
+            left -= taken
+        return joined(runs)
+
+    def cut(self, runs: list[Run], tokens: int) -> tuple[list[Run], list[Run]]:
+        """Divide a holding after `tokens` into two holdings. An extent that both touch is counted
+        twice from now on."""
+        head, tail = clip(runs, 0, tokens), clip(runs, tokens, sum(n for _, n in runs))
+        if head and tail:
+            last = sum(head[-1]) - 1
+            if last // self.extent_tokens == tail[0][0] // self.extent_tokens:
+                self.refs[last // self.extent_tokens] += 1
+        return head, tail
+
+    def free(self, runs: list[Run]) -> None:
+        """Give a holding back; extents that nobody else holds become free."""
+        unit = self.extent_tokens
+        for slot, tokens in runs:
+            for extent in range(slot // unit, (slot + tokens - 1) // unit + 1):
+                lo, hi = max(slot - extent * unit, 0), min(slot + tokens - extent * unit, unit)
+                self.refs[extent] -= 1
+                if self.refs[extent] == 0:
+                    self.fill[extent] = 0
+                elif self.fill[extent] == hi:
+                    self.fill[extent] = lo
+
+    def check(self, holdings: Iterable[list[Run]]) -> None:
+        """Verify that the holdings are disjoint and account for every count. Slow; for tests and
+        idle moments. Raises AssertionError."""
+        owned = np.zeros(self.capacity, np.int32)
+        refs, top = np.zeros_like(self.refs), np.zeros_like(self.fill)
+        unit = self.extent_tokens
+        for runs in holdings:
+            for slot, tokens in runs:
+                owned[slot : slot + tokens] += 1
+                for extent in range(slot // unit, (slot + tokens - 1) // unit + 1):
+                    refs[extent] += 1
+                    top[extent] = max(top[extent], min(slot + tokens - extent * unit, unit))
+        assert owned.max(initial=0) <= 1, "two segments hold one slot"
+        assert np.array_equal(refs, self.refs), "extent counts differ from the holdings"
+        assert (top <= self.fill).all(), "a held slot lies above the fill mark"
+        assert (self.fill[self.refs == 0] == 0).all(), "a free extent has a fill mark"
+
+    def _pick(self, need: int, prefer: int) -> list[int] | None:
+        """Free extents: starting at `prefer` if that row is long enough, else the tightest row
+        that is, else the longest rows."""
+        free = self.refs == 0
+        if need == 0:
+            return []
+        if int(free.sum()) < need:
+            return None
+        if prefer + need <= len(free) and free[prefer : prefer + need].all():
+            return list(range(prefer, prefer + need))
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], free, [0]))))
+        starts, sizes = edges[::2], edges[1::2] - edges[::2]
+        long = np.flatnonzero(sizes >= need)
+        if len(long):
+            start = int(starts[long[np.argmin(sizes[long])]])
+            return list(range(start, start + need))
+        picked: list[int] = []
+        for row in np.argsort(-sizes, kind="stable"):
+            size = min(int(sizes[row]), need - len(picked))
+            picked.extend(range(int(starts[row]), int(starts[row]) + size))
+        return picked
+
+
+def joined(runs: Iterable[Run]) -> list[Run]:
+    """The same slots with neighbours made one."""
+    out: list[Run] = []
+    for slot, tokens in runs:
+        if out and sum(out[-1]) == slot:
+            out[-1] = (out[-1][0], out[-1][1] + tokens)
+        else:
+            out.append((slot, tokens))
+    return out
+
+
+def clip(runs: Iterable[Run], lo: int, hi: int) -> list[Run]:
+    """Tokens [lo, hi) of a holding."""
+    return list(_clip(runs, lo, hi))
+
+
+def _clip(runs: Iterable[Run], lo: int, hi: int) -> Iterator[Run]:
+    at = 0
+    for slot, tokens in runs:
+        first, last = max(lo, at), min(hi, at + tokens)
+        if first < last:
+            yield slot + first - at, last - first
+        at += tokens

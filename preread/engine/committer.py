@@ -1,0 +1,172 @@
+"""What a finished step means: tokens appended, rows ended, news written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preread.engine.admission import Admission
+from preread.engine.branch import Branches
+from preread.engine.jobs import (
+    ERROR,
+    GOES_ON,
+    LENGTH,
+    STOP,
+    ChooseSpec,
+    GenerateSpec,
+    Job,
+    Kind,
+    News,
+)
+from preread.engine.ledger import Ledger
+from preread.engine.sampler import Outcome
+from preread.engine.sequence import FREE, Sequences
+from preread.engine.step import Step
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from preread.types import Float32Array, Int32Array, Int64Array
+
+NOT_FINITE = (
+    "The model's output is not finite (NaN or infinity). Try --dtype float32; if that helps, the "
+    "weights overflow in half precision."
+)
+
+
+class Committer:
+    """Ends rows and tells of it. on_end: called with a slot that ended well, before it is freed
+    (a kept row's KV moves to the tree there)."""
+
+    def __init__(
+        self, seqs: Sequences, branches: Branches, admission: Admission, ledger: Ledger,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._seqs = seqs
+        self._branches = branches
+        self._admission = admission
+        self._ledger = ledger
+        self._clock = clock
+        self.on_end: Callable[[int], None] = lambda slot: None
+
+    def commit(self, step: Step, outcome: Outcome) -> None:
+        seqs, score = self._seqs, step.score
+        seqs.computed[step.slots] += step.counts
+        seqs.scores[score.slots, score.at] = outcome.scores
+        np.logical_and.at(seqs.agree, score.slots, outcome.agree)
+        slots, tokens, logprobs = step.sample_slots, outcome.tokens, outcome.logprobs
+        codes = np.where(outcome.broken, ERROR, GOES_ON).astype(np.int8)
+        fine = codes == GOES_ON
+        seqs.append(slots[fine], tokens[fine])
+        codes[fine] = self._ends(slots[fine], tokens[fine])
+        read = step.slots[
+            (seqs.kind[step.slots] != Kind.GENERATE)
+            & (seqs.computed[step.slots] == seqs.known[step.slots])
+        ]
+        self._report(
+            np.concatenate((slots, read)),
+            np.concatenate((np.where(fine, tokens, -1), np.full(len(read), -1))).astype(np.int32),
+            np.concatenate((logprobs, np.zeros(len(read), np.float32))),
+            np.concatenate((codes, self._scored(read))),
+        )
+
+    def end(self, slot: int, code: int) -> None:
+        """Free a row's slot, pages and place on the tree."""
+        seqs = self._seqs
+        if code in (STOP, LENGTH) and seqs.keep[slot]:
+            self.on_end(slot)
+        self._branches.close(int(seqs.branch[slot]), self._clock())
+        seqs.close(slot, scrub=code == ERROR)
+        job = self._admission.jobs[int(seqs.job[slot])]
+        job.running -= 1
+        self.close(job, 1)
+
+    def close(self, job: Job, rows: int) -> None:
+        """So many rows of a job have ended."""
+        job.open_rows -= rows
+        if not job.open_rows:
+            del self._admission.jobs[job.number]
+
+    def fail(self, slot: int, message: str) -> None:
+        seqs = self._seqs
+        self._ledger.fail(int(seqs.job[slot]), seqs.row[slot : slot + 1], message)
+        self.end(slot, ERROR)
+
+    def slots_of(self, job: int, rows: Int64Array | None) -> Int64Array:
+        seqs = self._seqs
+        mine = (seqs.state != FREE) & (seqs.job == job)
+        return np.flatnonzero(mine if rows is None else mine & np.isin(seqs.row, rows))
+
+    def _ends(self, slots: Int64Array, tokens: Int32Array) -> NDArray[np.int8]:
+        """Whether the new tokens end their rows: by an end token, the grammar or the length."""
+        seqs = self._seqs
+        codes = np.where(seqs.done[slots] >= seqs.max_new[slots], LENGTH, GOES_ON).astype(np.int8)
+        for number in np.unique(seqs.job[slots]).tolist():
+            spec = self._admission.jobs[number].batch.spec
+            assert isinstance(spec, GenerateSpec)
+            if spec.eos:
+                codes[(seqs.job[slots] == number) & np.isin(tokens, spec.eos)] = STOP
+        if seqs.matchers:
+            for i, slot in enumerate(slots.tolist()):
+                matcher = seqs.matchers.get(slot)
+                if matcher is not None and matcher.accept(int(tokens[i])):
+                    codes[i] = STOP
+        return codes
+
+    def _scored(self, slots: Int64Array) -> NDArray[np.int8]:
+        """Scores are not finite only if the model is broken; -inf is a probability of 0."""
+        if not len(slots):
+            return np.empty(0, np.int8)
+        used = np.arange(self._seqs.scores.shape[1]) < self._widths(slots)[:, None]
+        broken = (np.isnan(self._seqs.scores[slots]) & used).any(1)
+        return np.where(broken, ERROR, STOP).astype(np.int8)
+
+    def _widths(self, slots: Int64Array) -> Int64Array:
+        seqs, widths = self._seqs, np.zeros(len(slots), np.int64)
+        for number in np.unique(seqs.job[slots]).tolist():
+            mine, spec = seqs.job[slots] == number, self._admission.jobs[number].batch.spec
+            if isinstance(spec, ChooseSpec):
+                widths[mine] = len(spec.trie.edge_node)
+            elif not isinstance(spec, GenerateSpec):
+                widths[mine] = spec.counts[seqs.row[slots[mine]]]
+        return widths
+
+    def _report(
+        self, slots: Int64Array, tokens: Int32Array, logprobs: Float32Array, codes: NDArray[np.int8]
+    ) -> None:
+        seqs = self._seqs
+        for number in np.unique(seqs.job[slots]).tolist():
+            mine = seqs.job[slots] == number
+            own, rows = slots[mine], seqs.row[slots[mine]]
+            broken = rows[codes[mine] == ERROR].tolist()
+            news = News(
+                rows=rows.astype(np.int32),
+                tokens=tokens[mine],
+                logprobs=logprobs[mine],
+                finish=codes[mine],
+                usage=self._usage(own),
+                scores=self._scores(number, own),
+                agree=seqs.agree[own],
+                errors=dict.fromkeys(broken, NOT_FINITE),
+            )
+            self._ledger.put(number, news)
+        for slot, code in zip(slots.tolist(), codes.tolist(), strict=True):
+            if code != GOES_ON:
+                self.end(slot, code)
+
+    def _usage(self, slots: Int64Array) -> Int32Array:
+        seqs = self._seqs
+        scored = seqs.kind[slots] == Kind.LIKELIHOOD  # its last token is only a target
+        asked = np.where(scored, seqs.known[slots] + 1, seqs.prompt[slots])
+        paid = seqs.paid[slots]
+        columns = (seqs.context[slots], seqs.base[slots] - paid, asked + paid, seqs.done[slots])
+        return np.stack(columns, axis=1).astype(np.int32)
+
+    def _scores(self, number: int, slots: Int64Array) -> Float32Array:
+        spec = self._admission.jobs[number].batch.spec
+        if isinstance(spec, GenerateSpec):
+            return np.zeros((len(slots), 0), np.float32)
+        scores = self._seqs.scores[slots, : int(self._widths(slots).max(initial=0))]
+        return spec.trie.score(scores) if isinstance(spec, ChooseSpec) else scores

@@ -1,0 +1,212 @@
+"""The engine: token arrays in, news out. Sync, owned by one thread, no text anywhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from preread.config import EngineSection
+from preread.engine.arena import Arena, KVShape
+from preread.engine.committer import Committer
+from preread.engine.jobs import CANCELLED, STOP, Group, Job, News, TokenBatch
+from preread.engine.keeping import keep_row
+from preread.engine.ledger import Ledger
+from preread.engine.misfits import MORE_PREFIX, misfits
+from preread.engine.pages import Pages
+from preread.engine.plan import MemoryPlan, plan_memory
+from preread.engine.prefix import PrefixTree
+from preread.engine.reading import Reading
+from preread.engine.runner import Runner
+from preread.engine.sampler import Outcome, Sampler
+from preread.engine.scheduler import Scheduler
+from preread.engine.step import Step
+from preread.errors import OutOfMemory
+from preread.metrics import Metrics
+from preread.models.interface import Decoder
+
+if TYPE_CHECKING:
+    from preread.types import Int32Array, Int64Array
+
+log = logging.getLogger("preread.engine")
+
+
+class Engine:
+    """Runs token batches over a decoder. Not thread-safe."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        config: EngineSection,
+        *,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.decoder = decoder
+        self.config = config
+        self.metrics = metrics or Metrics()
+        self.clock = clock
+        self.shape = KVShape(
+            decoder.layers, decoder.kv_heads, decoder.head_dim, decoder.dtype, decoder.device
+        )
+        self.plan: MemoryPlan = plan_memory(self.shape, config)
+        self.arena = Arena(self.shape, self.plan.extents, self.plan.extent_tokens)
+        self.pages = Pages(self.shape, self.plan.pages, self.plan.page_tokens)
+        self.tree = PrefixTree(self.arena)
+        self._scheduler = Scheduler(config, self.tree, self.pages, self.metrics, clock)
+        self._seqs = self._scheduler.seqs
+        self._admission = self._scheduler.admission
+        self._ledger = Ledger()
+        self._committer = Committer(
+            self._seqs, self._scheduler.branches, self._admission, self._ledger, clock
+        )
+        self._committer.on_end = self._keep
+        self._runner = Runner(decoder, self.arena, self.pages, Sampler(decoder, self._seqs))
+        self._jobs = 0
+        self.stalled = False  # the last step found nothing that could run
+
+    def step(self) -> dict[int, News]:
+        """Schedule, run, commit; returns the news of each job."""
+        step = self._scheduler.schedule()
+        self.stalled = step is None
+        if step is None:
+            self._unblock()
+        elif (outcome := self._run(step)) is not None:
+            self._committer.commit(step, outcome)
+            self._scheduler.readings.commit(step.chunks)
+        if self.config.truth_check:
+            self.check()
+        return self._ledger.take()
+
+    @property
+    def idle(self) -> bool:
+        """No row runs or waits and no prefix is being read."""
+        readings = self._scheduler.readings
+        return not self._admission.jobs and not readings.busy
+
+    def submit(self, batch: TokenBatch) -> int:
+        """Queue a batch; returns its job number. Rows that cannot run at all end in the next news
+        with the reason; the others are not disturbed."""
+        self._jobs += 1
+        errors = misfits(batch, self.decoder, self.plan, self.config)
+        for row, message in errors.items():
+            self._ledger.fail(self._jobs, np.array([row]), message)
+        rows = np.setdiff1d(np.arange(len(batch)), list(errors))
+        if len(rows):
+            self._admission.jobs[self._jobs] = Job(self._jobs, batch, rows)
+        return self._jobs
+
+    def cancel(self, number: int, rows: Int64Array | None = None) -> None:
+        """End rows (all of the job's) that have not ended, freeing what they hold at once."""
+        if (job := self._admission.jobs.get(number)) is None:
+            return
+        every = np.arange(len(job.batch)) if rows is None else rows
+        waiting = self._admission.remove(job, every, self.clock())
+        self._ledger.cancel(number, waiting)
+        self._committer.close(job, len(waiting))
+        for slot in self._committer.slots_of(number, rows).tolist():
+            self._ledger.cancel(number, self._seqs.row[slot : slot + 1])
+            self._committer.end(slot, CANCELLED)
+
+    def finish(self, number: int, row: int) -> None:
+        """End a running row well, without news: its reader saw a stop string."""
+        for slot in self._committer.slots_of(number, np.array([row])).tolist():
+            self._committer.end(slot, STOP)
+
+    def hold(self, tokens: Int32Array) -> Reading | None:
+        """Take a place on the tree for a prefix; None while memory is held by others. Release it.
+        Raises OutOfMemory when it can never fit."""
+        if len(tokens) > self.arena.capacity:
+            raise OutOfMemory(self._too_large(len(tokens)), hint=MORE_PREFIX)
+        return self._scheduler.readings.hold(tokens, self.clock())
+
+    def read(self, reading: Reading, progress: Callable[[int, int], None] | None) -> int:
+        """Compute what is missing of a held prefix in the coming steps; returns how many tokens of
+        it nobody else has claimed. Done when `ready` says all, or reading.error is set."""
+        reading.progress, reading.active = progress, True
+        return self.tree.claim(reading.leaf, reading.upto)
+
+    def ready(self, reading: Reading) -> int:
+        """Tokens of a held prefix that have KV."""
+        return self._scheduler.readings.ready(reading)
+
+    def loading(self, reading: Reading, on: bool) -> None:
+        """See Readings.loading."""
+        self._scheduler.readings.loading(reading, on)
+
+    def loaded(self, reading: Reading, upto: int) -> None:
+        """A tier has delivered the first `upto` tokens."""
+        self.tree.advance(reading.leaf, upto)
+        self.loading(reading, False)
+
+    def release(self, reading: Reading, lease_s: float = 0.0) -> None:
+        """Let go of a prefix, which stays so long after each use where memory allows."""
+        self.tree.lease(reading.leaf, reading.upto, lease_s)
+        self._scheduler.readings.release(reading, self.clock())
+
+    def check(self) -> None:
+        """Verify every invariant. Raises AssertionError."""
+        self.tree.check()
+        self._scheduler.check()
+
+    def _run(self, step: Step) -> Outcome | None:
+        try:
+            outcome = self._runner.run(step)
+        except Exception as error:  # one row's failure must not be everybody's
+            self._failed(step, error)
+            return None
+        self._scheduler.good()
+        self.metrics.add("engine.steps")
+        self.metrics.add("engine.tokens", len(step.tokens))
+        return outcome
+
+    def _failed(self, step: Step, error: Exception) -> None:
+        """Go on with a smaller step; what fails alone and small, fails."""
+        short = is_out_of_memory(error)
+        log.warning("a step of %d tokens failed: %s", len(step.tokens), error, exc_info=not short)
+        if short and self.shape.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._scheduler.lower(step):
+            return
+        message = f"Out of memory even alone. {self.plan.describe()}" if short else repr(error)
+        for slot in step.slots.tolist():
+            self._committer.fail(slot, message)
+        lost = OutOfMemory(message, hint=MORE_PREFIX) if short else error
+        self._scheduler.readings.fail(step.chunks, lost)
+        self._fail_groups(lambda g: g.reading is not None and g.reading.error is lost, message)
+
+    def _unblock(self) -> None:
+        """Nothing can run: if nothing will change that either, the waiting group cannot fit."""
+        if self._scheduler.stuck and self._admission.blocked is not None:
+            group = self._admission.blocked[1]
+            message = self._too_large(len(group.tokens))
+            self._fail_groups(lambda g: g is group, f"{message} {MORE_PREFIX}")
+
+    def _fail_groups(self, lost: Callable[[Group], bool], message: str) -> None:
+        for job in tuple(self._admission.jobs.values()):
+            for group in tuple(job.groups):
+                if lost(group):
+                    rows = self._admission.remove(job, group.rows, self.clock())
+                    self._ledger.fail(job.number, rows, message)
+                    self._committer.close(job, len(rows))
+
+    def _too_large(self, tokens: int) -> str:
+        return f"A prefix of {tokens:,} tokens does not fit. {self.plan.describe()}"
+
+    def _keep(self, slot: int) -> None:
+        kept = keep_row(
+            slot, self._seqs, self._scheduler.branches, self.tree, self.arena, self.pages,
+            self.clock(), self.config.lease_s,
+        )  # fmt: skip
+        self.metrics.add("engine.rows_kept" if kept else "engine.rows_not_kept")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a failure means that fewer tokens at once might work."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,39 @@
+"""A kept row's KV becomes part of the prefix tree, so that the next turn continues it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from preread.engine.arena import Arena
+from preread.engine.branch import Branches
+from preread.engine.pages import Pages
+from preread.engine.prefix import PrefixTree
+from preread.engine.sequence import Sequences
+
+
+@torch.inference_mode()
+def keep_row(
+    slot: int, seqs: Sequences, branches: Branches, tree: PrefixTree, arena: Arena, pages: Pages,
+    now: float, lease_s: float,
+) -> bool:  # fmt: skip
+    """Move the KV of a row's prompt and output (all but the last token, which was never read) from
+    its pages to the tree. False: no memory for it; the next turn computes it again."""
+    branch, own = branches[int(seqs.branch[slot])], int(seqs.computed[slot])
+    head = tree.tokens(branch.leaf, branch.base)
+    tokens = np.concatenate((head, seqs.tokens[slot, :own]))
+    leaf = tree.insert(tokens, now)
+    if leaf is None:
+        return False
+    start = max(branch.base, tree.ready(leaf, len(tokens)))
+    if start < len(tokens):
+        kv = pages.read(seqs.pages_of(slot))[:, :, :, start - branch.base : own]
+        at = 0
+        for first, n in tree.runs(leaf, start, len(tokens)):
+            arena.kv[:, :, :, first : first + n] = kv[:, :, :, at : at + n]
+            at += n
+        tree.advance(leaf, len(tokens))
+    tree.lease(leaf, len(tokens), lease_s)
+    tree.pin(leaf)
+    tree.unpin(leaf, now)  # used now
+    return True

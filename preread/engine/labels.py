@@ -1,0 +1,83 @@
+"""Labels as a trie of tokens, so that one forward scores them all.
+
+Node 0 is the end of the prompt; every other node is a label's token that some label continues. Only
+these inner nodes are computed; an edge is one (row, target token) pair whose log-probability is
+read off that row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preread.errors import RequestError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from preread.types import Float32Array, Int32Array, Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTrie:
+    """tokens, depth: [m] of the inner nodes below the root (depth 1 is a label's first token).
+    mask: [m, m], True where node i sees node j (itself and its ancestors). edge_node, edge_token:
+    [e], the node an edge leaves (0 is the root) and its token. paths: per label, its edges.
+    longer: per label, the labels that begin with it."""
+
+    tokens: Int32Array
+    depth: Int64Array
+    mask: NDArray[np.bool_]
+    edge_node: Int64Array
+    edge_token: Int64Array
+    paths: tuple[tuple[int, ...], ...]
+    longer: tuple[tuple[int, ...], ...]
+
+    def score(self, edges: Float32Array) -> Float32Array:
+        """Log-probability of each label, [n, labels], from those of the edges, [n, e].
+
+        P(label) is the product over its tokens; nothing need follow. Where one label begins with
+        another ("no", "not stated"), the shorter keeps only the probability that none of the
+        longer ones follows, P(short) - sum P(longer), so that the labels exclude one another and
+        the mass never exceeds 1. Tokens decide, not letters: labels whose texts share a beginning
+        but not their tokens are apart already.
+        """
+        whole = np.stack([edges[:, list(p)].sum(1, dtype=np.float64) for p in self.paths], axis=1)
+        out = whole.copy()
+        for label, longer in enumerate(self.longer):
+            nearest = [x for x in longer if not any(x in self.longer[y] for y in longer)]
+            if nearest:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    taken = np.exp(whole[:, nearest] - whole[:, label, None]).sum(1)
+                    out[:, label] += np.log(np.maximum(1.0 - taken, 0.0))
+        scores: Float32Array = np.nan_to_num(out, nan=-np.inf, neginf=-np.inf).astype(np.float32)
+        return scores
+
+
+def label_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
+    """Raises RequestError for an empty label or two labels of the same tokens."""
+    keys = [tuple(int(t) for t in label) for label in labels]
+    for i, key in enumerate(keys):
+        if not key or key in keys[:i]:
+            what = "is empty" if not key else f"has the same tokens as label {keys.index(key)}"
+            raise RequestError(f"labels: label {i} {what}.", hint="Give labels that differ.")
+    inner = sorted({key[:n] for key in keys for n in range(1, len(key))}, key=lambda k: (len(k), k))
+    number = {(): 0, **{key: i + 1 for i, key in enumerate(inner)}}
+    edges = sorted({key[:n] for key in keys for n in range(1, len(key) + 1)})
+    edge_number = {key: i for i, key in enumerate(edges)}
+    mask = np.array([[a[: len(b)] == b for b in inner] for a in inner], dtype=bool)
+    return LabelTrie(
+        tokens=np.array([key[-1] for key in inner], np.int32),
+        depth=np.array([len(key) for key in inner], np.int64),
+        mask=mask.reshape(len(inner), len(inner)),
+        edge_node=np.array([number[key[:-1]] for key in edges], np.int64),
+        edge_token=np.array([key[-1] for key in edges], np.int64),
+        paths=tuple(tuple(edge_number[k[:n]] for n in range(1, len(k) + 1)) for k in keys),
+        longer=tuple(
+            tuple(j for j, other in enumerate(keys) if other != k and other[: len(k)] == k)
+            for k in keys
+        ),
+    )

@@ -1,0 +1,256 @@
+"""Packing: from what the scheduler chose to the arrays of a step. No loop over tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preread.engine.branch import Branches, Span
+from preread.engine.jobs import Kind
+from preread.engine.labels import LabelTrie
+from preread.engine.sequence import Sequences
+from preread.engine.step import Chunk, Decode, Dense, Gather, History, Own, Score, Step
+
+if TYPE_CHECKING:
+    from preread.types import Int64Array
+
+# A stretch seen by few rows costs one attention call of its own. Up to this many tokens, copying
+# the keys of several such stretches into one batched call is cheaper than their calls.
+GATHER_TOKENS = 256
+MASK_CELLS = 1 << 24  # most cells of one mask of own attention
+
+
+class Packer:
+    """Packs what the scheduler chose. tries: label tries by job number."""
+
+    def __init__(
+        self, seqs: Sequences, branches: Branches, *, page_tokens: int, min_rows: int
+    ) -> None:
+        self._seqs = seqs
+        self._branches = branches
+        self._page_tokens = page_tokens
+        self._min_rows = min_rows
+
+    def pack(
+        self,
+        slots: Int64Array,
+        counts: Int64Array,
+        chunks: Sequence[Chunk],
+        tries: Mapping[int, LabelTrie],
+    ) -> Step:
+        """slots: sequences that take part, counts: own new tokens of each (>= 1)."""
+        seqs = self._seqs
+        order, spans = self._branches.layout(seqs.branch[slots])
+        rank = {number: i for i, number in enumerate(order)}
+        ranks = np.array([rank[n] for n in seqs.branch[slots].tolist()], np.int64)
+        turn = np.argsort(ranks, kind="stable")
+        slots, counts, ranks = slots[turn], counts[turn], ranks[turn]
+        extra = self._extra(slots, counts, tries)
+        head = sum(len(c.tokens) for c in chunks)
+        totals = counts + extra
+        starts = head + np.cumsum(totals) - totals
+        step = self._rows(slots, counts, totals, starts, chunks)
+        for job, trie in tries.items():
+            self._add_trie(
+                step, trie, np.flatnonzero((extra > 0) & (seqs.job[slots] == job)), starts
+            )
+        step.score = self._scores(slots, counts, starts, tries)
+        self._attend_chunks(step)
+        self._attend_shared(step, spans, ranks, starts, totals)
+        self._attend_own(step, starts, totals, tries)
+        return step
+
+    def _extra(
+        self, slots: Int64Array, counts: Int64Array, tries: Mapping[int, LabelTrie]
+    ) -> Int64Array:
+        """Trie nodes that follow each sequence's own tokens in this step."""
+        seqs = self._seqs
+        nodes = {job: len(trie.tokens) for job, trie in tries.items()}
+        extra = np.array([nodes.get(job, 0) for job in seqs.job[slots].tolist()], np.int64)
+        return np.where(seqs.computed[slots] + counts == seqs.known[slots], extra, 0)
+
+    def _rows(
+        self,
+        slots: Int64Array,
+        counts: Int64Array,
+        totals: Int64Array,
+        starts: Int64Array,
+        chunks: Sequence[Chunk],
+    ) -> Step:
+        seqs = self._seqs
+        head = sum(len(c.tokens) for c in chunks)
+        rows = head + int(totals.sum())
+        tokens, positions = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        chunk_rows, at = [], 0
+        for chunk in chunks:
+            n = len(chunk.tokens)
+            tokens[at : at + n] = chunk.tokens
+            positions[at : at + n] = np.arange(chunk.base, chunk.base + n)
+            chunk_rows.append(at)
+            at += n
+        owner, column = spread(counts)
+        place = starts[owner] + column
+        column = column + seqs.computed[slots][owner]
+        tokens[place] = seqs.tokens[slots[owner], column]
+        positions[place] = seqs.base[slots][owner] + column
+        kept = seqs.stores(slots, counts)[owner]
+        page, offset = np.divmod(column[kept], self._page_tokens)
+        write_slots = seqs.table[slots[owner][kept], page].astype(np.int64) * self._page_tokens
+        samples = (seqs.kind[slots] == Kind.GENERATE) & (
+            seqs.computed[slots] + counts == seqs.known[slots]
+        )
+        return Step(
+            tokens, positions, slots, counts, place[kept], write_slots + offset,
+            (starts + counts - 1)[samples], slots[samples], _no_score(),
+            tuple(chunks), tuple(chunk_rows),
+        )  # fmt: skip
+
+    def _add_trie(self, step: Step, trie: LabelTrie, which: Int64Array, starts: Int64Array) -> None:
+        seqs, slots = self._seqs, step.slots[which]
+        place = (starts + step.counts)[which][:, None] + np.arange(len(trie.tokens))
+        step.tokens[place] = trie.tokens
+        step.positions[place] = (seqs.base + seqs.known)[slots][:, None] + trie.depth - 1
+
+    def _scores(
+        self,
+        slots: Int64Array,
+        counts: Int64Array,
+        starts: Int64Array,
+        tries: Mapping[int, LabelTrie],
+    ) -> Score:
+        seqs, parts = self._seqs, [_no_score()]
+        ends = seqs.computed[slots] + counts == seqs.known[slots]
+        for job, trie in tries.items():
+            which = np.flatnonzero(ends & (seqs.job[slots] == job))
+            last = (starts + counts - 1)[which]
+            rows = last[:, None] + trie.edge_node
+            edges, n = len(trie.edge_node), len(which)
+            owners, at = np.repeat(slots[which], edges), np.tile(np.arange(edges), n)
+            parts.append(Score(rows.ravel(), np.tile(trie.edge_token, n), owners, at))
+        which = np.flatnonzero(seqs.kind[slots] == Kind.LIKELIHOOD)
+        owner, column = spread(counts[which])
+        slot = slots[which][owner]
+        at = seqs.computed[slot] + column + 1 - seqs.prompt[slot]
+        seen = at >= 0
+        slot, at = slot[seen], at[seen]
+        targets = seqs.tokens[slot, seqs.prompt[slot] + at].astype(np.int64)
+        rows = (starts[which][owner] + column)[seen]
+        parts.append(Score(rows, targets, slot, at))
+        columns = [np.concatenate(c) for c in zip(*(_columns(p) for p in parts), strict=True)]
+        return Score(*columns)
+
+    def _attend_chunks(self, step: Step) -> None:
+        for row, chunk in zip(step.chunk_rows, step.chunks, strict=True):
+            n = len(chunk.tokens)
+            rows = np.arange(row, row + n)[None]
+            step.own.append(Own(rows, np.ones((1, n), bool), None))
+            if chunk.path:
+                step.dense.append(Dense(row, row + n, chunk.path))
+
+    def _attend_shared(
+        self,
+        step: Step,
+        spans: Sequence[Span],
+        ranks: Int64Array,
+        starts: Int64Array,
+        totals: Int64Array,
+    ) -> None:
+        """One dense pass per shared stretch; short stretches of few single rows are gathered."""
+        single: list[Dense] = []
+        first = np.searchsorted(ranks, np.arange(int(ranks.max(initial=-1)) + 2))
+        for span in spans:
+            lo, hi = int(first[span.first]), int(first[span.last])
+            rows = (int(starts[lo]), int(starts[hi - 1] + totals[hi - 1]))
+            size = sum(n for _, n in span.runs)
+            few = hi - lo < self._min_rows and rows[1] - rows[0] == hi - lo
+            part = Dense(*rows, span.runs)
+            (single if few and size <= GATHER_TOKENS else step.dense).append(part)
+        if len(single) > 1:
+            step.gather = gathered(single)
+        else:
+            step.dense.extend(single)
+
+    def _attend_own(
+        self, step: Step, starts: Int64Array, totals: Int64Array, tries: Mapping[int, LabelTrie]
+    ) -> None:
+        seqs, slots = self._seqs, step.slots
+        past = seqs.computed[slots]
+        decodes = (past > 0) & (totals == 1)
+        for lo in buckets(totals, np.flatnonzero(~decodes), MASK_CELLS):
+            step.own.append(self._own(step, lo, starts, totals, tries))
+        for i in np.flatnonzero((past > 0) & ~decodes).tolist():
+            last = int(starts[i] + totals[i])
+            pages = seqs.pages_of(int(slots[i]))
+            step.history.append(History(int(starts[i]), last, pages.copy(), int(past[i])))
+        which = np.flatnonzero(decodes)
+        if len(which):
+            lengths = past[which] + 1
+            width = int(-(-lengths.max() // self._page_tokens))
+            table = seqs.table[slots[which], :width].astype(np.int64)
+            unused = np.arange(width) >= seqs.held[slots[which]][:, None]
+            table = np.where(unused, table[:, :1], table)  # its own page: finite
+            step.decode = Decode(starts[which], table, lengths)
+
+    def _own(
+        self,
+        step: Step,
+        which: Int64Array,
+        starts: Int64Array,
+        totals: Int64Array,
+        tries: Mapping[int, LabelTrie],
+    ) -> Own:
+        length = int(totals[which].max())
+        column = np.arange(length)
+        rows = starts[which][:, None] + np.minimum(column, totals[which][:, None] - 1)
+        valid = column < totals[which][:, None]
+        branched = np.flatnonzero(totals[which] > step.counts[which])
+        if not len(branched):
+            return Own(rows, valid, None)
+        mask = np.broadcast_to(np.tri(length, dtype=bool), (len(which), length, length)).copy()
+        for b in branched.tolist():
+            tree = tries[int(self._seqs.job[step.slots[which[b]]])].mask
+            lo, hi = int(step.counts[which[b]]), int(totals[which[b]])
+            mask[b, lo:hi, lo:hi] = tree
+        return Own(rows, valid, mask)
+
+
+def _no_score() -> Score:
+    return Score(*(np.empty(0, np.int64) for _ in range(4)))
+
+
+def _columns(score: Score) -> tuple[Int64Array, ...]:
+    return score.rows, score.targets, score.slots, score.at
+
+
+def spread(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """counts [2, 3] -> owners [0, 0, 1, 1, 1] and columns [0, 1, 0, 1, 2]."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def buckets(lengths: Int64Array, which: Int64Array, cells: int) -> list[Int64Array]:
+    """Group stretches of similar length (at most a quarter of padding), and few enough that
+    B * L * L stays within `cells`."""
+    out = []
+    order = which[np.argsort(-lengths[which], kind="stable")]
+    while len(order):
+        longest = int(lengths[order[0]])
+        size = int(np.searchsorted(-lengths[order], -0.75 * longest, side="right"))
+        size = max(1, min(size, cells // (longest * longest)))
+        out.append(np.sort(order[:size]))
+        order = order[size:]
+    return out
+
+
+def gathered(parts: Sequence[Dense]) -> Gather:
+    """One batched pass for single rows with several stretches each."""
+    slots: dict[int, list[Int64Array]] = {}
+    for part in parts:
+        for row in range(part.first, part.last):
+            slots.setdefault(row, []).extend(np.arange(s, s + n) for s, n in part.runs)
+    rows = [np.concatenate(s) for s in slots.values()]
+    lengths = np.array([len(r) for r in rows], np.int64)
+    table = np.array([np.pad(r, (0, lengths.max() - len(r)), mode="edge") for r in rows])
+    return Gather(np.array(list(slots), np.int64), table, lengths)

@@ -1,0 +1,61 @@
+"""Where a running sequence's own KV lies: small pages, held by one sequence each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from preread.engine.arena import KVShape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from preread.types import Int32Array
+
+
+class Pages:
+    """kv: [layers, 2, G, pages, page_tokens, D]. A page is zeroed before its first use, so that
+    what lies behind a sequence's end is always finite (masked keys must not be NaN)."""
+
+    def __init__(self, shape: KVShape, pages: int, page_tokens: int) -> None:
+        self.page_tokens = page_tokens
+        size = (shape.layers, 2, shape.kv_heads, pages, page_tokens, shape.head_dim)
+        self.kv = torch.empty(size, dtype=shape.dtype, device=shape.device)
+        self._stack = np.arange(pages - 1, -1, -1, dtype=np.int32)
+        self.free = pages
+        self.total = pages
+        self._touched = 0
+
+    def take(self, count: int) -> Int32Array:
+        """`count` <= free pages, the most recently used first."""
+        assert count <= self.free, "the scheduler took more pages than there are"
+        self.free -= count
+        ids = self._stack[self.free : self.free + count][::-1].copy()
+        if count and (top := int(ids.max()) + 1) > self._touched:
+            self.kv[:, :, :, self._touched : top] = 0
+            self._touched = top
+        return ids
+
+    def give(self, ids: Int32Array, *, scrub: bool = False) -> None:
+        """Return pages. scrub: they may hold values that are not finite."""
+        self._stack[self.free : self.free + len(ids)] = ids[::-1]
+        self.free += len(ids)
+        if scrub and len(ids):
+            self.kv[:, :, :, self.index(ids)] = 0
+
+    def read(self, ids: Int32Array) -> torch.Tensor:
+        """The KV in these pages, in order: [layers, 2, G, tokens, D], a copy."""
+        return self.kv[:, :, :, self.index(ids)].flatten(3, 4)
+
+    def index(self, ids: Int32Array) -> torch.Tensor:
+        return torch.from_numpy(ids.astype(np.int64)).to(self.kv.device)
+
+    def check(self, held: Iterable[Int32Array]) -> None:
+        """Verify that every page is either free or held once. Raises AssertionError."""
+        count = np.zeros(self.total, np.int32)
+        np.add.at(count, self._stack[: self.free], 1)
+        for ids in held:
+            np.add.at(count, ids, 1)
+        assert (count == 1).all(), "a page is lost or held twice"

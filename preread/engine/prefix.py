@@ -1,0 +1,228 @@
+"""The prefix tree: which token runs are resident, shared by whoever begins with them.
+
+A node is a segment, a run of tokens as long as no two prompts differ inside it; matching compares
+tokens exactly. A holder of a leaf holds the path to it. When a segment splits, the old object keeps
+the end, so that what a holder sees does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preread.engine.arena import Arena, Run, clip, joined
+
+if TYPE_CHECKING:
+    from preread.types import Int32Array
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Tokens [start, end) of a prefix. ready: how many of them have KV, from the first on.
+
+    pins: holders that end here (building, loading, running). lease: resident until then where
+    memory allows (monotonic seconds), `lease_s` after each use. loading: a tier is filling it, so
+    it is not to be computed. claimed: somebody's usage counts its missing tokens already.
+    linked: others may find it.
+    """
+
+    tokens: Int32Array
+    runs: list[Run]
+    start: int
+    parent: Segment | None
+    ready: int = 0
+    children: dict[int, Segment] = field(default_factory=dict)
+    pins: int = 0
+    lease: float = 0.0
+    lease_s: float = 0.0
+    used: float = 0.0
+    loading: bool = False
+    claimed: bool = False
+    linked: bool = True
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    @property
+    def complete(self) -> bool:
+        return self.ready == len(self.tokens)
+
+
+class PrefixTree:
+    """All segments of one arena. `version` grows when a path changes (a split)."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.root = Segment(np.empty(0, np.int32), [], 0, None)
+        self.segments: set[Segment] = set()
+        self.version = 0
+        self.evicted_tokens = 0
+        self.broken_leases = 0
+
+    def match(self, tokens: Int32Array) -> tuple[Segment, int]:
+        """The segment in which the longest known beginning of `tokens` ends, and its length."""
+        node, at = self.root, 0
+        while at < len(tokens) and (child := node.children.get(int(tokens[at]))):
+            same = common(child.tokens, tokens[at:])
+            node, at = child, at + same
+            if same < len(child.tokens):
+                break
+        return node, at
+
+    def insert(self, tokens: Int32Array, now: float, *, linked: bool = True) -> Segment | None:
+        """The segment that covers the last of `tokens`, with memory for all of them; it may reach
+        further. Splits and evicts where it must. None: not enough memory. linked=False: a segment
+        of its own that nobody will find."""
+        node, at = self.match(tokens) if linked else (self.root, 0)
+        if at == len(tokens):
+            return node
+        if at < node.end:
+            node = self._split(node, at - node.start)
+        node.pins += 1  # room is made at others' cost
+        after = sum(node.runs[-1]) if node.runs else 0
+        runs = self._room(len(tokens) - at, after, now)
+        node.pins -= 1
+        if runs is None:
+            return None
+        leaf = Segment(tokens[at:].astype(np.int32), runs, at, node, used=now, linked=linked)
+        self.segments.add(leaf)
+        if linked:
+            node.children[int(tokens[at])] = leaf
+        return leaf
+
+    def path(self, leaf: Segment, upto: int | None = None) -> list[Segment]:
+        """Segments from the first to `leaf`; only those that begin before `upto`."""
+        path = []
+        node: Segment | None = leaf
+        while node is not None and node is not self.root:
+            if upto is None or node.start < upto:
+                path.append(node)
+            node = node.parent
+        return path[::-1]
+
+    def runs(self, leaf: Segment, lo: int, hi: int) -> list[Run]:
+        """Where tokens [lo, hi) of the path to `leaf` lie."""
+        parts = (clip(s.runs, lo - s.start, hi - s.start) for s in self.path(leaf, hi))
+        return joined(run for part in parts for run in part)
+
+    def tokens(self, leaf: Segment, upto: int) -> Int32Array:
+        """The first `upto` tokens of the path to `leaf`."""
+        parts = [self.root.tokens, *(s.tokens for s in self.path(leaf, upto))]
+        return np.concatenate(parts)[:upto]
+
+    def ready(self, leaf: Segment, upto: int) -> int:
+        """How many of the first `upto` tokens of the path have KV, without a gap."""
+        for segment in self.path(leaf, upto):
+            if not segment.complete:
+                return min(upto, segment.start + segment.ready)
+        return upto
+
+    def advance(self, leaf: Segment, upto: int) -> None:
+        """The KV of the first `upto` tokens of the path is there."""
+        for segment in self.path(leaf, upto):
+            segment.ready = max(segment.ready, min(upto - segment.start, len(segment.tokens)))
+
+    def claim(self, leaf: Segment, upto: int) -> int:
+        """Tokens of the path that are missing and that nobody's usage counts yet; they are the
+        caller's from now on."""
+        total = 0
+        for segment in self.path(leaf, upto):
+            if not segment.complete and not segment.claimed:
+                total += min(upto - segment.start, len(segment.tokens)) - segment.ready
+                segment.claimed = True
+        return total
+
+    def pin(self, leaf: Segment) -> None:
+        leaf.pins += 1
+
+    def lease(self, leaf: Segment, upto: int, seconds: float) -> None:
+        """From now on, keep the path at least so long after each use."""
+        for segment in self.path(leaf, upto):
+            segment.lease_s = max(segment.lease_s, seconds)
+
+    def unpin(self, leaf: Segment, now: float) -> None:
+        """Let go; the path counts as used now."""
+        leaf.pins -= 1
+        for segment in self.path(leaf):
+            segment.used, segment.lease = now, max(segment.lease, now + segment.lease_s)
+            if not segment.complete and not any(s.pins for s in self._walk(segment)):
+                segment.claimed = False  # given up: whoever goes on, pays
+        if not leaf.linked and not leaf.pins:
+            self._drop(leaf)
+
+    def check(self) -> None:
+        """Verify the tree and its arena. Raises AssertionError."""
+        self.arena.check(s.runs for s in self.segments)
+        seen = set(self._walk(self.root)) - {self.root}
+        assert seen == {s for s in self.segments if s.linked}, "a segment is lost"
+        for segment in self.segments:
+            parent = segment.parent
+            assert parent is not None and segment.start == parent.end, "a gap in a path"
+            assert sum(n for _, n in segment.runs) == len(segment.tokens) > 0, "runs and tokens"
+            assert 0 <= segment.ready <= len(segment.tokens) and segment.pins >= 0
+            assert not segment.ready or parent.complete, "KV behind a gap"
+            linked = parent.children.get(int(segment.tokens[0])) is segment
+            assert linked == segment.linked, "a child under a foreign token"
+
+    def _walk(self, node: Segment) -> Iterator[Segment]:
+        """The node and everything below it."""
+        todo = [node]
+        while todo:
+            todo.extend((node := todo.pop()).children.values())
+            yield node
+
+    def _split(self, node: Segment, at: int) -> Segment:
+        """Cut a segment after `at` tokens; returns the new upper part."""
+        assert node.parent is not None
+        head, tail = self.arena.cut(node.runs, at)
+        upper = Segment(
+            node.tokens[:at], head, node.start, node.parent, min(node.ready, at),
+            {int(node.tokens[at]): node}, 0, node.lease, node.lease_s, node.used, node.loading,
+            node.claimed,
+        )  # fmt: skip
+        node.parent.children[int(node.tokens[0])] = upper
+        node.tokens, node.runs, node.start = node.tokens[at:], tail, node.start + at
+        node.ready, node.parent = max(0, node.ready - at), upper
+        self.segments.add(upper)
+        self.version += 1
+        return upper
+
+    def _room(self, tokens: int, after: int, now: float) -> list[Run] | None:
+        """Allocate, evicting what nobody holds: unleased before leased, oldest use first."""
+        while (runs := self.arena.alloc(tokens, after)) is None:
+            idle = [s for s in self.segments if not s.children and not s.pins and not s.loading]
+            if not idle or tokens > self.arena.free_tokens + self._reclaimable():
+                return None
+            for segment in sorted(idle, key=lambda s: (s.lease > now, s.used)):
+                self.broken_leases += segment.lease > now
+                self.evicted_tokens += len(segment.tokens)
+                self._drop(segment)
+                if self.arena.free_tokens >= tokens:
+                    break
+        return runs
+
+    def _reclaimable(self) -> int:
+        """Tokens of segments that no pinned path needs."""
+        held: set[Segment] = set()
+        for segment in self.segments:
+            if segment.pins or segment.loading:
+                held.update(self.path(segment))
+        return sum(len(s.tokens) for s in self.segments - held)
+
+    def _drop(self, leaf: Segment) -> None:
+        assert leaf.parent is not None and not leaf.children and not leaf.pins
+        if leaf.linked:
+            del leaf.parent.children[int(leaf.tokens[0])]
+        self.segments.remove(leaf)
+        self.arena.free(leaf.runs)
+
+
+def common(a: Int32Array, b: Int32Array) -> int:
+    """Length of the common beginning of two token arrays."""
+    n = min(len(a), len(b))
+    differ = a[:n] != b[:n]
+    return int(differ.argmax()) if differ.any() else n

@@ -1,0 +1,161 @@
+"""Who takes part in the next step: decode first, then rows half read, newcomers, prefixes.
+
+Memory decides: a row is admitted when its pages are there, the youngest is preempted (computed
+again later) when they run out, and after a failure fewer rows run at once. Rows are columns; there
+is no loop over tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preread.config import EngineSection
+from preread.engine.admission import Admission
+from preread.engine.branch import Branches
+from preread.engine.jobs import ChooseSpec, Kind
+from preread.engine.labels import LabelTrie
+from preread.engine.pack import Packer
+from preread.engine.pages import Pages
+from preread.engine.prefix import PrefixTree
+from preread.engine.reading import Readings
+from preread.engine.sequence import RUNNING, Sequences
+from preread.engine.step import Step
+from preread.metrics import Metrics
+
+if TYPE_CHECKING:
+    from preread.types import Int64Array
+
+GOOD_STEPS = 64  # after so many in a row, limits lowered by a failure are doubled
+LEAST_TOKENS = 16  # a step is never made smaller than this
+
+
+class Scheduler:
+    """limit: rows that may run at once; budget: most tokens of a step. Both fall when a step fails
+    and rise again."""
+
+    def __init__(
+        self, config: EngineSection, tree: PrefixTree, pages: Pages, metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._pages = pages
+        self.seqs = Sequences(config.max_sequences, pages)
+        self.branches = Branches(tree)
+        self.readings = Readings(tree, config.prefill_chunk)
+        self.admission = Admission(tree, self.readings, self.seqs, self.branches, pages)
+        self._packer = Packer(
+            self.seqs,
+            self.branches,
+            page_tokens=config.page_tokens,
+            min_rows=config.shared_min_rows,
+        )
+        self.limit = config.max_sequences
+        self.budget = config.batch_tokens
+        self._good = 0
+
+    def schedule(self) -> Step | None:
+        """The next step, None if nothing can run now. Takes the pages it needs."""
+        seqs = self.seqs
+        self._resume()
+        slots = seqs.running[: self.limit]
+        slots, counts = self._turns(slots)
+        slots, counts = self._secure(slots, counts)
+        left = self.budget - int(counts.sum())
+        if not len(seqs.parked):
+            came = self.admission.admit(left, self.limit, self._clock())
+            seqs.grow(*came)
+            slots = np.concatenate((slots, came.slots))
+            counts = np.concatenate((counts, came.counts))
+            left -= int(came.counts.sum())
+        alone = self.limit == 1 and len(slots)  # after failures, to find the culprit
+        chunks = [] if alone else self.readings.chunks(left)
+        if not len(slots) and not chunks:
+            return None
+        return self._packer.pack(slots, counts, chunks, self._tries(slots))
+
+    @property
+    def stuck(self) -> bool:
+        """Nothing runs and nothing outside will free memory, yet a group waits for some."""
+        return self.admission.blocked is not None and not (
+            self.seqs.state.any() or self.readings.waiting
+        )
+
+    def good(self) -> None:
+        """A step succeeded."""
+        self._good += 1
+        if self._good % GOOD_STEPS == 0:
+            self.limit = min(2 * self.limit, self._config.max_sequences)
+            self.budget = min(2 * self.budget, self._config.batch_tokens)
+
+    def lower(self, step: Step) -> bool:
+        """A step failed: make the next one smaller. False when it cannot be: one row, or one small
+        chunk, failed alone."""
+        self._good = 0
+        rows, tokens = len(step.slots), len(step.tokens)
+        smaller = False
+        if tokens > LEAST_TOKENS and self.budget > LEAST_TOKENS:
+            self.budget = max(LEAST_TOKENS, min(self.budget, tokens) // 2)
+            smaller = tokens > rows  # one token of one row cannot be halved
+        if rows > 1 or (rows == 1 and len(step.chunks)):
+            self.limit, smaller = max(1, rows // 2), True
+            for slot in self.seqs.running[self.limit :].tolist():
+                self.park(slot)
+        self._metrics.add("engine.steps_lowered", smaller)
+        return smaller
+
+    def park(self, slot: int) -> None:
+        self.seqs.park(slot)
+        self._metrics.add("engine.preempted")
+
+    def _resume(self) -> None:
+        """Preempted rows come back, oldest first, when all of their tokens fit."""
+        seqs = self.seqs
+        running = int((seqs.state == RUNNING).sum())
+        for slot in seqs.parked.tolist():
+            need = -(-int(seqs.known[slot]) // self._pages.page_tokens)
+            if running >= self.limit or need + running > self._pages.free:
+                return
+            seqs.state[slot] = RUNNING
+            running += 1
+
+    def _turns(self, slots: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Decoding rows first, one token each; then rows half read, oldest first, in what is left
+        of the budget."""
+        seqs = self.seqs
+        pending = seqs.known[slots] - seqs.computed[slots]
+        decodes = (pending == 1) & (seqs.computed[slots] > 0)
+        order = np.argsort(~decodes, kind="stable")
+        slots, pending = slots[order], pending[order]
+        counts = np.clip(self.budget - (np.cumsum(pending) - pending), 0, pending)
+        counts[: int(decodes.sum())] = 1
+        return slots[counts > 0], counts[counts > 0]
+
+    def _secure(self, slots: Int64Array, counts: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Take pages for the next tokens; the youngest rows give theirs up until they suffice."""
+        seqs = self.seqs
+        while int(seqs.pages_needed(slots, counts).sum()) > self._pages.free:
+            victim = int(seqs.running[-1])
+            self.park(victim)
+            counts, slots = counts[slots != victim], slots[slots != victim]
+        seqs.grow(slots, counts)
+        return slots, counts
+
+    def _tries(self, slots: Int64Array) -> dict[int, LabelTrie]:
+        """Label tries of the choose jobs that take part."""
+        seqs = self.seqs
+        choose = seqs.kind[slots] == Kind.CHOOSE
+        tries = {}
+        for number in np.unique(seqs.job[slots[choose]]).tolist():
+            spec = self.admission.jobs[number].batch.spec
+            assert isinstance(spec, ChooseSpec)
+            tries[number] = spec.trie
+        return tries
+
+    def check(self) -> None:
+        self.seqs.check()
+        assert self.budget >= 1 and self.limit >= 1

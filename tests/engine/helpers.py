@@ -1,0 +1,108 @@
+"""Token-level helpers: batches without text, and a driver that collects news."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from preread.backend import Ragged
+from preread.config import EngineSection
+from preread.engine.engine import Engine
+from preread.engine.jobs import FINISHES, GenerateSpec, News, Spec, TokenBatch
+from preread.types import Finish, Sampling
+
+SMALL = EngineSection(
+    prefix_memory_mb=4,
+    suffix_memory_mb=2,
+    extent_tokens=16,
+    page_tokens=4,
+    max_sequences=32,
+    batch_tokens=256,
+    prefill_chunk=48,
+    truth_check=True,
+)
+
+
+def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    offsets = np.cumsum([0, *(len(r) for r in rows)]).astype(np.int64)
+    return Ragged(np.array([t for r in rows for t in r], np.int32), offsets)
+
+
+def batch(
+    own: Sequence[Sequence[int]],
+    spec: Spec | None = None,
+    *,
+    prefixes: Sequence[Sequence[int]] = (),
+    prefix_of: Sequence[int] | None = None,
+    base: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    keep: bool = False,
+    reuse: bool = True,
+) -> TokenBatch:
+    """Rows `own`, each after prefixes[prefix_of[i]] (default: the first, if there is one)."""
+    n = len(own)
+    group_of = np.array(prefix_of if prefix_of is not None else [0 if prefixes else -1] * n)
+    groups = [np.array(p, np.int32) for p in prefixes]
+    lengths = np.array([*(len(g) for g in groups), 0])
+    full = lengths[group_of] if base is None else np.array(base)
+    return TokenBatch(
+        spec=spec or greedy(8),
+        own=ragged(own),
+        groups=groups,
+        group_of=group_of.astype(np.int32),
+        base=full.astype(np.int32),
+        context=full.astype(np.int32),
+        seeds=np.array(seeds if seeds is not None else [0] * n, np.uint64),
+        keep=keep,
+        reuse=reuse,
+    )
+
+
+def greedy(max_tokens: int, **options: object) -> GenerateSpec:
+    return GenerateSpec(max_tokens, Sampling(), **options)  # type: ignore[arg-type]
+
+
+@dataclass
+class Answers:
+    """All news of one job, by row."""
+
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    logprobs: dict[int, list[float]] = field(default_factory=dict)
+    finish: dict[int, Finish] = field(default_factory=dict)
+    usage: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    scores: dict[int, np.ndarray] = field(default_factory=dict)
+    agree: dict[int, bool] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def add(self, news: News) -> None:
+        for i, row in enumerate(news.rows.tolist()):
+            assert row not in self.finish, "news of a row that has ended"
+            if news.tokens[i] >= 0:
+                self.tokens.setdefault(row, []).append(int(news.tokens[i]))
+                self.logprobs.setdefault(row, []).append(float(news.logprobs[i]))
+            if (finish := FINISHES[news.finish[i]]) is not None:
+                self.finish[row] = finish
+                self.usage[row] = tuple(news.usage[i].tolist())
+                self.scores[row] = news.scores[i]
+                self.agree[row] = bool(news.agree[i])
+        self.errors.update(news.errors)
+
+    def rows(self) -> list[list[int]]:
+        return [self.tokens[i] for i in sorted(self.tokens)]
+
+
+def drain(engine: Engine, *jobs: int, steps: int = 5000) -> list[Answers]:
+    """Run until idle; the answers of these jobs."""
+    answers = {job: Answers() for job in jobs}
+    for _ in range(steps):
+        for job, news in engine.step().items():
+            answers.setdefault(job, Answers()).add(news)
+        if engine.idle:
+            return [answers[job] for job in jobs]
+    raise AssertionError("the engine never became idle")
+
+
+def run(engine: Engine, *batches: TokenBatch) -> list[Answers]:
+    return drain(engine, *(engine.submit(b) for b in batches))
