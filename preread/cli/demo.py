@@ -1,5 +1,5 @@
 """`preread demo`: the main job, offline. A real folder is read once by the bundled model, asked in
-this process and in a new one, and the bill says what was computed, what was reused, what it saved."""
+this process and in a new one; the bill says what was computed, what was reused, what it saved."""
 
 from __future__ import annotations
 

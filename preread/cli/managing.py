@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def model_of(target: str, model: str) -> str:
     """The model to open for a context: the one asked for, else the one that built it, else the
     configured one. Folders are made absolute, so that two processes mean the same."""
-    from preread.app.home import open_catalog
+    from preread.home import open_catalog
 
     config = load_config()
     if not model:
@@ -33,7 +33,7 @@ def model_of(target: str, model: str) -> str:
 
 
 def list_command(*, json: bool) -> None:
-    from preread.app.home import open_catalog
+    from preread.home import open_catalog
 
     config = load_config()
     now = time.time()
@@ -68,7 +68,7 @@ def _utc(seconds: float | None) -> str | None:
 
 
 def show_command(name: str, *, json: bool) -> None:
-    from preread.app.home import open_catalog
+    from preread.home import open_catalog
 
     config = load_config()
     shown = manage.show_context(open_catalog(config), name, time.time(), config.context)
@@ -122,7 +122,7 @@ def show_command(name: str, *, json: bool) -> None:
 
 
 def verify_command(name: str, *, json: bool) -> None:
-    from preread.app.home import open_catalog, open_upkeep
+    from preread.home import open_catalog, open_upkeep
 
     config = load_config()
     keys = None
@@ -145,7 +145,7 @@ def verify_command(name: str, *, json: bool) -> None:
 
 
 def invalidate_command(name: str, reason: str, *, json: bool) -> None:
-    from preread.app.home import open_catalog
+    from preread.home import open_catalog
 
     manage.invalidate_context(open_catalog(load_config()), name, reason)
     if json:
@@ -155,7 +155,7 @@ def invalidate_command(name: str, reason: str, *, json: bool) -> None:
 
 
 def rm_command(name: str, *, json: bool) -> None:
-    from preread.app.home import open_catalog
+    from preread.home import open_catalog
 
     versions = manage.remove_context(open_catalog(load_config()), name)
     if json:
@@ -165,7 +165,7 @@ def rm_command(name: str, *, json: bool) -> None:
 
 
 def gc_command(grace: str, *, json: bool) -> None:
-    from preread.app.home import open_catalog, open_upkeep
+    from preread.home import open_catalog, open_upkeep
 
     config = load_config()
     grace_s = 0.0 if grace in ("0", "0s") else parse_ttl(grace)

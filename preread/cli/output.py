@@ -33,14 +33,19 @@ def note(text: str) -> None:
 
 def fail(exc: BaseException, *, json: bool) -> int:
     """Print an exception the way a user can act on it; returns the exit code."""
-    import click
+    import typer
 
-    if isinstance(exc, click.exceptions.Exit):
+    click_error = typer.BadParameter.mro()[2]  # ClickException, wherever typer keeps its click
+    if isinstance(exc, typer.Exit):
         return exc.exit_code
-    if isinstance(exc, KeyboardInterrupt | click.Abort):
+    if isinstance(exc, SystemExit):
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    if isinstance(exc, KeyboardInterrupt | typer.Abort):
         code, kind, text = INTERRUPTED, "Interrupted", "stopped by Ctrl-C"
-    elif isinstance(exc, click.ClickException):
-        code, kind, text = USAGE, "Usage", exc.format_message() + " See: preread --help"
+    elif isinstance(exc, click_error):
+        text = exc.format_message()  # type: ignore[attr-defined]
+        text += "" if text.startswith("Usage:") else " See: preread --help"
+        code, kind = USAGE, "Usage"
     elif isinstance(exc, PrereadError):
         code, kind, text = exc.exit_code, type(exc).__name__, str(exc)
     elif isinstance(exc, BrokenPipeError):

@@ -68,7 +68,7 @@ class Plot:
 def bar_plot(
     title: str, about: str, values: Sequence[tuple[str, int, int, str]], top: int = 0
 ) -> Plot:
-    """One bar per value: (arm, height, part of it from below, label). top: least end of the axis."""
+    """One bar per value: (arm, height, part of it from below, label). top: least length of axis."""
     ys = nice(max(top, *(v[1] for v in values), 1), least=1.0)
     step = (RIGHT - LEFT) / len(values)
     width = min(120.0, step / 2)

@@ -12,7 +12,7 @@ LAYER = {
     **{name: 1 for name in ("backend", "config", "metrics", "kernels", "bridge")},
     **{name: 2 for name in ("models", "store")},
     **{name: 3 for name in ("engine", "providers", "contexts", "batch")},
-    **{name: 4 for name in ("server", "pipeline", "cluster")},
+    **{name: 4 for name in ("home", "server", "pipeline", "cluster")},
     **{name: 5 for name in ("app", "testing")},
     "cli": 6,
     **{name: 7 for name in ("__init__", "__main__")},

@@ -1,0 +1,151 @@
+"""`preread doctor`: this machine, the home, and law 1 on the user's own weights."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from preread.cli.output import FAILURES, emit, size
+from preread.config import Config, load_config
+from preread.errors import PrereadError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. ok None: worth knowing, neither good nor bad. advice: what to do when not ok."""
+
+    what: str
+    ok: bool | None
+    detail: str
+    advice: str = ""
+
+
+def doctor_command(model: str, *, prompts: int, json: bool) -> None:
+    """Exit code 3 when something is wrong."""
+    config = load_config()
+    checks: tuple[Callable[[], list[Finding]], ...] = (
+        _versions,
+        lambda: _home(config),
+        _search,
+        lambda: _chunks(config),
+        lambda: _resident(config),
+        lambda: _model(model, prompts),
+    )
+    findings = []
+    for check in checks:
+        for finding in _guarded(check):
+            findings.append(finding)
+            if not json:
+                mark = {True: "ok  ", False: "BAD ", None: "    "}[finding.ok]
+                print(f"{mark}{finding.what:12} {finding.detail}")
+                if finding.ok is False and finding.advice:
+                    print(f"    {'':12} {finding.advice}")
+    bad = [f for f in findings if f.ok is False]
+    if json:
+        emit({"ok": not bad, "findings": [asdict(f) for f in findings]})
+    if bad:
+        raise SystemExit(FAILURES)
+
+
+def _guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return check()
+    except PrereadError as exc:
+        return [Finding(type(exc).__name__, False, exc.message, exc.hint)]
+
+
+def _versions() -> list[Finding]:
+    import numpy
+    import torch
+
+    import preread
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    return [
+        Finding("preread", None, f"{preread.__version__}, Python {platform.python_version()}"),
+        Finding("torch", None, f"{torch.__version__}, numpy {numpy.__version__}, {gpu}"),
+        Finding("processor", None, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+    ]
+
+
+def _home(config: Config) -> list[Finding]:
+    from preread.home import open_catalog
+
+    home = config.home
+    there = home
+    while not there.exists():
+        there = there.parent
+    writable = os.access(there, os.W_OK | os.X_OK)
+    free = shutil.disk_usage(there).free
+    contexts = len(open_catalog(config).summaries())
+    detail = f"{home}: {contexts} context(s), {size(free)} free"
+    advice = "Make it writable, or set PREREAD_HOME to a folder that is."
+    budget = config.store.disk_budget_mb * 1024 * 1024
+    room = Finding(
+        "disk budget",
+        free > min(budget, 2**30) or None,
+        f"{size(budget)} for kept KV",
+        "Lower store.disk_budget_mb in config.toml.",
+    )
+    return [Finding("home", writable, detail, advice), room]
+
+
+def _search() -> list[Finding]:
+    try:
+        with sqlite3.connect(":memory:") as db:
+            db.execute("CREATE VIRTUAL TABLE t USING fts5(x)")
+        db.close()
+    except sqlite3.OperationalError as exc:
+        return [Finding("search", False, f"SQLite has no FTS5: {exc}", "Use a Python with FTS5.")]
+    return [Finding("search", True, f"SQLite {sqlite3.sqlite_version} with FTS5")]
+
+
+def _chunks(config: Config) -> list[Finding]:
+    from preread.home import open_upkeep
+
+    if not (config.home / "kv").is_dir():
+        return [Finding("chunks", None, "none yet")]
+    report = open_upkeep(config).verify()
+    detail = f"{report.ok:,} of {report.checked:,} sound, {size(report.nbytes)}"
+    advice = "Damaged ones were set aside and will be recomputed."
+    return [Finding("chunks", not report.bad and not report.errors, detail, advice)]
+
+
+def _resident(config: Config) -> list[Finding]:
+    from preread.cli.resident import status
+
+    running = status(config.home, config.resident.connect_timeout_s)
+    if running is None:
+        return [Finding("resident", None, "not running (`preread up` starts one)")]
+    return [Finding("resident", True, f"pid {running['pid']}, model {running['model']}")]
+
+
+def _model(model: str, prompts: int) -> list[Finding]:
+    from preread.app import open as open_engine
+
+    with open_engine(model) as engine:
+        info = engine.info
+        known = "" if info.effective_known else " (not measured)"
+        findings = [
+            Finding(
+                "model",
+                True,
+                f"{info.model}: {engine.parameters / 1e6:,.1f} M parameters, {info.dtype} on "
+                f"{info.device}, limit {info.limit:,}, effective {info.effective_limit:,}{known}",
+            ),
+            Finding("fingerprint", None, info.fingerprint),
+        ]
+        if prompts:
+            findings.append(_parity(engine, prompts))
+        return findings
+
+
+def _parity(engine: object, prompts: int) -> Finding:
+    """Law 1: cached equals uncached, on these weights."""
+    raise NotImplementedError

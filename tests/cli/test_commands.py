@@ -1,0 +1,158 @@
+"""Every command, its JSON and its errors, on a tiny random model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tests.cli.conftest import one_json
+
+Call = Callable[..., Result]
+
+
+def test_build_says_what_was_read_and_what_fits(call: Call, docs: Path) -> None:
+    value = one_json(call("build", "handbook", docs, "--json"))
+    assert {
+        "name",
+        "version",
+        "tokens",
+        "reused_tokens",
+        "computed_tokens",
+        "kv_bytes",
+        "seconds",
+    } <= (set(value))
+    assert value["version"] == 1 and value["tokens"] == value["computed_tokens"] > 0
+    assert set(value["fits"]) == {"limit", "effective", "room"}
+
+
+def test_a_second_build_computes_nothing(call: Call, docs: Path) -> None:
+    first = one_json(call("build", "handbook", docs, "--json"))
+    again = one_json(call("build", "handbook", docs, "--json"))
+    assert again["version"] == 1 and again["unchanged"]
+    assert again["reused_tokens"] == first["tokens"] and again["computed_tokens"] == 0
+
+
+def test_an_edit_is_computed_from_the_first_changed_token(call: Call, docs: Path) -> None:
+    long = "\n".join(f"Line {i} says nothing new at all." for i in range(60))
+    (docs / "leave.md").write_text(long)
+    first = one_json(call("build", "handbook", docs, "--json"))
+    (docs / "travel.md").write_text("# Travel\n\nPlanes before trains.\n")
+    second = one_json(call("build", "handbook", docs, "--json"))
+    assert second["version"] == 2 and second["changes"] == "1 of 2 files changed"
+    assert 0.8 * first["tokens"] < second["reused_tokens"] < second["tokens"]
+    assert second["reused_tokens"] + second["computed_tokens"] == second["tokens"]
+
+
+def test_ask_answers_with_the_documented_object(call: Call, docs: Path) -> None:
+    call("build", "handbook", docs)
+    value = one_json(call("ask", "handbook", "How many days?", "--json"))
+    assert {"answer", "finish_reason", "citations", "usage", "timing", "context"} <= set(value)
+    assert set(value["usage"]) == {
+        "context_tokens",
+        "cached_tokens",
+        "computed_tokens",
+        "output_tokens",
+    }
+    assert {"load_ms", "ttft_ms", "total_ms"} <= set(value["timing"])
+    assert value["context"]["name"] == "handbook" and value["context"]["version"] == 1
+    assert value["usage"]["cached_tokens"] > value["usage"]["computed_tokens"] > 0
+    for citation in value["citations"]:
+        assert set(citation) == {"source", "start_line", "end_line", "quote", "match"}
+
+
+def test_ask_a_path_builds_it(call: Call, docs: Path) -> None:
+    value = one_json(call("ask", docs, "How many days?", "--json"))
+    assert value["context"]["version"] == 1
+    listed = one_json(call("list", "--json"))["contexts"]
+    assert [c["name"] for c in listed] == [value["context"]["name"]]
+
+
+def test_ask_streams_and_ends_with_the_bill(call: Call, docs: Path) -> None:
+    call("build", "handbook", docs)
+    result = call("ask", "handbook", "How many days?")
+    assert result.exit_code == 0
+    last = result.stderr.strip().splitlines()[-1]
+    for word in ("TTFT", "cached +", "computed +", "out", "saved", "wall"):
+        assert word in last
+
+
+def test_a_schema_is_obeyed(call: Call, docs: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"ok": {"type": "boolean"}}, '
+                      '"required": ["ok"], "additionalProperties": false}')  # fmt: skip
+    call("build", "handbook", docs)
+    value = one_json(
+        call("ask", "handbook", "Is it?", "--schema", schema, "--max-tokens", "40", "--json")
+    )
+    import json
+
+    assert isinstance(json.loads(value["answer"])["ok"], bool)
+
+
+def test_a_session_sees_its_own_history(call: Call, docs: Path) -> None:
+    call("build", "handbook", docs)
+    first = one_json(call("ask", "handbook", "Who?", "--session", "s1", "--json"))
+    second = one_json(call("ask", "handbook", "And when?", "--session", "s1", "--json"))
+    alone = one_json(call("ask", "handbook", "And when?", "--json"))
+    prompt = {k: sum(v["usage"][x] for x in ("cached_tokens", "computed_tokens"))
+              for k, v in (("second", second), ("alone", alone))}  # fmt: skip
+    assert prompt["second"] > prompt["alone"] + first["usage"]["output_tokens"]
+    assert one_json(call("show", "handbook", "--json"))["sessions"] == ["s1"]
+
+
+def test_show_and_list_tell_the_state(call: Call, docs: Path) -> None:
+    call("build", "handbook", docs)
+    assert one_json(call("show", "handbook", "--json"))["state"]["label"] == "fresh"
+    (docs / "leave.md").write_text("Other.\n")
+    assert one_json(call("list", "--json"))["contexts"][0]["label"] == "stale"
+    assert one_json(call("invalidate", "handbook", "--reason", "moved", "--json"))
+    assert one_json(call("show", "handbook", "--json"))["state"] == {
+        "label": "invalidated",
+        "reason": "moved",
+    }
+    answer = one_json(call("ask", "handbook", "Who?", "--json"))
+    assert answer["context"]["version"] == 2
+
+
+def test_verify_rm_and_gc(call: Call, docs: Path, home: Path) -> None:
+    call("build", "handbook", docs)
+    sound = one_json(call("verify", "handbook", "--json"))
+    assert sound["checked"] == sound["ok"] > 0
+    chunk = next(p for p in (home / "kv" / "chunks").rglob("*") if p.is_file())
+    damaged = bytearray(chunk.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    chunk.write_bytes(damaged)
+    assert call("verify", "--json").exit_code == 3
+    assert one_json(call("ask", "handbook", "Who?", "--json"))["finish_reason"] != "error"
+    assert one_json(call("rm", "handbook", "--json"))["versions_removed"] == 1
+    freed = one_json(call("gc", "--grace", "0", "--json"))
+    assert freed["removed"] > 0 and freed["kept"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("ask", "nobody", "Who?"), 2, "preread build"),
+        (("show", "nobody"), 2, "nobody"),
+        (("build", "bad name!", "x.md"), 2, "Try:"),
+        (("build", "n", "missing.md"), 2, "missing.md"),
+        (("build", "n", "x.md", "--ttl", "soon"), 2, "7d"),
+        (("build", "n", "x.md", "--model", "no/such/folder"), 2, "no/such/folder"),
+        (("ask", "nobody"), 2, "preread --help"),
+        (("frobnicate",), 2, "preread --help"),
+    ],
+)
+def test_wrong_calls_say_what_to_do(
+    call: Call,
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = call(*arguments)
+    assert result.exit_code == code
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
