@@ -44,7 +44,6 @@ def compare_command(
     loaded. Exit code 3 when a question failed or the page could not be written."""
     from preread.app import open as open_engine
     from preread.cli.managing import model_of
-    from preread.config import load_config
     from preread.contexts.compare import CompareOptions, compare_arms, parse_arms
     from preread.contexts.questions import read_questions
 
@@ -53,16 +52,17 @@ def compare_command(
             f"--top is {top}, --limit {limit}.", hint="Give --top 1 or more, --limit 0 or more."
         )
     _check_place(html)
-    settings = load_config().context
-    options = CompareOptions(
-        arms=parse_arms(arms),
-        max_tokens=settings.max_tokens,
-        shards=settings.route_shards,
-        top=top,
-        tell=note,
-    )
+    names = parse_arms(arms)
     asked = read_questions(questions)[: limit or None]
     with open_engine(model_of(name, "")) as engine:
+        settings = engine.config.context
+        options = CompareOptions(
+            arms=names,
+            max_tokens=settings.max_tokens,
+            shards=settings.route_shards,
+            top=top,
+            tell=note,
+        )
         record = engine.open(name, on_note=note).opened.record
         comparison = engine.run(compare_arms(engine.backend, record, asked, options))
     report(comparison, html or Path(f"compare-{record.name}.html"), json=json)
@@ -128,8 +128,9 @@ def headline(comparison: Comparison) -> str:
     """What was compared, in one line."""
     record, backend = comparison.record, comparison.backend
     shards = f" in {len(record.shards)} shards" if len(record.shards) > 1 else ""
+    asked = len(comparison.questions)
     return (
-        f"{record.name} version {record.version}: {len(comparison.questions):,} questions, "
+        f"{record.name} version {record.version}: {asked:,} question{'' if asked == 1 else 's'}, "
         f"{record.tokens:,} context tokens{shards}, {backend.model} on {backend.device}"
     )
 
@@ -141,7 +142,7 @@ def verdict(comparison: Comparison) -> list[str]:
         lines.append(
             f"cached and incontext gave the same answer to {agreement.equal:,} of "
             f"{len(comparison.questions):,} questions"
-            + (f"; {len(agreement.differing):,} differ." if agreement.differing else ".")
+            + (f"; differing: {len(agreement.differing):,}." if agreement.differing else ".")
         )
     return lines
 
