@@ -19,21 +19,15 @@ from itertools import islice
 
 from preread.contexts.catalog.base import Part, SourceRecord
 from preread.contexts.layout import is_not_stated
+from preread.contexts.words import content_stems, stems
 from preread.types import Citation, Match
 
-WORD = re.compile(r"\w+(?:[.,:'’-]\w+)*")
 SEPARATOR = r"[\s*_`]+"
 VARIANTS = {"'": "['’‘]", "’": "['’‘]", '"': '["“”„]', "“": '["“”„]', "”": '["“”„]'}
 VARIANTS |= dict.fromkeys("-‐‑–—", "[-‐‑–—]")
 QUOTED = re.compile(r"[\"“„]([^\"“”„]{8,}?)[\"“”]")
 ITEMS = re.compile(r"\n+|;\s*|,\s+(?:and\s+|or\s+)?|(?<=[.!?])\s+|\s+and\s+")
 MARKS = re.compile(r"^(?:[\s\"'“”‘’*_`•]|-\s)+|[\s\"'“”‘’*_`.,;:!?]+$")
-STOP_WORDS = frozenset(
-    "a about after all also an and any are as at be been before but by can could did do does for "
-    "from had has have he her his how i if in into is it its may more must no not of on one only "
-    "or our she should so such than that the their them then there these they this to under until "
-    "up was we were what when where which who whom why will with would you your".split()
-)
 BOUND = "\n\0\n"  # between documents: sources hold no NUL, so that no match can cross it
 MAX_PLACES = 2000
 MAX_CITATIONS = 8
@@ -58,29 +52,33 @@ class Evidence:
         answer = MARKS.sub("", answer)
         if not answer or is_not_stated(answer):
             return ()
-        whole = self._exact(answer, question)
-        if whole is None:
-            return self._in_pieces(answer, question)
-        return (self._citation(whole, "exact"),)
+        if whole := self._exact(answer, question):
+            return (self._citation(whole, "exact"),)
+        return self._in_pieces(answer, question)
 
     def _in_pieces(self, answer: str, question: str) -> tuple[Citation, ...]:
-        quotes = [self._exact(MARKS.sub("", quote), question) for quote in QUOTED.findall(answer)]
-        found = [self._citation(place, "exact") for place in quotes if place]
-        fuzzy = self._fuzzy(answer, question)
-        if fuzzy and not found:
-            return (self._citation(fuzzy, "fuzzy"),)
-        missing = False
-        if not found:
-            pieces = [p for p in (MARKS.sub("", p) for p in _pieces(answer)) if p]
-            for piece in pieces if len(pieces) > 1 else ():
-                if place := self._exact(piece, question):
-                    found.append(self._citation(place, "exact"))
-                elif place := self._fuzzy(piece, question):
-                    found.append(self._citation(place, "fuzzy"))
-                else:
-                    missing = True
-        unique = tuple(dict.fromkeys(found))[:MAX_CITATIONS]
-        return unique + (UNSUPPORTED,) * (missing or not unique)
+        """Not verbatim as a whole: by its quotes, else nearly so within a few lines, else item by
+        item. A JSON answer is its values."""
+        values = _values(answer)
+        if values is None:
+            quotes = (self._look_up(q, question, fuzzy=False) for q in QUOTED.findall(answer))
+            found = [quote for quote in quotes if quote]
+            if not found and (nearly := self._fuzzy(answer, question)):
+                found = [self._citation(nearly, "fuzzy")]
+            if found:
+                return tuple(dict.fromkeys(found))[:MAX_CITATIONS]
+            values = ITEMS.split(answer)
+        looked_up = dict.fromkeys(self._look_up(value, question) for value in values if value)
+        found = [citation for citation in looked_up if citation][:MAX_CITATIONS]
+        return (*found, UNSUPPORTED) if None in looked_up or not found else tuple(found)
+
+    def _look_up(self, words: str, question: str, fuzzy: bool = True) -> Citation | None:
+        words = MARKS.sub("", words)
+        if place := self._exact(words, question):
+            return self._citation(place, "exact")
+        if fuzzy and words and (place := self._fuzzy(words, question)):
+            return self._citation(place, "fuzzy")
+        return None
 
     def _exact(self, words: str, question: str) -> Found | None:
         pattern = _pattern(words)
@@ -89,21 +87,21 @@ class Evidence:
         places = [m.span() for m in islice(pattern.finditer(self._text), MAX_PLACES)]
         if len(places) < 2:
             return places[0] if places else None
-        asked = _content(question) - _stems(words)
+        asked = content_stems(question) - stems(words)
         return max(places, key=lambda place: self._closeness(*self._rows(place), asked))
 
     def _fuzzy(self, answer: str, question: str) -> Found | None:
-        wanted = _content(answer)
+        wanted = content_stems(answer)
         numbers = {w for w in wanted if any(c.isdigit() for c in w)}
         enough = math.ceil(len(wanted) * 2 / 3)
-        asked = _content(question) - wanted
+        asked = content_stems(question) - wanted
         best: tuple[tuple[float, ...], Found] | None = None
-        for first, stems in enumerate(self._stems):
-            if wanted.isdisjoint(stems):
+        for first, here in enumerate(self._stems):
+            if wanted.isdisjoint(here):
                 continue
             held: set[str] = set()
             for last in range(first, min(first + WINDOW, len(self._stems))):
-                if self._document[last] != self._document[first]:
+                if not self._beside(last, first):
                     break
                 held |= self._stems[last] & wanted
                 if len(held) < enough or not numbers <= held:
@@ -116,26 +114,35 @@ class Evidence:
 
     def _closeness(self, first: int, last: int, asked: set[str]) -> float:
         """How much of the question stands around lines first..last: in them (1), within two lines
-        of them (1/2), in the heading above or the document's path (1/4); each word by rarity."""
+        of them or in the heading above (1/2), in the document's path (1/4); each word by rarity."""
         here = frozenset().union(*self._stems[first : last + 1])
-        document = self._document[first]
-        near = range(max(0, first - 2), min(len(self._stems), last + 3))
-        around = frozenset().union(*(self._stems[i] for i in near if self._document[i] == document))
-        above = self._above(first)
+        around = frozenset().union(*(self._stems[row] for row in self._near(first, last)))
+        path = stems(self._sources[self._parts[self._document[first]].source].path)
         return sum(
             self._rarity(w) * (1.0 if w in here else 0.5 if w in around else 0.25)
             for w in asked
-            if w in here or w in around or w in above
+            if w in here or w in around or w in path
         )
 
-    def _above(self, row: int) -> frozenset[str]:
-        path = frozenset(_stems(self._sources[self._parts[self._document[row]].source].path))
-        for i in range(row, max(-1, row - 100), -1):
-            if self._document[i] != self._document[row]:
+    def _near(self, first: int, last: int) -> Iterator[int]:
+        """Two lines on either side and the heading above, all under that heading."""
+        for row in range(last + 1, min(last + 3, len(self._stems))):
+            if not self._beside(row, first) or self._is_heading(row):
                 break
-            if self._text.startswith("#", self._starts[i]):
-                return path | self._stems[i]
-        return path
+            yield row
+        for row in range(first, max(-1, first - 100), -1):
+            if not self._beside(row, first):
+                break
+            if first - row <= 2 or self._is_heading(row):
+                yield row
+            if self._is_heading(row):
+                break
+
+    def _beside(self, row: int, other: int) -> bool:
+        return self._document[row] == self._document[other]
+
+    def _is_heading(self, row: int) -> bool:
+        return self._text.startswith("#", self._starts[row])
 
     def _rarity(self, stem: str) -> float:
         return math.log(1 + len(self._stems) / (1 + self._frequency[stem]))
@@ -155,11 +162,11 @@ class Evidence:
 
     @cached_property
     def _stems(self) -> list[frozenset[str]]:
-        return [frozenset(_stems(line)) for line in self._text.split("\n")]
+        return [frozenset(stems(line)) for line in self._text.split("\n")]
 
     @cached_property
     def _frequency(self) -> Counter[str]:
-        return Counter(stem for stems in self._stems for stem in stems)
+        return Counter(stem for line in self._stems for stem in line)
 
     def _end(self, row: int) -> int:
         return self._starts[row + 1] - 1 if row + 1 < len(self._starts) else len(self._text)
@@ -219,15 +226,14 @@ def _pattern(words: str) -> re.Pattern[str] | None:
     return re.compile(before + body + after, re.IGNORECASE)
 
 
-def _pieces(answer: str) -> Iterator[str]:
-    """Items of a list, sentences, or the values of a JSON answer."""
-    if answer[:1] in "{[":
-        try:
-            yield from _leaves(json.loads(answer))
-            return
-        except ValueError:
-            pass  # text that begins like JSON
-    yield from ITEMS.split(answer)
+def _values(answer: str) -> list[str] | None:
+    """The values of a JSON answer; None for text."""
+    if answer[:1] not in ("{", "["):
+        return None
+    try:
+        return list(_leaves(json.loads(answer)))
+    except ValueError:
+        return None  # text that begins like JSON
 
 
 def _leaves(value: object) -> Iterator[str]:
@@ -239,27 +245,3 @@ def _leaves(value: object) -> Iterator[str]:
             yield from _leaves(item)
     elif isinstance(value, str | int | float) and not isinstance(value, bool):
         yield str(value)
-
-
-def _content(text: str) -> set[str]:
-    """Stems that carry meaning; all of them when none does."""
-    words = WORD.findall(text.casefold())
-    return {_stem(w) for w in words if w not in STOP_WORDS} or {_stem(w) for w in words}
-
-
-def _stems(text: str) -> set[str]:
-    return {_stem(word) for word in WORD.findall(text.casefold())}
-
-
-def _stem(word: str) -> str:
-    """Crude, on purpose the same for question, answer and document: plural and tense go."""
-    word = word.replace("’", "'").removesuffix("'s")
-    if not word.isalpha():
-        return word
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)]
-            break
-    if len(word) > 3:
-        word = word.removesuffix("e")
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word

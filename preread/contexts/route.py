@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from preread.contexts.catalog.base import ContextRecord, EmbeddingRecord, Part, SourceRecord
 from preread.contexts.layout import file_line
 from preread.contexts.sections import sections
+from preread.contexts.words import content
 from preread.errors import RequestError, StateError
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class SectionIndex:
         self._db: sqlite3.Connection | None = None
 
     def search(self, question: str, limit: int = DEPTH) -> list[Hit]:
-        """Sections with a word of the question (same stem), best first; higher is better."""
-        words = list(dict.fromkeys(re.findall(r"\w+", question.casefold())))
+        """Sections with a word of the question that carries meaning (same stem), best first."""
+        words = dict.fromkeys(w for word in content(question) for w in re.findall(r"\w+", word))
         if not words:
             return []
         query = " OR ".join(f'"{word}"' for word in words)
@@ -149,9 +150,10 @@ class Router:
         self._index.close()
 
     def _rankings(self, question: str) -> list[tuple[str, list[Hit]]]:
-        rankings = [("words", self._index.search(question))]
+        rankings = [("has it in its name", self._index.search(question))]
         if self._embedder and self._record.embedding:
-            rankings.append(("meaning", nearest(self._record.embedding, self._embedder, question)))
+            found = nearest(self._record.embedding, self._embedder, question)
+            rankings.append(("is near in meaning", found))
         return rankings
 
     def _shard_of(self, part: Part) -> int:
@@ -165,7 +167,7 @@ class Router:
     def _reason(self, kind: str, hit: Hit) -> str:
         source = self._record.sources[hit.part.source]
         place = f"{source.path}:{file_line(source, hit.part.start)}"
-        return f"{place} has: {', '.join(hit.words)}" if hit.words else f"{place} is near in {kind}"
+        return f"{place} has: {', '.join(hit.words)}" if hit.words else f"{place} {kind}"
 
 
 def embed_sections(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from preread.backend import Backend
 from preread.config import ContextSection
@@ -19,8 +20,20 @@ from preread.contexts.sections import BOUNDS, cut, trim
 from preread.errors import ContextTooLong, SourceError
 from preread.types import Prefix
 
-Sized = tuple[Part, int]
 ROUNDS = 8
+
+
+class Sized(NamedTuple):
+    """A part and what it adds to a shard, in tokens: body always, header (with the gap before it)
+    only where the part before it is not the same document."""
+
+    part: Part
+    body: int
+    header: int
+
+    @property
+    def alone(self) -> int:
+        return self.body + self.header
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +127,25 @@ class _Planner:
         as it stands in a shard."""
         sized = await self._count_parts(parts)
         for level in range(len(BOUNDS)):
-            if all(tokens <= room for _, tokens in sized):
-                break
-            long = [part for part, tokens in sized if tokens > room]
+            long = [item.part for item in sized if item.alone > room]
+            if not long:
+                return sized
             pieces = {part: self._cut(part, level) for part in long}
-            counted = iter(await self._count_parts([p for part in long for p in pieces[part]]))
+            counted = await self._count_parts([p for part in long for p in pieces[part]])
+            by_part = {item.part: item for item in counted}
             sized = [
-                piece
-                for part, tokens in sized
-                for piece in (
-                    [next(counted) for _ in pieces[part]] if tokens > room else [(part, tokens)]
+                new
+                for item in sized
+                for new in (
+                    [by_part[p] for p in pieces[item.part]] if item.part in pieces else [item]
                 )
             ]
-        for part, tokens in sized:
-            if tokens > room:
-                source = self.sources[part.source]
+        for item in sized:
+            if item.alone > room:
+                source = self.sources[item.part.source]
                 raise SourceError(
-                    f"{source.path}, line {file_line(source, part.start)}: one sentence of "
-                    f"{tokens:,} tokens; a shard holds {room:,}.",
+                    f"{source.path}, line {file_line(source, item.part.start)}: one sentence of "
+                    f"{item.body:,} tokens; a shard holds {room - item.header:,}.",
                     hint="Break the line up, or use a model that reads further.",
                 )
         return sized
@@ -141,11 +155,21 @@ class _Planner:
         return [Part(part.source, *span) for span in cut(text, (part.start, part.end), level)]
 
     async def _count_parts(self, parts: Sequence[Part]) -> list[Sized]:
-        """Tokens each part adds to a shard: header, text and the gap before it."""
-        layouts = [lay_out("", self.sources, (part,)) for part in parts]
-        mark, *counts = await self.backend.count([Prefix("x"), *(Prefix(x.text) for x in layouts)])
-        # "x" is the template and one token, which stands for the gap.
-        return [(part, n - mark + 2) for part, n in zip(parts, counts, strict=True)]
+        """Sizes in one call, told from the template's own tokens by a text of one token, "x"."""
+        used = sorted({part.source for part in parts})
+        headers = [f"[{self.sources[i].path}]\nx" for i in used]
+        texts = [lay_out("", self.sources, (part,)).text for part in parts]
+        asked = ["x", "x\nx", "x\n\nx", *headers, *texts]
+        one, line, gap, *counts = await self.backend.count([Prefix(text) for text in asked])
+        header = dict(zip(used, (n - one for n in counts), strict=False))
+        return [
+            Sized(
+                part,
+                body=n - one + 1 - header[part.source] + (line - one - 1),
+                header=header[part.source] + (gap - one - 1),
+            )
+            for part, n in zip(parts, counts[len(used) :], strict=True)
+        ]
 
 
 def pack(items: Sequence[Sized], room: int) -> list[list[Part]]:
@@ -153,7 +177,7 @@ def pack(items: Sequence[Sized], room: int) -> list[list[Part]]:
     whose largest run is smallest (binary search over the size of a run)."""
     if not items:
         return []
-    low, high = max(tokens for _, tokens in items), room
+    low, high = max(item.alone for item in items), room
     fewest = len(_runs(items, high))
     while low < high:
         middle = (low + high) // 2
@@ -167,11 +191,13 @@ def pack(items: Sequence[Sized], room: int) -> list[list[Part]]:
 def _runs(items: Sequence[Sized], room: int) -> list[list[Part]]:
     runs: list[list[Part]] = []
     free = -1
-    for part, tokens in items:
+    for item in items:
+        again = free >= 0 and runs[-1][-1].source == item.part.source
+        tokens = item.body if again else item.alone
         if tokens > free:
             runs.append([])
-            free = room
-        runs[-1].append(part)
+            free, tokens = room, item.alone
+        runs[-1].append(item.part)
         free -= tokens
     return runs
 

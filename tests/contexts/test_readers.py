@@ -1,0 +1,117 @@
+"""Text out of HTML and captions, with the file's own lines."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preread.contexts.readers import read_cues, read_html
+
+PAGE = """<!doctype html>
+<html><head><title>Our
+ shop</title><style>p { color: red }</style></head>
+<body>
+<h1>Opening
+   <i>hours</i></h1>
+<p>We open at <b>9</b> and
+  close at 18:00 &ndash; daily.</p>
+<ul><li>Monday</li>
+<li><p>Friday</p></li></ul>
+<table><tr><th>Day</th><th>Till</th></tr>
+<tr>
+ <td>Monday</td>
+ <td>17:00 &lt; 18:00</td></tr></table>
+<script>alert("no")</script>
+<pre>
+ one
+   two
+</pre>end<br># no heading
+more</body></html>"""
+
+
+def test_html_keeps_marks_and_lines() -> None:
+    assert read_html(PAGE) == [
+        ("# Our shop", 2),
+        ("", 5),
+        ("# Opening hours", 5),
+        ("", 7),
+        ("We open at 9 and", 7),
+        ("close at 18:00 – daily.", 8),
+        ("", 9),
+        ("- Monday", 9),
+        ("- Friday", 10),
+        ("", 11),
+        ("Day | Till", 11),
+        ("Monday | 17:00 < 18:00", 13),
+        ("", 17),
+        (" one", 17),
+        ("   two", 18),
+        ("", 19),
+        ("end", 19),
+        ("# no heading", 19),
+        ("more", 20),
+    ]
+
+
+TAGS = "<p> </p> <li> <td> <h2> </h2> <br> <pre> </pre> <script> </script>".split()
+
+
+@given(st.lists(st.sampled_from(["word", " ", "\n", "<", *TAGS])))
+def test_html_lines_stand_in_order_within_the_file(pieces: list[str]) -> None:
+    page = "".join(pieces)
+    lines = read_html(page)
+    numbers = [at for _, at in lines]
+    assert numbers == sorted(numbers)
+    assert all(1 <= at <= page.count("\n") + 1 for at in numbers)
+    assert all("\n" not in text for text, _ in lines)
+
+
+def test_no_word_of_a_page_is_lost() -> None:
+    words = " ".join(text for text, _ in read_html("<div>a<span>b</span> c<td>d<li>e<p>f</x>g"))
+    assert "".join(c for c in words if c.isalpha()) == "abcdefg"
+
+
+VTT = """WEBVTT - A talk
+Kind: captions
+Language: en
+
+NOTE nobody
+says this
+
+STYLE
+::cue { color: red }
+
+intro
+00:01.000 --> 00:03.500 align:start position:0%
+<v.first Ann Lee>Hello <c.big>big</c><00:00:02.000> world</v> <v Bob>Yes &amp; no
+
+00:00:03.000 --> 00:00:04.000
+
+<v Bob>not a cue line
+
+100:00:04.000 --> 100:00:05.000
+ 
+<v Bob>Yes &amp; no
+a < b, they say
+"""
+
+
+def test_captions_become_speaker_and_text() -> None:
+    assert read_cues(VTT) == [
+        ("Ann Lee: Hello big world", 13),
+        ("Bob: Yes & no", 13),
+        ("a < b, they say", 22),
+    ]
+
+
+def test_subrip_numbers_are_not_spoken() -> None:
+    srt = (
+        "1\n00:00:01,000 --> 00:00:02,000\n42\n2\n00:00:03,000 --> 00:00:04,000\n<i>Forty-two?</i>"
+    )
+    assert read_cues(srt) == [("42", 3), ("Forty-two?", 6)]
+
+
+def test_rolling_captions_are_said_once() -> None:
+    cues = ["one", "one\ntwo", "two\nthree", "three", "one"]
+    text = "".join(f"00:0{i}.000 --> 00:0{i}.900\n{cue}\n\n" for i, cue in enumerate(cues))
+    assert [line for line, _ in read_cues(text)] == ["one", "two", "three", "one"]
