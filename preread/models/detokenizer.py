@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Detokenizer:
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self._begun = False
 
-    def push(self, tokens: Sequence[int]) -> str:
+    def push(self, tokens: Iterable[int]) -> str:
         """The new text that these tokens complete, possibly empty."""
         data = b""
         for token in tokens:

@@ -34,14 +34,14 @@ _SETTLED_S = 2.0
 log = logging.getLogger(__name__)
 
 
-def weights_digest(folder: Path, home: Path) -> str:
+def weights_digest(folder: Path, home: Path | None) -> str:
     """64 hex digits. Raises BadCheckpoint if files are missing or change while they are read.
 
-    A home that cannot be written costs the memory of the digest, not the digest; it is logged.
+    A home that cannot be written, or None, costs the memory of the digest, not the digest.
     """
     files = weight_files(folder)
-    store = home / "digests.json"
-    known, fresh = _remembered(store), {}
+    store = None if home is None else home / "digests.json"
+    known, fresh = _remembered(store) if store else {}, {}
     digests = []
     for file in files:
         mark = stamp(file)
@@ -50,7 +50,7 @@ def weights_digest(folder: Path, home: Path) -> str:
             if time.time() - max(os.stat(file).st_ctime, os.stat(file).st_mtime) > _SETTLED_S:
                 fresh[mark] = known[mark]
         digests.append(known[mark])
-    if fresh:
+    if store and fresh:
         _remember(store, fresh)
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
@@ -105,7 +105,11 @@ def model_fingerprint_parts(config: ModelConfig, weights: str, dtype: str) -> di
 
     weights: `weights_digest`, or a name of the recipe for random ones; dtype: of the computation.
     """
-    parts: dict[str, str | int] = {"weights": weights, "dtype": dtype, "layout": "rotated-k,v/thd"}
+    parts: dict[str, str | int] = {
+        "weights": weights,
+        "dtype": dtype,
+        "layout": "k after rope, half-split",
+    }
     for field in fields(config):
         if field.name not in _NOT_KV:
             parts[field.name] = _plain(getattr(config, field.name))

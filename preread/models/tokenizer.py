@@ -9,7 +9,8 @@ For text without look-alikes the result is that of the published tokenizer, toke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -125,7 +126,7 @@ class Tokenizer:
         text, whatever tokens it seems to name."""
         return [*self.bos_ids, *self.encode_text(text)]
 
-    def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
+    def decode(self, tokens: Iterable[int], skip_special: bool = True) -> str:
         """Text of tokens; bytes that are no UTF-8 become U+FFFD."""
         stream = Detokenizer(self, skip_special)
         return stream.push(tokens) + stream.finish()
@@ -269,4 +270,6 @@ def _stretches(spans: Sequence[Span]) -> Iterator[tuple[int, int, bool]]:
 
 
 def _is_word(char: str) -> bool:
-    return char.isalnum() or char == "_"
+    """`\\w` of the library's regular expressions, which also counts marks and joiners."""
+    kind = unicodedata.category(char) if char else ""
+    return kind[:1] in ("L", "M") or kind in ("Nd", "Nl", "Pc") or char in ("\u200c", "\u200d")

@@ -282,7 +282,7 @@ def test_where_a_template_comes_from(folder: Path, tmp_path: Path) -> None:
     (copy / "chat_template.jinja").write_text("B{% for m in messages %}{{ m.content }}{% endfor %}")
     assert decoded(copy) == "Bsq"
     (copy / "chat_template.jinja").write_text("{% for m in messages %}")
-    with pytest.raises(BadCheckpoint, match="chat_template.jinja"):
+    with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja"):
         load_text(copy)
     (copy / "chat_template.jinja").unlink()
     (copy / "tokenizer_config.json").unlink()

@@ -1,0 +1,143 @@
+"""A name -> everything a backend needs of a model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from preread.errors import ConfigError
+from preread.models.chat import ChatTemplate
+from preread.models.config import DTYPES, ModelConfig, read_config
+from preread.models.decoder import PackedDecoder
+from preread.models.digest import model_fingerprint_parts, weights_digest
+from preread.models.folder import read_json, resolve
+from preread.models.text import load_text
+from preread.models.tokenizer import Tokenizer
+from preread.models.weights import Checkpoint, random_tensors
+
+# Tokens that models were measured to read well, by RULER's criterion (Hsieh et al. 2024 and its
+# public table; Qwen3's technical report). Sought in the given name.
+_EFFECTIVE = (
+    (re.compile(r"llama-?3\.1-8b", re.IGNORECASE), 32_768),
+    (re.compile(r"llama-?3\.1-70b", re.IGNORECASE), 65_536),
+    (re.compile(r"mistral-7b-(instruct-)?v0\.[23]", re.IGNORECASE), 16_384),
+    (re.compile(r"mistral-nemo", re.IGNORECASE), 16_384),
+    (re.compile(r"qwen3-8b", re.IGNORECASE), 65_536),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """fingerprint_parts: for `store.keys.fingerprint`; effective_context: tokens that the model is
+    known to read well, None if nobody measured; dtype: of the computation and so of the KV;
+    stop_ids: tokens that end an answer."""
+
+    decoder: PackedDecoder
+    tokenizer: Tokenizer
+    chat: ChatTemplate
+    config: ModelConfig
+    folder: Path
+    fingerprint_parts: dict[str, str | int]
+    effective_context: int | None
+    dtype: str
+    stop_ids: frozenset[int]
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    weights: str = "load",
+    home: Path | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load "reader", a folder or a hub id.
+
+    dtype: "auto" or a name, see `choose_dtype`; device: "auto", "cpu", "cuda" or "cuda:1"; weights:
+    "load" or "random" (right shapes, drawn from `seed`, for benchmarks; only the text side is then
+    fetched); home: where the digest of the weights is remembered, None: nowhere.
+
+    Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError.
+    """
+    if weights not in ("load", "random"):
+        raise ConfigError(f"weights = {weights!r}.", hint='Give "load" or "random".')
+    place = choose_device(device)
+    folder = resolve(name, weights=False)
+    config = read_config(folder)  # refuse before anything large is fetched
+    if weights == "random":
+        computed = choose_dtype(dtype, config.dtype or "float32", place)
+        tensors = random_tensors(config, seed, getattr(torch, computed), place)
+        digest = f"random:{seed}:{place.type}:{torch.__version__}"
+    else:
+        folder = resolve(name)
+        config = read_config(folder)
+        checkpoint = Checkpoint(folder, config)
+        computed = choose_dtype(dtype, checkpoint.dtype, place)
+        digest = weights_digest(folder, home)
+        tensors = checkpoint.load(getattr(torch, computed), place)
+    tokenizer, chat, eos = load_text(folder)
+    return LoadedModel(
+        decoder=PackedDecoder(config, tensors),
+        tokenizer=tokenizer,
+        chat=chat,
+        config=config,
+        folder=folder,
+        fingerprint_parts=model_fingerprint_parts(config, digest, computed),
+        effective_context=effective_context(name, folder, config.max_positions),
+        dtype=computed,
+        stop_ids=frozenset(config.eos_ids) | ({eos} if eos is not None else frozenset()),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: a CUDA device if there is one, else the CPU. Raises ConfigError."""
+    cuda = torch.cuda.is_available()
+    try:
+        device = torch.device(("cuda" if cuda else "cpu") if name == "auto" else name)
+    except RuntimeError as exc:
+        raise ConfigError(f"device = {name!r}.", hint='Give "auto", "cpu" or "cuda".') from exc
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not cuda):
+        raise ConfigError(
+            f"device = {name!r} is not available.",
+            hint="Run `preread doctor`, or use --device cpu.",
+        )
+    return device
+
+
+def choose_dtype(wanted: str, published: str, device: torch.device) -> str:
+    """A given name stays as it is. "auto" is the published one on CUDA; on the CPU float32, except
+    that bfloat16 stays where the CPU multiplies it natively (float16 it never does well, and
+    bfloat16 in its place would lose digits). Raises ConfigError."""
+    if wanted != "auto":
+        if wanted not in DTYPES:
+            raise ConfigError(
+                f"dtype = {wanted!r}.", hint=f"Give one of auto, {', '.join(DTYPES)}."
+            )
+        return wanted
+    if device.type != "cpu" or (published == "bfloat16" and cpu_has_bfloat16()):
+        return published
+    return "float32"
+
+
+def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU has instructions for bfloat16 products (AVX-512 BF16, AMX, Arm BF16)."""
+    try:
+        words = set(cpuinfo.read_text(encoding="utf-8").split())
+    except OSError:
+        return False
+    return not words.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def effective_context(name: str, folder: Path, limit: int) -> int | None:
+    """Tokens that a model is known to read well, at most `limit`: `effective_context` of a
+    preread.json in its folder, else what was published for models of this name, else None."""
+    own = folder / "preread.json"
+    if own.is_file():
+        value = read_json(own).get("effective_context")
+        if isinstance(value, int) and value > 0:
+            return min(value, limit)
+    return next((min(n, limit) for pattern, n in _EFFECTIVE if pattern.search(name)), None)
