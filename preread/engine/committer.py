@@ -56,19 +56,19 @@ class Committer:
         seqs.computed[step.slots] += step.counts
         seqs.scores[score.slots, score.at] = outcome.scores
         np.logical_and.at(seqs.agree, score.slots, outcome.agree)
-        slots, tokens, logprobs = step.sample_slots, outcome.tokens, outcome.logprobs
-        codes = np.where(outcome.broken, ERROR, GOES_ON).astype(np.int8)
-        fine = codes == GOES_ON
-        seqs.append(slots[fine], tokens[fine])
-        codes[fine] = self._ends(slots[fine], tokens[fine])
+        slots, tokens = step.sample_slots, outcome.tokens
+        codes = np.where(outcome.broken, ERROR, self._end_tokens(slots, tokens)).astype(np.int8)
+        wrote = codes == GOES_ON
+        seqs.append(slots[wrote], tokens[wrote])
+        codes[wrote] = self._after(slots[wrote], tokens[wrote])
         read = step.slots[
             (seqs.kind[step.slots] != Kind.GENERATE)
             & (seqs.computed[step.slots] == seqs.known[step.slots])
         ]
         self._report(
             np.concatenate((slots, read)),
-            np.concatenate((np.where(fine, tokens, -1), np.full(len(read), -1))).astype(np.int32),
-            np.concatenate((logprobs, np.zeros(len(read), np.float32))),
+            np.concatenate((np.where(wrote, tokens, -1), np.full(len(read), -1))).astype(np.int32),
+            np.concatenate((outcome.logprobs, np.zeros(len(read), np.float32))),
             np.concatenate((codes, self._scored(read))),
         )
 
@@ -99,20 +99,25 @@ class Committer:
         mine = (seqs.state != FREE) & (seqs.job == job)
         return np.flatnonzero(mine if rows is None else mine & np.isin(seqs.row, rows))
 
-    def _ends(self, slots: Int64Array, tokens: Int32Array) -> NDArray[np.int8]:
-        """Whether the new tokens end their rows: by an end token, the grammar or the length."""
+    def _end_tokens(self, slots: Int64Array, tokens: Int32Array) -> NDArray[np.int8]:
+        """STOP where a row's model says that the answer ends; that token is no output."""
+        codes = np.full(len(slots), GOES_ON, np.int8)
+        for number in np.unique(self._seqs.job[slots]).tolist():
+            spec = self._admission.jobs[number].batch.spec
+            if isinstance(spec, GenerateSpec) and spec.eos:
+                codes[(self._seqs.job[slots] == number) & np.isin(tokens, spec.eos)] = STOP
+        return codes
+
+    def _after(self, slots: Int64Array, tokens: Int32Array) -> NDArray[np.int8]:
+        """Whether rows end with the token they just wrote: by length, or a complete grammar."""
         seqs = self._seqs
         codes = np.where(seqs.done[slots] >= seqs.max_new[slots], LENGTH, GOES_ON).astype(np.int8)
-        for number in np.unique(seqs.job[slots]).tolist():
-            spec = self._admission.jobs[number].batch.spec
-            assert isinstance(spec, GenerateSpec)
-            if spec.eos:
-                codes[(seqs.job[slots] == number) & np.isin(tokens, spec.eos)] = STOP
-        if seqs.matchers:
-            for i, slot in enumerate(slots.tolist()):
-                matcher = seqs.matchers.get(slot)
-                if matcher is not None and matcher.accept(int(tokens[i])):
-                    codes[i] = STOP
+        bound = seqs.matchers and [
+            (i, s) for i, s in enumerate(slots.tolist()) if s in seqs.matchers
+        ]
+        for i, slot in bound or ():
+            if seqs.matchers[slot].accept(int(tokens[i])):
+                codes[i] = ERROR if seqs.matchers[slot].error else STOP
         return codes
 
     def _scored(self, slots: Int64Array) -> NDArray[np.int8]:
@@ -140,7 +145,9 @@ class Committer:
         for number in np.unique(seqs.job[slots]).tolist():
             mine = seqs.job[slots] == number
             own, rows = slots[mine], seqs.row[slots[mine]]
-            broken = rows[codes[mine] == ERROR].tolist()
+            errors = {
+                int(seqs.row[slot]): self._why(slot) for slot in own[codes[mine] == ERROR].tolist()
+            }
             news = News(
                 rows=rows.astype(np.int32),
                 tokens=tokens[mine],
@@ -149,12 +156,16 @@ class Committer:
                 usage=self._usage(own),
                 scores=self._scores(number, own),
                 agree=seqs.agree[own],
-                errors=dict.fromkeys(broken, NOT_FINITE),
+                errors=errors,
             )
             self._ledger.put(number, news)
         for slot, code in zip(slots.tolist(), codes.tolist(), strict=True):
             if code != GOES_ON:
                 self.end(slot, code)
+
+    def _why(self, slot: int) -> str:
+        matcher = self._seqs.matchers.get(slot)
+        return (matcher and f"schema: {matcher.error}") or NOT_FINITE
 
     def _usage(self, slots: Int64Array) -> Int32Array:
         seqs = self._seqs

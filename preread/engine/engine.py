@@ -43,9 +43,11 @@ class Engine:
         decoder: Decoder,
         config: EngineSection,
         *,
+        plan: MemoryPlan | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """plan: sizes of the pools; worked out from `config` and the free memory if not given."""
         self.decoder = decoder
         self.config = config
         self.metrics = metrics or Metrics()
@@ -53,7 +55,7 @@ class Engine:
         self.shape = KVShape(
             decoder.layers, decoder.kv_heads, decoder.head_dim, decoder.dtype, decoder.device
         )
-        self.plan: MemoryPlan = plan_memory(self.shape, config)
+        self.plan = plan or plan_memory(self.shape, config)
         self.arena = Arena(self.shape, self.plan.extents, self.plan.extent_tokens)
         self.pages = Pages(self.shape, self.plan.pages, self.plan.page_tokens)
         self.tree = PrefixTree(self.arena)

@@ -32,14 +32,17 @@ class Kind(IntEnum):
 
 
 class Matcher(Protocol):
-    """A grammar's state in one row. See grammar.py."""
+    """A grammar's state in one row. See grammar.py. error: "" while it works."""
+
+    @property
+    def error(self) -> str: ...
 
     def mask(self) -> NDArray[np.bool_]:
         """[V], True where a token may come next."""
         ...
 
     def accept(self, token: int) -> bool:
-        """Take a token; True when the output is complete."""
+        """Take a token; True when nothing may follow (complete, or an error)."""
         ...
 
 
@@ -106,7 +109,7 @@ class TokenBatch:
         return Kind.CHOOSE if isinstance(self.spec, ChooseSpec) else Kind.LIKELIHOOD
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Group:
     """Rows of a job that begin alike, in admission order. reading: held while rows wait; charge:
     tokens of the beginning that its first row pays."""

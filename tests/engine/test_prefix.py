@@ -1,0 +1,159 @@
+"""The prefix tree: exact matching, splits that holders do not notice, leases, eviction."""
+
+import numpy as np
+import pytest
+import torch
+
+from preread.engine.arena import Arena, KVShape
+from preread.engine.prefix import PrefixTree, common
+
+SHAPE = KVShape(1, 1, 8, torch.float32, torch.device("cpu"))
+
+
+def tree(extents: int = 16) -> PrefixTree:
+    return PrefixTree(Arena(SHAPE, extents, 8))
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def fill(t: PrefixTree, tokens: np.ndarray, now: float = 0.0):
+    leaf = t.insert(tokens, now)
+    assert leaf is not None
+    t.advance(leaf, len(tokens))
+    t.check()
+    return leaf
+
+
+def test_common():
+    assert common(ids(1, 2, 3), ids(1, 2, 4, 5)) == 2
+    assert common(ids(1, 2), ids(1, 2, 3)) == 2
+    assert common(ids(), ids(1)) == 0
+
+
+def test_match_and_split_at_the_first_differing_token():
+    t = tree()
+    first = fill(t, ids(1, 2, 3, 4, 5))
+    assert t.match(ids(1, 2, 3, 9)) == (first, 3)
+    assert t.match(ids(7)) == (t.root, 0)
+    second = t.insert(ids(1, 2, 3, 9, 9), 0.0)
+    t.check()
+    assert first.parent is second.parent
+    assert first.tokens.tolist() == [4, 5]
+    assert (first.start, second.start) == (3, 3)
+    assert t.ready(first, 5) == 5
+    assert t.ready(second, 5) == 3
+    assert t.runs(first, 0, 5) == [(0, 5)]
+    assert t.tokens(second, 4).tolist() == [1, 2, 3, 9]
+
+
+def test_a_holder_does_not_notice_a_split():
+    t = tree()
+    leaf = fill(t, np.arange(30, dtype=np.int32))
+    t.pin(leaf)
+    before = t.runs(leaf, 0, 25)
+    version = t.version
+    other = t.insert(np.concatenate((np.arange(11), [99])).astype(np.int32), 1.0)
+    assert t.version == version + 1
+    assert t.runs(leaf, 0, 25) == before
+    assert t.tokens(leaf, 25).tolist() == list(range(25))
+    assert other.parent is leaf.parent
+    t.check()
+
+
+def test_a_continuation_is_contiguous():
+    t = tree()
+    fill(t, np.arange(20, dtype=np.int32))
+    leaf = fill(t, np.arange(50, dtype=np.int32))
+    assert t.runs(leaf, 0, 50) == [(0, 50)]
+
+
+def test_partly_read_segments_split_honestly():
+    t = tree()
+    leaf = t.insert(np.arange(30, dtype=np.int32), 0.0)
+    t.advance(leaf, 12)
+    other = t.insert(np.concatenate((np.arange(20), [99])).astype(np.int32), 0.0)
+    t.check()
+    assert t.ready(leaf, 30) == 12
+    assert t.ready(other, 21) == 12
+    t.advance(leaf, 30)
+    assert t.ready(other, 21) == 20
+    t.check()
+
+
+def test_missing_tokens_are_claimed_once():
+    t = tree()
+    leaf = t.insert(np.arange(30, dtype=np.int32), 0.0)
+    t.pin(leaf)
+    t.advance(leaf, 10)
+    assert t.claim(leaf, 30) == 20
+    assert t.claim(leaf, 30) == 0
+    t.unpin(leaf, 0.0)
+    assert t.claim(leaf, 25) == 15  # given up, so whoever goes on pays
+
+
+def test_eviction_takes_the_oldest_unheld_leaf_and_spares_leases():
+    t = tree(4)
+    leaves = {}
+    for i, now in enumerate((1.0, 2.0, 3.0, 4.0)):
+        leaves[i] = fill(t, np.full(8, i, np.int32), now)
+    t.lease(leaves[0], 8, 100.0)
+    t.pin(leaves[0])
+    t.unpin(leaves[0], 1.0)  # oldest, but leased until 101
+    t.pin(leaves[1])
+    fill(t, np.full(8, 9, np.int32), 5.0)
+    assert t.match(np.full(8, 2, np.int32))[1] == 0
+    assert all(t.match(np.full(8, i, np.int32))[1] == 8 for i in (0, 1, 3, 9))
+    fill(t, np.full(16, 10, np.int32), 6.0)  # 3 and 9 must go
+    assert all(t.match(np.full(8, i, np.int32))[1] == 8 for i in (0, 1))
+    assert t.broken_leases == 0
+    fill(t, np.full(24, 11, np.int32), 7.0)  # only by breaking the lease
+    assert t.broken_leases == 1
+    assert t.insert(np.full(32, 12, np.int32), 8.0) is None  # leaf 1 is held
+    assert t.match(np.full(24, 11, np.int32))[1] == 24, "evicted for nothing"
+    t.check()
+
+
+def test_eviction_never_takes_the_path_it_extends():
+    t = tree(4)
+    fill(t, np.arange(16, dtype=np.int32), 1.0)
+    fill(t, np.full(16, 7, np.int32), 2.0)
+    leaf = fill(t, np.arange(30, dtype=np.int32), 3.0)
+    assert t.runs(leaf, 0, 16) == [(0, 16)]
+    assert t.match(np.full(16, 7, np.int32))[1] == 0
+
+
+def test_an_unlinked_segment_is_found_by_nobody_and_goes_with_its_holder():
+    t = tree()
+    tokens = np.arange(20, dtype=np.int32)
+    fill(t, tokens)
+    private = t.insert(tokens, 0.0, linked=False)
+    t.pin(private)
+    assert t.ready(private, 20) == 0
+    assert t.match(tokens)[0] is not private
+    t.check()
+    t.unpin(private, 1.0)
+    assert private not in t.segments
+    t.check()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_history_leaves_it_whole(seed):
+    make = np.random.default_rng(seed)
+    t, pinned = tree(24), []
+    for now in range(250):
+        tokens = make.integers(0, 2, make.integers(1, 40)).astype(np.int32)
+        leaf = t.insert(tokens, float(now))
+        if leaf is not None:
+            assert t.tokens(leaf, len(tokens)).tolist() == tokens.tolist()
+            t.advance(leaf, int(make.integers(t.ready(leaf, len(tokens)), len(tokens) + 1)))
+            if make.random() < 0.3:
+                t.pin(leaf)
+                pinned.append((leaf, tokens))
+        if len(pinned) > 5:
+            held, _ = pinned.pop(int(make.integers(len(pinned))))
+            t.unpin(held, float(now))
+        for held, known in pinned:
+            assert t.tokens(held, len(known)).tolist() == known.tolist()
+        t.check()
