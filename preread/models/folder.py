@@ -32,7 +32,7 @@ def resolve(name: str, *, weights: bool = True) -> Path:
             )
         return folder
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(name) or folder.exists():
         raise ModelNotFound(
