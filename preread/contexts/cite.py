@@ -57,18 +57,21 @@ class Evidence:
         return self._in_pieces(answer, question)
 
     def _in_pieces(self, answer: str, question: str) -> tuple[Citation, ...]:
-        """Not verbatim as a whole: by its quotes, else nearly so within a few lines, else item by
-        item. A JSON answer is its values."""
+        """Not verbatim as a whole: by its quotes, or all its items verbatim, else nearly so within
+        a few lines, else item by item. A JSON answer is its values."""
         values = _values(answer)
+        items = ITEMS.split(answer) if values is None else values
         if values is None:
-            quotes = (self._look_up(q, question, fuzzy=False) for q in QUOTED.findall(answer))
+            quotes = [self._look_up(q, question, fuzzy=False) for q in QUOTED.findall(answer)]
+            exact = [self._look_up(item, question, fuzzy=False) for item in items]
             found = [quote for quote in quotes if quote]
+            if not found and all(exact):
+                found = [item for item in exact if item]
             if not found and (nearly := self._fuzzy(answer, question)):
                 found = [self._citation(nearly, "fuzzy")]
             if found:
                 return tuple(dict.fromkeys(found))[:MAX_CITATIONS]
-            values = ITEMS.split(answer)
-        looked_up = dict.fromkeys(self._look_up(value, question) for value in values if value)
+        looked_up = dict.fromkeys(self._look_up(item, question) for item in items if item)
         found = [citation for citation in looked_up if citation][:MAX_CITATIONS]
         return (*found, UNSUPPORTED) if None in looked_up or not found else tuple(found)
 

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from preread.contexts.catalog.base import ContextRecord, EmbeddingRecord, Part, SourceRecord
@@ -117,9 +118,6 @@ class Router:
     def __init__(self, record: ContextRecord, embedder: Embedder | None = None) -> None:
         self._record = record
         self._embedder = embedder
-        self._index = SectionIndex(
-            record.sources, [part for shard in record.shards for part in shard.parts]
-        )
         if embedder and record.embedding and embedder.name != record.embedding.embedder:
             raise RequestError(
                 f"Context {record.name!r} keeps vectors of {record.embedding.embedder!r}, not of "
@@ -144,6 +142,11 @@ class Router:
         ranked = sorted(everything, key=lambda shard: (-scores.get(shard, 0.0), shard))[:count]
         unmatched = "no shard matches better"
         return Route(tuple(ranked), tuple(reasons.get(shard, unmatched) for shard in ranked))
+
+    @cached_property
+    def _index(self) -> SectionIndex:
+        parts = [part for shard in self._record.shards for part in shard.parts]
+        return SectionIndex(self._record.sources, parts)
 
     def close(self) -> None:
         """Free the index."""

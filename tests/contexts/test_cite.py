@@ -119,7 +119,7 @@ def test_a_list_is_cited_item_by_item() -> None:
     assert where("Ruth Abara and Odile Marchetti", "sick leave note") == [
         ("hours.md", 9, 9, "exact"),
         ("leave.md", 8, 8, "exact"),
-    ] or where("Ruth Abara and Odile Marchetti") == [("hours.md", 8, 9, "fuzzy")]
+    ]
     assert where("the end of March; 18:00; purple") == [
         ("leave.md", 4, 4, "exact"),
         ("hours.md", 3, 3, "exact"),

@@ -73,9 +73,7 @@ async def test_the_effective_limit_decides() -> None:
 async def test_files_stay_whole_while_they_fit_a_shard() -> None:
     sources = [source(f"{n}.md", prose(5)) for n in range(7)]
     found = await plan(sources, 120)
-    assert [len(shard.parts) for shard in found.shards] == [3, 3, 1] or [
-        len(shard.parts) for shard in found.shards
-    ] == [2, 2, 3]
+    assert [len(shard.parts) for shard in found.shards] == [3, 3, 1]
     assert all(p.end == len(sources[p.source].text) for s in found.shards for p in s.parts)
 
 
@@ -134,8 +132,6 @@ async def test_the_shards_hold_every_line_once(documents: list[list[str]], limit
     words = [word for text in texts for word in text.split()]
     assert [word for line in held(found, sources) for word in line.split()] == words
     assert max(found.tokens) <= limit - 20
-    counted = await FakeBackend(limit=limit).count([])
-    assert counted == []
     if len(found.shards) == 1:
         return
     assert found.fit.tokens > limit - 20  # split only when it must be

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 from preread.errors import HomeError
 
@@ -28,6 +31,26 @@ MIGRATIONS = (  # MIGRATIONS[n] leads from schema n to n + 1; never edited once 
     ) WITHOUT ROWID
     """,
 )
+
+
+def create(path: Path) -> None:
+    """An empty catalog, visible complete or not at all: switching a database to WAL while others
+    open it fails for one of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with closing(sqlite3.connect(draft, isolation_level=None)) as db:
+            migrate(db, path)
+            db.execute("PRAGMA journal_mode = WAL")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass  # another process was first
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def migrate(db: sqlite3.Connection, path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from preread.contexts.catalog.base import ContextRecord, ContextSummary
 from preread.contexts.catalog.codec import compress, decompress, pack, unpack
-from preread.contexts.catalog.schema import migrate
+from preread.contexts.catalog.schema import create, migrate
 from preread.errors import CatalogConflict, HomeError
 
 SUMMARY = """
@@ -159,10 +159,10 @@ class SqliteCatalog:
     def _write(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all or nothing, one writer at a time."""
         with self._guard():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                create(self.path)
             with closing(self._open()) as db:
                 migrate(db, self.path)
-                db.execute("PRAGMA journal_mode = WAL")
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     yield db

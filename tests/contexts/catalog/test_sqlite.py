@@ -123,6 +123,18 @@ def test_a_transaction_held_too_long_is_said(catalog: SqliteCatalog) -> None:
         assert catalog.get("handbook") == record()  # readers do not wait
 
 
+def test_a_file_system_without_hard_links(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    catalog.put(record(), expected=0)
+    assert catalog.get("handbook") == record()
+    assert [p.name for p in catalog.path.parent.iterdir()] == ["catalog.sqlite"]
+
+
 def test_a_home_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("not a folder")
     catalog = SqliteCatalog(tmp_path / "home" / "catalog.sqlite")
