@@ -1,0 +1,121 @@
+"""The facade over a fake backend: what it passes on, and that it is sync everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import preread
+from preread.app.compose import Parts
+from preread.app.engine import Engine
+from preread.config import load_config
+from preread.contexts.catalog.sqlite import SqliteCatalog
+from preread.errors import RequestError, UnknownName
+from preread.metrics import Metrics
+from preread.testing.backend import FakeBackend
+from preread.types import Completion, Finish
+
+
+@pytest.fixture
+def engine(home: Path) -> Iterator[Engine]:
+    catalog = SqliteCatalog(home / "catalog.sqlite")
+    parts = Parts(load_config(home), FakeBackend(), catalog, Metrics(), 0)  # type: ignore[arg-type]
+    with Engine(parts) as made:
+        yield made
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("warranty: 24 months\ncolour: blue\n")
+    return folder
+
+
+def test_the_public_names_are_sorted_and_exist() -> None:
+    assert preread.__all__ == sorted(preread.__all__)
+    for name in preread.__all__:
+        assert getattr(preread, name) is not None
+    with pytest.raises(AttributeError):
+        _ = preread.nothing  # type: ignore[attr-defined]
+
+
+def test_five_lines_are_enough(engine: Engine, docs: Path) -> None:
+    handbook = engine.context("handbook", docs)
+    answer = handbook.ask("Which warranty?")
+    assert isinstance(answer, Completion) and answer.finish_reason == Finish.STOP
+    assert "24 months" in answer.text
+    assert answer.context is not None and answer.context.name == "handbook"
+    assert answer.citations[0].source.endswith("a.md") and answer.citations[0].start_line == 1
+
+
+def test_many_answers_come_in_order(engine: Engine, docs: Path) -> None:
+    handbook = engine.context("handbook", docs)
+    first, second = handbook.ask_many(["Which warranty?", "Which colour?"])
+    assert "24 months" in first.text and "blue" in second.text
+
+
+def test_a_stream_is_the_answer(engine: Engine, docs: Path) -> None:
+    *deltas, last = engine.context("handbook", docs).stream("Which warranty?")
+    assert isinstance(last, Completion)
+    assert "".join(d for d in deltas if isinstance(d, str)) == last.text
+
+
+def test_a_known_name_needs_no_path(engine: Engine, docs: Path) -> None:
+    engine.context("handbook", docs)
+    assert engine.context("handbook").version == 1
+    with pytest.raises(UnknownName):
+        engine.context("nobody")
+
+
+def test_notes_say_that_it_was_rebuilt(engine: Engine, docs: Path) -> None:
+    engine.context("handbook", docs)
+    (docs / "a.md").write_text("warranty: 36 months\n")
+    notes: list[str] = []
+    again = engine.open("handbook", on_note=notes.append)
+    assert again.version == 2 and "rebuilt" in notes[0]
+    assert "36 months" in again.ask("Which warranty?").text
+
+
+def test_sessions_remember_and_fork(engine: Engine, docs: Path) -> None:
+    handbook = engine.context("handbook", docs)
+    session = handbook.session("s")
+    session.ask("Which warranty?")
+    other = session.fork("t")
+    session.ask("Which colour?")
+    assert len(session.turns) == 2 and len(other.turns) == 1
+    assert handbook.session("s").turns == session.turns
+
+
+def test_generate_keeps_the_shape_of_what_it_was_given(engine: Engine) -> None:
+    assert isinstance(engine.generate("one two", max_tokens=3), Completion)
+    assert len(engine.generate(["one", "two"], max_tokens=3)) == 2
+    assert len(engine.generate([[1, 2], [3]], max_tokens=3)) == 2
+    assert len(engine.generate([1, 2, 3], max_tokens=3)) == 1
+    assert engine.generate([], max_tokens=3) == []
+    with pytest.raises(RequestError, match="mixes"):
+        engine.generate(["one", [2]], max_tokens=3)  # type: ignore[list-item]
+
+
+def test_choose_wants_labels(engine: Engine, docs: Path) -> None:
+    handbook = engine.context("handbook", docs)
+    with pytest.raises(RequestError):
+        handbook.choose("Which?", [])
+    choice = handbook.choose("Which?", ["yes", "no"])
+    assert set(choice.probabilities) == {"yes", "no"}
+    assert len(handbook.choose(["a?", "b?"], ["yes", "no"])) == 2
+
+
+def test_it_works_where_a_loop_runs_already(engine: Engine, docs: Path) -> None:
+    async def notebook() -> str:
+        return engine.context("handbook", docs).ask("Which warranty?").text
+
+    assert "24 months" in asyncio.run(notebook())
+
+
+def test_close_is_idempotent(engine: Engine) -> None:
+    engine.close()
+    engine.close()
