@@ -1,0 +1,193 @@
+"""Units from the blocks of the bank (facts, policies) and from the schemas."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from training.bank import Block, Question
+from training.templates import Noun, Template, articles
+from training.unit import NOT_STATED, Ask, Turn, Unit, contains
+from training.values import word_classes
+from training.world import World
+
+_WORD_TYPES = frozenset({"thing", "things", "doc", "room", "group", "job", "activity", "mass", "container"})
+
+
+def pick_template(options: Sequence[Template], world: World, rng: random.Random) -> Template:
+    """A phrasing of this world's side: training never sees held-out ones, evaluation prefers them."""
+    side = [t for t in options if t.held_out] if world.held_out else [t for t in options if not t.held_out]
+    pool = side or options
+    return pool[int(rng.random() * len(pool))]
+
+
+def pick_question(block: Block, slot: str, world: World, rng: random.Random) -> Question:
+    """A question for a slot, on this world's side."""
+    options = [q for q in block.questions if q.slot == slot]
+    side = [q for q in options if q.text.held_out == world.held_out]
+    pool = side or options
+    return pool[int(rng.random() * len(pool))]
+
+
+def draw_values(block: Block, world: World, keep: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Values of all slots, distinct from each other; phrases not used elsewhere in the document."""
+    values: dict[str, str] = dict(keep or {})
+    for name, slot in block.slots.items():
+        if name in values:
+            continue
+        for _ in range(12):
+            if slot.options:
+                value = world.rng.choice(slot.options)
+            elif slot.kind in _WORD_TYPES:
+                value = world.fresh(slot.kind)
+            else:
+                value = world.draw(slot.kind)
+            if value not in values.values():
+                break
+        values[name] = value
+    return values
+
+
+@lru_cache(maxsize=None)
+def _nouns(block: Block) -> tuple[tuple[str, str], ...]:
+    """(noun, class) of every replaceable noun of a block."""
+    templates = [*block.statements, *(q.text for q in block.questions)]
+    found = dict.fromkeys(part.base for t in templates for part in t.parts if isinstance(part, Noun))
+    classes = word_classes("nouns.txt")
+    return tuple(
+        (noun, next(name for name in ("thing", "doc", "room", "activity") if noun in classes[name])) for noun in found
+    )
+
+
+def swaps(block: Block, world: World) -> dict[str, str]:
+    """Nouns of the block to be replaced in all of its phrasings (often none)."""
+    rng = world.rng
+    if block.kind == "schema" or rng.random() > 0.35:
+        return {}
+    return {
+        noun: world.noun(name) if rng.random() < 0.8 else world.values.stem()
+        for noun, name in _nouns(block)
+        if rng.random() < 0.7
+    }
+
+
+class Instance:
+    """A block with its values: states itself and asks."""
+
+    def __init__(self, block: Block, world: World, keep: Mapping[str, str] | None = None) -> None:
+        self.block = block
+        self.world = world
+        self.values = draw_values(block, world, keep)
+        self.nouns = swaps(block, world)
+        template = pick_template(block.statements, world, world.rng)
+        self.text = articles(template.render(self.values, world.rng, world.rate, self.nouns))
+
+    def turn(self, question: Question, rng: random.Random) -> Turn | None:
+        """The question and its answer, or None when the answer is no piece of the text."""
+        answer = articles(question.answer.render(self.values, rng))
+        if question.answer.source[0] == "{":
+            answer = answer if self.values[question.slot][:1].isupper() else answer[:1].lower() + answer[1:]
+        elif question.answer.source[0].islower():
+            answer = answer[:1].lower() + answer[1:]
+        if not contains(self.text, answer):
+            answer = self.values[question.slot]
+            if not contains(self.text, answer):
+                return None
+        text = articles(question.text.render(self.values, rng, max(self.world.rate, 0.1), self.nouns))
+        return Turn(style(text, rng), answer)
+
+    def ask(self, slot: str) -> Ask:
+        """A maker of questions for a slot."""
+
+        def make(rng: random.Random) -> list[Turn]:
+            for _ in range(3):
+                turn = self.turn(pick_question(self.block, slot, self.world, rng), rng)
+                if turn is not None:
+                    return [turn]
+            return []
+
+        return make
+
+    def asks(self) -> list[Ask]:
+        """One maker for each slot that can be asked for."""
+        slots = {q.slot for q in self.block.questions}
+        return [self.ask(slot) for slot in self.block.slots if slot in slots]
+
+    def miss(self, slot: str, key: str, other: str) -> Ask:
+        """The same question about something else (`other` in the slot `key`), which nobody answered."""
+
+        def make(rng: random.Random) -> list[Turn]:
+            question = pick_question(self.block, slot, self.world, rng)
+            if key not in question.keys:
+                return []
+            text = question.text.render({**self.values, key: other}, rng, self.world.rate, self.nouns)
+            return [Turn(style(articles(text), rng), NOT_STATED)]
+
+        return make
+
+
+_POLITE = ("Please tell me: {q}", "Could you tell me: {q}", "Hi, {q}", "Hello! {Q}", "{Q} Thanks!", "Quick question: {q}", "{Q} Please answer briefly.", "Excuse me, {q}")
+
+
+def style(question: str, rng: random.Random) -> str:
+    """Case, typography and politeness as people vary them."""
+    roll = rng.random()
+    if roll < 0.88:
+        return question
+    if roll < 0.92:
+        return question.lower()
+    if roll < 0.95:
+        return question.rstrip("?.")
+    lower = question if re.match(r"I\b|[A-Z]{2}", question) else question[0].lower() + question[1:]
+    return rng.choice(_POLITE).replace("{q}", lower).replace("{Q}", question)
+
+
+def policy(world: World) -> Unit | None:
+    """A policy of the bank that the document does not hold yet."""
+    block = _unused(world.bank.policies, world)
+    if block is None:
+        return None
+    instance = Instance(block, world)
+    title = re.sub(r"^[a-z]{1,3}\d*_|\d+$", "", block.name).replace("_", " ").capitalize()
+    unit = Unit(instance.text, instance.asks(), "policy", title, subject=block.name)
+    return unit
+
+
+def schema(world: World) -> Unit:
+    """A generic statement over random noun phrases."""
+    block = world.rng.choice(world.bank.schemas)
+    instance = Instance(block, world)
+    key = next(iter(block.slots))
+    subject = instance.values[key]
+    unit = Unit(instance.text, instance.asks(), "schema", subject.capitalize(), subject=subject)
+    unit.states = {(subject, block.answer_kind(slot)) for slot in block.slots if slot != key}
+    kind = block.slots[key].kind
+    slots = [q.slot for q in block.questions if key in q.keys]
+    if kind in _WORD_TYPES and slots:
+        unit.missing = [instance.miss(world.rng.choice(slots), key, world.fresh(kind))]
+    return unit
+
+
+def missing_policy(world: World) -> Ask | None:
+    """A question about a policy that this document does not hold."""
+    block = _unused(world.bank.policies, world)
+    if block is None:
+        return None
+    slot = world.rng.choice([q.slot for q in block.questions])
+
+    def make(rng: random.Random) -> list[Turn]:
+        question = pick_question(block, slot, world, rng)
+        if question.keys:
+            return []
+        return [Turn(style(question.text.render({}, rng, 0.1), rng), NOT_STATED)]
+
+    return make
+
+
+def _unused(blocks: Sequence[Block], world: World) -> Block | None:
+    for _ in range(10):
+        block = blocks[int(world.rng.random() * len(blocks))]
+        if block.name not in world.used:
+            world.used.add(block.name)
+            return block
+    return None

@@ -1,0 +1,166 @@
+"""Train the reader.
+
+    python -m training.train --seconds 840 --out training/runs/one --folder preread/assets/reader
+
+The schedule follows the clock: the learning rate falls to nothing at the end of `--seconds`, whatever the speed, and
+the last part of the time (`--long`) reads documents of up to 14,500 tokens.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.export import write
+from training.model import Reader, Shape, flash_attention, loop_attention
+from training.optimizer import Optimizer
+from training.stream import LONGEST, Batch, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One run."""
+
+    folder: Path
+    out: Path
+    seconds: float
+    rate: float
+    long: float
+    tokens: int
+    workers: int
+    seed: int
+    muon: bool
+    resume: bool
+    warm_up: int = 100
+    sequences: int = 256
+
+
+def learning_rate(step: int, share: float, options: Options) -> float:
+    """Warm-up in steps, then a cosine in the share of the time that is over."""
+    warm = min(1.0, (step + 1) / options.warm_up)
+    return options.rate * warm * (0.5 + 0.5 * math.cos(math.pi * min(1.0, share)))
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+    """All arrays of a batch as tensors."""
+    arrays = (torch.from_numpy(array) for array in batch)
+    if device.type == "cuda":
+        return tuple(array.pin_memory().to(device, non_blocking=True) for array in arrays)
+    return tuple(arrays)
+
+
+class Trainer:
+    """Model, optimizer and stream of one run."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.stream = Stream(options.folder, options.workers, options.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(options.seed)
+        torch.set_float32_matmul_precision("high")
+        cuda = self.device.type == "cuda"
+        self.model = Reader(Shape(), flash_attention() if cuda else loop_attention).to(self.device)
+        self.optimizer = Optimizer(self.model, options.muon)
+        self.loss: Any = torch.compile(self.model.loss, dynamic=False) if cuda else self.model.loss
+        self.step = 0
+        self.spent = 0.0
+        self.curve: list[dict[str, float]] = []
+        if options.resume:
+            self._resume()
+
+    def _resume(self) -> None:
+        saved = torch.load(self.options.out / "checkpoint.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.adam.load_state_dict(saved["adam"])
+        self.optimizer.momentum = {tuple(shape): value for shape, value in saved["momentum"]}
+        self.step, self.spent = int(saved["step"]), float(saved["spent"])
+
+    def save(self) -> None:
+        """Checkpoint and curve."""
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "adam": self.optimizer.adam.state_dict(),
+            "momentum": [(list(shape), value) for shape, value in self.optimizer.momentum.items()],
+            "shape": asdict(self.model.shape),
+            "step": self.step,
+            "spent": self.spent,
+        }
+        torch.save(state, self.options.out / "checkpoint.tmp")
+        (self.options.out / "checkpoint.tmp").rename(self.options.out / "checkpoint.pt")
+        (self.options.out / "curve.json").write_text(json.dumps(self.curve), encoding="utf-8")
+
+    def run(self) -> None:
+        """Train until the time is over."""
+        options, started, saved = self.options, time.monotonic() - self.spent, time.monotonic()
+        size, waiting = options.tokens, self.stream.batch(options.tokens, options.sequences)
+        while self.spent < options.seconds:
+            share = self.spent / options.seconds
+            self.stream.phase.value = int(share > 1 - options.long - 0.01)
+            rate = learning_rate(self.step, share, options)
+            losses = self._update(waiting, rate)
+            waiting = self.stream.batch(size, options.sequences)
+            self.step += 1
+            if self.step <= 3 or self.step % 50 == 0:
+                self._note(losses, rate, started)
+            if self.step == 3 and not options.resume:
+                started = time.monotonic()
+            self.spent = time.monotonic() - started
+            if time.monotonic() - saved > 120:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        self.stream.close()
+
+    def _update(self, batch: Batch, rate: float) -> Tensor:
+        tokens, bounds, index, weights = to_device(batch, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            losses: Tensor = self.loss(tokens, bounds, index, weights, LONGEST)
+        losses[0].backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step(rate)
+        self.optimizer.zero(self.model.parameters())
+        return losses.detach()
+
+    def _note(self, losses: Tensor, rate: float, started: float) -> None:
+        total, answers = losses.tolist()
+        seconds = time.monotonic() - started
+        row = {"step": self.step, "seconds": round(seconds, 1), "loss": round(total, 4), "answers": round(answers, 4), "rate": rate,
+               "shown": self.stream.shown, "fresh": self.stream.fresh, "phase": self.stream.phase.value, "queue": self.stream.queue.qsize()}  # fmt: skip
+        self.curve.append(row)
+        print(json.dumps(row), flush=True)
+
+
+def parse() -> Options:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("preread/assets/reader"), help="holds tokenizer.json")
+    parser.add_argument("--out", type=Path, default=Path("training/runs/one"))
+    parser.add_argument("--seconds", type=float, default=840)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--long", type=float, default=0.25, help="share of the time with long documents")
+    parser.add_argument("--tokens", type=int, default=131_072, help="tokens of one batch")
+    parser.add_argument("--workers", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--resume", action="store_true")
+    return Options(**vars(parser.parse_args()))
+
+
+def main() -> None:
+    """Train and write the hub folder into `--out`/reader."""
+    options = parse()
+    trainer = Trainer(options)
+    trainer.run()
+    write(trainer.model, options.out / "reader")
+    print(json.dumps({"steps": trainer.step, "seconds": trainer.spent, "tokens": trainer.stream.shown, "fresh": trainer.stream.fresh}))
+
+
+if __name__ == "__main__":
+    main()
