@@ -136,6 +136,9 @@ class ChatTemplate:
         goes in front of the first user turn."""
         system = prefix.system.strip()
         roles: list[Role] = [turn.role for turn in prefix.history]
+        for role in roles:  # templates write it out, so it must be none of the user's making
+            if role not in ("system", "user", "assistant"):
+                raise RequestError(f"Unknown role {role!r}.", hint="Give user or assistant.")
         texts = [self._content(turn) for turn in prefix.history]
         if system:
             around = self._template.layout(["system", *roles, "user"])

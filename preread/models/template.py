@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from preread.errors import BadCheckpoint, RequestError
-from preread.models.folder import read_json
+from preread.models.folder import AGAIN, read_json
 
 if TYPE_CHECKING:
     from preread.types import Role
@@ -46,13 +46,11 @@ class Template:
             self._compiled = _environment().from_string(source)
         except TemplateError as exc:
             raise BadCheckpoint(
-                f"{where}: the chat template is not valid: {exc}.", hint="Download the model again."
+                f"{where}: the chat template is not valid: {exc}.", hint=AGAIN
             ) from exc
 
     def render(self, messages: Sequence[Mapping[str, str]], generate: bool = True) -> str:
         """The text. Raises RequestError with the template's own words if it refuses."""
-        from jinja2 import TemplateError
-
         try:
             text: str = self._compiled.render(
                 messages=[dict(message) for message in messages],
@@ -62,7 +60,7 @@ class Template:
                 **self._variables,
             )
             return text
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as exc:
+        except Exception as exc:  # foreign code may raise anything
             raise RequestError(
                 f"{self.where}: the chat template refuses these messages: {exc}.",
                 hint="Turns must alternate, user first.",
@@ -100,14 +98,16 @@ def read_template(folder: Path, bos: str) -> Template:
             variables[name] = text
     separate = folder / "chat_template.jinja"
     if separate.is_file():
-        return Template(separate.read_text(encoding="utf-8"), variables, str(separate))
+        try:
+            return Template(separate.read_text(encoding="utf-8"), variables, str(separate))
+        except UnicodeDecodeError as exc:
+            raise BadCheckpoint(f"{separate}: {exc}.", hint=AGAIN) from exc
     given = settings.get("chat_template")
-    where = f"{folder / 'tokenizer_config.json'}"
     if isinstance(given, list):
-        named = {entry.get("name"): entry.get("template") for entry in given}
-        given = named.get("default")
+        named = (entry for entry in given if isinstance(entry, dict))
+        given = {entry.get("name"): entry.get("template") for entry in named}.get("default")
     if isinstance(given, str):
-        return Template(given, variables, where)
+        return Template(given, variables, str(folder / "tokenizer_config.json"))
     return Template(PLAIN, variables | {"bos_token": bos}, "the plain template")
 
 

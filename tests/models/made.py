@@ -21,6 +21,7 @@ LLAMA3_RULE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+ODD_RULE = r"\p{L}+\s*|[^\p{L}]"  # words take the white space behind them: no seams there
 QWEN_RULE = LLAMA3_RULE.replace("{1,3}", "")
 
 CHATML = (
@@ -137,6 +138,7 @@ KINDS: dict[str, tuple[str, str | None, list[str]]] = {
     "mistral1-words": ("metaspace-split", MISTRAL1, ["<unk>", "<s>", "</s>"]),
     "mistral3": ("metaspace", MISTRAL3, ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]),
     "plain-gpt2": ("gpt2", None, ["<|endoftext|>"]),
+    "plain-odd": ("odd", None, ["<|endoftext|>"]),
     "plain-llama2": ("llama2", None, ["<unk>", "<s>", "</s>"]),
 }
 
@@ -145,7 +147,7 @@ def write_tokenizer(folder: Path, kind: str) -> Path:
     """tokenizer.json and tokenizer_config.json of one of KINDS."""
     family, template, control = KINDS[kind]
     folder.mkdir(parents=True, exist_ok=True)
-    make = _byte_level if family in ("qwen", "llama3", "gpt2") else _sentence_piece
+    make = _byte_level if family in ("qwen", "llama3", "gpt2", "odd") else _sentence_piece
     tokenizer = make(family, control)
     if kind == "qwen3":
         tokenizer.add_tokens(["<think>", "</think>"])  # control, though not marked special
@@ -168,7 +170,7 @@ def _byte_level(family: str, control: list[str]) -> Tokenizer:
     if family == "gpt2":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     else:
-        rule = Regex(LLAMA3_RULE if family == "llama3" else QWEN_RULE)
+        rule = Regex({"llama3": LLAMA3_RULE, "odd": ODD_RULE}.get(family, QWEN_RULE))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(rule, behavior="isolated"),

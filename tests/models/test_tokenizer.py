@@ -43,7 +43,7 @@ QUICK = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 # One of each way that a tokenizer handles text; templates do not matter here.
-SORTS = ["qwen3", "llama3", "llama2", "mistral1-words", "mistral3", "plain-gpt2"]
+SORTS = ["qwen3", "llama3", "llama2", "mistral1-words", "mistral3", "plain-gpt2", "plain-odd"]
 
 
 @pytest.fixture(scope="module", params=SORTS)
@@ -144,6 +144,9 @@ def test_a_seam_holds_whatever_follows(tokenizer: Tokenizer, text: str, more: st
 
 def test_there_are_seams(tokenizer: Tokenizer) -> None:
     text = "The quick brown fox.\n" * 500 + "4711 " * 2000
+    if "odd" in str(tokenizer.path):
+        assert tokenizer.seam(text, 0, len(text)) is None
+        return
     assert tokenizer.seam(text, 0, len(text)) == text.rindex(" fox")
     assert tokenizer.seam(text, len(text) - 50, len(text)) is None
     assert tokenizer.seam("the fox", 0, 3) is None
