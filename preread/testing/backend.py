@@ -28,6 +28,7 @@ from preread.backend import (
 )
 from preread.errors import ContextTooLong, EngineError
 from preread.testing.replies import Answer, Reply, check, example, find_line
+from preread.testing.trie import Trie
 from preread.types import Built, Finish, Prefix
 
 SYSTEM, USER, ASSISTANT, END = range(4)  # the template's own tokens; no text can produce them
@@ -77,8 +78,8 @@ class FakeBackend:
         self._answer = answer
         self._stored = stored
         self._words: dict[str, int] = {}
-        self._memory = _Trie()
-        self._tier = _Trie()
+        self._memory = Trie()
+        self._tier = Trie()
         self._lock = asyncio.Lock()
         self._closed = False
         self._info = BackendInfo(
@@ -99,7 +100,7 @@ class FakeBackend:
 
     def restart(self) -> None:
         """What a new process with the same tier knows."""
-        self._memory = _Trie()
+        self._memory = Trie()
 
     async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
         self.calls.append(Call("count", tuple(prefixes)))
@@ -286,24 +287,3 @@ def _news(work: Generate | Choose | LogLikelihood, rows: list[_Row]) -> ResultBa
         is_greedy=[row.greedy for row in rows] if isinstance(work, LogLikelihood) else None,
         errors={row.index: row.error for row in rows if row.error},
     )
-
-
-class _Trie:
-    """Token sequences that were read."""
-
-    def __init__(self) -> None:
-        self._root: dict[int, Any] = {}
-
-    def known(self, tokens: list[int]) -> int:
-        """Length of the longest prefix of `tokens` that was read."""
-        node = self._root
-        for i, token in enumerate(tokens):
-            if token not in node:
-                return i
-            node = node[token]
-        return len(tokens)
-
-    def learn(self, tokens: list[int]) -> None:
-        node = self._root
-        for token in tokens:
-            node = node.setdefault(token, {})

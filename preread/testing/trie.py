@@ -1,0 +1,26 @@
+"""What FakeBackend has read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Trie:
+    """Token sequences that were read."""
+
+    def __init__(self) -> None:
+        self._root: dict[int, Any] = {}
+
+    def known(self, tokens: list[int]) -> int:
+        """Length of the longest prefix of `tokens` that was read."""
+        node = self._root
+        for i, token in enumerate(tokens):
+            if token not in node:
+                return i
+            node = node[token]
+        return len(tokens)
+
+    def learn(self, tokens: list[int]) -> None:
+        node = self._root
+        for token in tokens:
+            node = node.setdefault(token, {})
