@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from preread.config import ContextSection
@@ -102,11 +101,6 @@ def collect_garbage(catalog: Catalog, versions_kept: int, now: float) -> Collect
             below = summary.version - max(1, versions_kept) + 1
             versions += catalog.remove(summary.name, below=below) if below > 1 else 0
     return Collected(tuple(expired), versions, catalog.live_chunks())
-
-
-def by_last_use(summaries: Sequence[ContextSummary]) -> list[ContextSummary]:
-    """Least recently used first: the order in which a byte budget gives contexts up."""
-    return sorted(summaries, key=lambda summary: summary.last_used)
 
 
 def _unknown(catalog: Catalog, name: str) -> UnknownName:

@@ -12,7 +12,6 @@ import pytest
 from preread.contexts.build import BuildRequest, build_context
 from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.contexts.manage import (
-    by_last_use,
     collect_garbage,
     invalidate_context,
     list_contexts,
@@ -93,13 +92,6 @@ def test_the_newest_version_always_stays(catalog: SqliteCatalog) -> None:
     catalog.put(replace(record(), expires_at=None), expected=0)
     assert collect_garbage(catalog, 0, NOW).versions == 0
     assert catalog.get("handbook")
-
-
-def test_the_least_recently_used_comes_first(catalog: SqliteCatalog) -> None:
-    for name in ("a", "b", "c"):
-        catalog.put(record(name), expected=0)
-    catalog.touch("a", NOW + 9)
-    assert [s.name for s in by_last_use(catalog.summaries())] == ["b", "c", "a"]
 
 
 def test_listing_needs_no_heavy_import() -> None:
