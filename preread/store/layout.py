@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from preread.store.chunk import ChunkHeader
 from preread.store.codec import Codec
-from preread.store.keys import DTYPES, Geometry, Span, chain, chunk_key, tenant_digest
+from preread.store.keys import DTYPES, Box, Geometry, Span, chain, chunk_key, tenant_digest
 from preread.store.tiers.base import ChunkKey
 from preread.types import Fingerprint
 
 if TYPE_CHECKING:
+    from preread.store.codec import Tensor
     from preread.store.keys import Tokens
 
 
@@ -53,3 +54,13 @@ class Layout:
             )
             for box in geometry.boxes(span.start, span.end)
         ]
+
+    def ends_span(self, box: Box) -> bool:
+        """Whether it is the last of its span's boxes."""
+        return box[2:] == self.geometry.cells[-1]
+
+    def encode(self, box: Box, tensor: Tensor) -> memoryview:
+        return self.codec.encode(tensor, box.shape(self.geometry.head_dim), self.geometry.dtype)
+
+    def decode(self, box: Box, payload: memoryview) -> Tensor:
+        return self.codec.decode(payload, box.shape(self.geometry.head_dim), self.geometry.dtype)

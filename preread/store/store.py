@@ -16,7 +16,7 @@ from preread.errors import TierError
 from preread.metrics import Metrics
 from preread.store.chunk import ChunkFault, ChunkHeader, Fault, pack, unpack
 from preread.store.codec import Codec, RawCodec
-from preread.store.keys import OVERHEAD, Box, Geometry, Span
+from preread.store.keys import OVERHEAD, Box, Geometry
 from preread.store.layout import Layout
 from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Tier
 from preread.store.upkeep import SweepReport, Upkeep, VerifyReport
@@ -101,27 +101,25 @@ class Store:
     def load(self, tokens: Tokens, upto: int, sink: Sink, *, start: int = 0) -> LoadReport:
         """Deliver the KV of tokens [start, upto), as far as whole verified chunks reach.
 
-        Chunks that end at or before `start` are taken to be there already; the one that holds
-        `start` is delivered whole. The sink gets the boxes of a span only when all of them are
-        verified, spans in order; what it raises is passed on. Nothing else is raised. After a bad
-        chunk the rest is still verified, not delivered, so that one load finds all that is bad and
-        the next `save` mends it.
+        Spans that end at or before `start` are taken to be there already; the one that holds
+        `start` is delivered whole. Every box is verified before the sink gets it, in order; those
+        of a span that proves incomplete lie beyond the reported tokens and must be ignored. What
+        the sink raises is passed on, nothing else is raised. After a bad chunk the rest is still
+        verified, not delivered: one load finds all that is bad, and the next `save` mends it.
         """
         began = time.perf_counter()
         tiers = list(self._tiers)
         faults: list[tuple[str, str]] = []
         done, nbytes, chunks, whole = start, 0, 0, True
-        for span in self._layout.spans(tokens):
-            if span.end <= start:
-                continue
-            if span.end > upto:
-                break
-            payloads = self._read_span(tiers, span, faults)
-            whole = whole and payloads is not None
-            if whole and payloads is not None:
-                nbytes += self._deliver(payloads, sink)
-                chunks += len(payloads)
-                done = span.end
+        spans = (span for span in self._layout.spans(tokens) if start < span.end <= upto)
+        for chunk in (chunk for span in spans for chunk in self._layout.chunks(span)):
+            payload = self._read(tiers, chunk, faults)
+            whole = whole and payload is not None
+            if payload is not None and whole:
+                sink(chunk.box, self._layout.decode(chunk.box, payload))
+                nbytes, chunks = nbytes + payload.nbytes, chunks + 1
+                if self._layout.ends_span(chunk.box):
+                    done = chunk.box.token_end
             elif not faults:
                 break  # a plain miss
         ms = (time.perf_counter() - began) * 1e3
@@ -150,7 +148,7 @@ class Store:
             if not takers:
                 skipped += 1
                 continue
-            payload = self._encode(chunk.box, source(chunk.box))
+            payload = self._layout.encode(chunk.box, source(chunk.box))
             parts = pack(chunk, payload)
             for tier in takers:
                 if self._write(tier, chunk.key, parts):
@@ -211,26 +209,6 @@ class Store:
         if gap:
             self._refused(tier, f"chunks before token {start} are gone; save from 0 to mend it")
         return lacking, size <= limit and not gap
-
-    def _read_span(
-        self, tiers: list[Tier], span: Span, faults: list[tuple[str, str]]
-    ) -> list[tuple[Box, memoryview]] | None:
-        """All payloads of a span, or None when one is missing; all of them are looked at."""
-        payloads = []
-        for chunk in self._layout.chunks(span):
-            if (payload := self._read(tiers, chunk, faults)) is not None:
-                payloads.append((chunk.box, payload))
-        return payloads if len(payloads) == len(self._layout.geometry.cells) else None
-
-    def _encode(self, box: Box, tensor: Tensor) -> memoryview:
-        geometry = self._layout.geometry
-        return self._layout.codec.encode(tensor, box.shape(geometry.head_dim), geometry.dtype)
-
-    def _deliver(self, payloads: list[tuple[Box, memoryview]], sink: Sink) -> int:
-        geometry, codec = self._layout.geometry, self._layout.codec
-        for box, payload in payloads:
-            sink(box, codec.decode(payload, box.shape(geometry.head_dim), geometry.dtype))
-        return sum(payload.nbytes for _, payload in payloads)
 
     def _read(
         self, tiers: list[Tier], expected: ChunkHeader, faults: list[tuple[str, str]]

@@ -1,7 +1,8 @@
 """Writes chunks until it is killed. A script, and without torch, so that it starts quickly.
 
-crash_writer.py steps ROOT N     dies by SIGKILL just before its Nth call into the kernel
-crash_writer.py forever ROOT SEED BUDGET    says "<n>" when chunk n is written, until killed
+`steps ROOT`: for N = 1, 2, … a child works in ROOT/N and dies by SIGKILL just before its Nth call
+into the kernel; until one comes through. `forever ROOT SEED BUDGET`: writes on and on.
+Says "<n>" (steps: "<N> <n>") when chunk n is written.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from preread.store.keys import Box, chunk_key
 from preread.store.tiers.disk import DiskTier
 
 STEPS = ("open", "write", "utime", "fsync", "replace", "mkdir", "close", "scandir", "unlink")
+SMALL_WRITE = 400  # bytes: several writes to a chunk, so that it can be cut anywhere
 
 
 def chunk(n: int) -> tuple[ChunkHeader, bytes]:
@@ -34,9 +36,20 @@ def write(tier: DiskTier, n: int) -> bool:
     return tier.write(header.key, pack(header, memoryview(payload)))
 
 
-def steps(root: Path, fatal: int) -> None:
-    """Chunk 1 twice, then chunk 2, with kernel calls counted and writes cut into small ones."""
-    calls = [0]
+def steps(root: Path) -> None:
+    fatal, status = 0, -1
+    while status != 0:
+        fatal += 1
+        if (child := os.fork()) == 0:
+            doomed(root / str(fatal), fatal)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), status
+
+
+def doomed(root: Path, fatal: int) -> None:
+    """Chunk 1 twice, then chunk 2, with calls into the kernel counted."""
+    calls, say = [0], os.write
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -47,14 +60,14 @@ def steps(root: Path, fatal: int) -> None:
 
         return wrapper
 
-    some = os.write
-    os.write = lambda fd, data: some(fd, data[:400])
     for name in STEPS:
         setattr(os, name, counted(getattr(os, name)))
+    write_all: Any = os.write
+    os.write = lambda fd, data: write_all(fd, data[:SMALL_WRITE])  # type: ignore[index]
     tier = DiskTier(root)
     for n in (1, 1, 2):
         write(tier, n)
-        some(1, b"%d " % n)
+        say(1, b"%d %d\n" % (fatal, n))
 
 
 def forever(root: Path, seed: int, budget: int) -> None:
@@ -68,4 +81,7 @@ def forever(root: Path, seed: int, budget: int) -> None:
 
 if __name__ == "__main__":
     kind, where, *numbers = sys.argv[1:]
-    {"steps": steps, "forever": forever}[kind](Path(where), *map(int, numbers))
+    if kind == "steps":
+        steps(Path(where))
+    else:
+        forever(Path(where), *map(int, numbers))

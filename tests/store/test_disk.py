@@ -217,7 +217,7 @@ def test_two_processes_keep_one_budget(root: Path) -> None:
     """Each may pass it by a sixteenth, for a moment."""
     clock = Clock()
     pair = [DiskTier(root, budget=16_000, fsync=False, clock=clock) for _ in range(2)]
-    for n in range(300):
+    for n in range(240):
         clock.tick(1)
         put(pair[n % 7 > 2], n, b"x" * 100)
         assert pair[0].usage().nbytes <= 16_000 * 18 / 16
