@@ -38,6 +38,7 @@ class EngineSection:
     batch_tokens: int = 8192  # most tokens in one step
     prefill_chunk: int = 2048  # tokens of one prefix computed per step
     shared_min_rows: int = 2  # sequences on a segment from which the shared pass pays
+    private_tokens: int = 512  # a prompt's own part from this length on lies in the prefix arena
     lease_s: float = 600.0  # a prefix stays resident this long after its last use
     truth_check: bool = False  # run the arena's check() after every step (slow; tests)
 

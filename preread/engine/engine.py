@@ -90,6 +90,11 @@ class Engine:
         readings = self._scheduler.readings
         return not self._admission.jobs and not readings.busy
 
+    @property
+    def has_news(self) -> bool:
+        """Something ended between steps; the next step tells."""
+        return bool(self._ledger)
+
     def submit(self, batch: TokenBatch) -> int:
         """Queue a batch; returns its job number. Rows that cannot run at all end in the next news
         with the reason; the others are not disturbed."""
@@ -128,9 +133,17 @@ class Engine:
 
     def read(self, reading: Reading, progress: Callable[[int, int], None] | None) -> int:
         """Compute what is missing of a held prefix in the coming steps; returns how many tokens of
-        it nobody else has claimed. Done when `ready` says all, or reading.error is set."""
+        it nobody else has claimed. progress is told at once and after every step; done when all is
+        ready or reading.error is set."""
         reading.progress, reading.active = progress, True
-        return self.tree.claim(reading.leaf, reading.upto)
+        mine = self.tree.claim(reading.leaf, reading.upto)
+        self._scheduler.readings.tell(reading)
+        return mine
+
+    def resident(self, tokens: Int32Array) -> bool:
+        """Whether the whole prefix is in memory, so that nothing need be loaded or computed."""
+        leaf, found = self.tree.match(tokens)
+        return found == len(tokens) == self.tree.ready(leaf, found)
 
     def ready(self, reading: Reading) -> int:
         """Tokens of a held prefix that have KV."""

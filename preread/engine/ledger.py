@@ -19,6 +19,9 @@ class Ledger:
     def __init__(self) -> None:
         self._parts: dict[int, list[News]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
     def put(self, job: int, news: News) -> None:
         self._parts.setdefault(job, []).append(news)
 

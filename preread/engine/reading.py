@@ -102,8 +102,12 @@ class Readings:
         for chunk in chunks:
             self._tree.advance(chunk.leaf, chunk.base + len(chunk.tokens))
         for reading in self._all:
-            if reading.active and reading.progress is not None:
-                reading.progress(self.ready(reading), reading.upto)
+            self.tell(reading)
+
+    def tell(self, reading: Reading) -> None:
+        """Call its progress, if it is being computed."""
+        if reading.active and reading.progress is not None:
+            reading.progress(self.ready(reading), reading.upto)
 
     def fail(self, chunks: tuple[Chunk, ...], error: Exception) -> None:
         """These chunks cannot be computed: nobody who needs them waits any longer."""
@@ -112,3 +116,4 @@ class Readings:
             path = self._tree.path(reading.leaf, reading.upto)
             if reading.active and any(id(s) in lost for s in path if not s.complete):
                 reading.error = error
+                self.tell(reading)

@@ -1,0 +1,149 @@
+"""The local engine as a Backend: text at the top, one thread at the device."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch
+from preread.config import EngineSection
+from preread.engine.build import Builder
+from preread.engine.engine import Engine
+from preread.engine.reply import Replies
+from preread.engine.requests import Part, Requests
+from preread.engine.stream import Stream
+from preread.engine.thread import EngineThread
+from preread.metrics import Metrics
+from preread.models.load import LoadedModel
+from preread.store.keys import fingerprint
+from preread.store.store import Store
+from preread.types import Built, Prefix
+
+if TYPE_CHECKING:
+    from preread.types import Int32Array
+
+T = TypeVar("T")
+BUILDS = 8  # at once; more wait
+
+
+class LocalBackend:
+    """See preread.backend.Backend. Owns one engine thread until `close`."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        store: Store | None,
+        config: EngineSection,
+        metrics: Metrics | None = None,
+        *,
+        name: str = "",
+    ) -> None:
+        """store: None keeps prefixes in memory only. name: what the user calls the model."""
+        self.metrics = metrics or Metrics()
+        self._model = model
+        self._lease_s = config.lease_s
+        engine = Engine(model.decoder, config, metrics=self.metrics)
+        self._thread = EngineThread(engine)
+        self._builder = Builder(self._thread, engine, store, self.metrics)
+        self._unstored = Builder(self._thread, engine, None, self.metrics)
+        self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
+        self._requests = Requests(model, config.private_tokens)
+        limit = model.decoder.max_positions
+        self._info = BackendInfo(
+            name="local",
+            model=name or model.folder.name,
+            fingerprint=fingerprint(model.fingerprint_parts),
+            limit=limit,
+            effective_limit=model.effective_context or limit,
+            effective_known=model.effective_context is not None,
+            kv_bytes_per_token=engine.shape.token_bytes,
+            device=str(model.decoder.device),
+            dtype=model.dtype,
+        )
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
+        return await asyncio.to_thread(self._count, prefixes, questions)
+
+    async def build(
+        self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
+    ) -> Built:
+        def work(gone: threading.Event) -> Built:
+            tokens = self._model.chat.prefix(prefix)
+            return self._builder.build(tokens, max(lease_s, self._lease_s), progress, gone)
+
+        return await self._aside(work)
+
+    def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
+        """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the
+        tiers."""
+        builder = self._builder if store else self._unstored
+        tokens = np.asarray(tokens, np.int32)
+        return builder.build(tokens, self._lease_s, None, threading.Event())
+
+    async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
+        replies = Replies(batch, self._model.tokenizer, time.perf_counter())
+        parts, errors = await asyncio.to_thread(self._requests.parts, batch)
+        if errors:
+            yield replies.failed(errors)
+        stream = Stream(self._thread)
+        starts = [asyncio.create_task(self._start(part, stream, replies)) for part in parts]
+        try:
+            while not replies.finished:
+                part, news = await stream.inbox.get()
+                if (result := replies.take(part, news)) is not None:
+                    yield result
+                stream.finish(part, replies.stopped)
+        finally:
+            stream.close()
+            for start in starts:
+                start.cancel()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._thread.stop)
+        self._workers.shutdown(wait=False)
+
+    async def _start(self, part: Part, stream: Stream, replies: Replies) -> None:
+        """Submit the rows of a part, once their prefix is in memory."""
+        try:
+            if not await asyncio.wrap_future(stream.submit_resident(part)):
+                await self._aside(lambda gone: self._prepare(part, stream, replies, gone))
+        except Exception as exc:
+            stream.tell(part, exc)
+
+    def _prepare(self, part: Part, stream: Stream, replies: Replies, gone: threading.Event) -> None:
+        assert part.prefix is not None
+        ready = self._builder.prepare(part.prefix, None, gone)
+        try:
+            replies.loaded(part.rows, ready.load_ms)
+            self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
+        finally:
+            self._builder.release(ready, self._lease_s)
+
+    async def _aside(self, work: Callable[[threading.Event], T]) -> T:
+        """Run blocking work in a thread; when the caller is cancelled, the work is told."""
+        gone = threading.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._workers, work, gone)
+        finally:
+            gone.set()
+
+    def _count(self, prefixes: Sequence[Prefix], questions: Sequence[str]) -> list[int]:
+        chat = self._model.chat
+        if not questions:
+            return [len(chat.prefix(prefix)) for prefix in prefixes]
+        counts = []
+        for prefix, question in zip(prefixes, questions, strict=True):
+            drop, own = chat.suffix(prefix, question)
+            counts.append(len(chat.prefix(prefix)) - drop + len(own))
+        return counts

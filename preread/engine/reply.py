@@ -1,0 +1,219 @@
+"""News in tokens -> results in text. Each row's text grows by complete characters only; a stop
+string is found across tokens and never shown, not even in part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preread.backend import Choose, Generate, LogLikelihood, Ragged, RequestBatch, ResultBatch
+from preread.engine.jobs import FINISHES, STOP, LikelihoodSpec, News
+from preread.engine.requests import Part
+from preread.errors import Cancelled
+from preread.models.detokenizer import Detokenizer
+from preread.models.tokenizer import Tokenizer
+from preread.types import Finish
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from preread.types import Float32Array, Int32Array, Int64Array
+
+
+class StopText:
+    """Text of one row, cut before the first stop string. What might be the beginning of one is held
+    back until it is not."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self._stream = Detokenizer(tokenizer)
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that is certain now."""
+        return self._cut(self._stream.push([token]))
+
+    def finish(self) -> str:
+        """What was held back when the row ended by itself."""
+        text = self._cut(self._stream.finish())
+        rest, self._held = self._held, ""
+        return text if self.stopped else text + rest
+
+    def _cut(self, new: str) -> str:
+        text = self._held + new
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+class Replies:
+    """Turns the news of one request batch into result batches. `stopped` collects rows that met a
+    stop string, for the caller to end in the engine."""
+
+    def __init__(self, batch: RequestBatch, tokenizer: Tokenizer, started: float) -> None:
+        """started: time.perf_counter() of the submission."""
+        n = len(batch)
+        self._work = batch.work
+        self._tokenizer = tokenizer
+        self._started = started
+        self._texts: dict[int, StopText] = {}
+        self._done = np.zeros(n, bool)
+        self._written = np.zeros(n, np.int32)
+        self._ttft = np.zeros(n, np.float32)
+        self._load = np.zeros(n, np.float32)
+        self.stopped: list[int] = []
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._done.all())
+
+    @property
+    def running(self) -> Int64Array:
+        return np.flatnonzero(~self._done)
+
+    def loaded(self, rows: Int64Array, ms: float) -> None:
+        """These rows' prefix came from a tier in so many milliseconds."""
+        self._load[rows] = ms
+
+    def failed(self, errors: dict[int, str]) -> ResultBatch:
+        """Rows that end with an error before the engine saw them."""
+        rows = np.array(sorted(errors), np.int32)
+        return self._ended(rows, Finish.ERROR, errors)
+
+    def cancelled(self) -> ResultBatch:
+        """All rows that still run."""
+        return self._ended(self.running.astype(np.int32), Finish.CANCELLED, {})
+
+    def take(self, part: Part, news: News | Exception) -> ResultBatch | None:
+        """News of a part, or why there will be none: results for the reader, if any."""
+        if isinstance(news, News):
+            return self.results(news, part)
+        if isinstance(news, Cancelled):
+            return self.cancelled()
+        lost = part.rows[~self._done[part.rows]].tolist()
+        return self.failed(dict.fromkeys(lost, str(news)))
+
+    def results(self, news: News, part: Part) -> ResultBatch | None:
+        """News of one part of the batch. None when nothing of it is new to the reader."""
+        picked = np.flatnonzero(~self._done[part.rows[news.rows]])
+        if not len(picked):
+            return None
+        rows = part.rows[news.rows[picked]]
+        now = (time.perf_counter() - self._started) * 1e3
+        self._ttft[rows[self._ttft[rows] == 0]] = now
+        finish = [FINISHES[code] for code in news.finish[picked].tolist()]
+        texts = self._read(rows, news.tokens[picked], finish)
+        wrote = news.tokens[picked] >= 0
+        self._written[rows] += wrote
+        self._done[rows] = [f is not None for f in finish]
+        usage = news.usage[picked]
+        usage[:, 3] = self._written[rows]
+        scored = isinstance(self._work, LogLikelihood)
+        columns = _scored(news, part, picked) if scored else self._written_now(news, picked, wrote)
+        probs, mass = self._labels(news.scores[picked])
+        return ResultBatch(
+            rows=rows.astype(np.int32),
+            texts=texts,
+            tokens=columns[0],
+            finish=finish,
+            usage=usage,
+            times=self._times(rows, now),
+            logprobs=columns[1],
+            label_probs=probs,
+            mass=mass,
+            is_greedy=news.agree[picked].tolist() if scored else None,
+            errors={int(part.rows[row]): text for row, text in news.errors.items()},
+        )
+
+    def _read(self, rows: Int64Array, tokens: Int32Array, finish: list[Finish | None]) -> list[str]:
+        """New text per row. Where a row meets a stop string, `finish` says so from here on."""
+        texts = [""] * len(rows)
+        if not isinstance(self._work, Generate):
+            return texts
+        for i, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
+            stream = self._texts.setdefault(row, StopText(self._tokenizer, self._work.stop))
+            if token >= 0:
+                texts[i] = stream.push(token)
+            if finish[i] is not None and not stream.stopped:
+                texts[i] += stream.finish()
+            if stream.stopped:
+                if finish[i] is None:
+                    self.stopped.append(row)
+                finish[i] = Finish.STOP
+            if finish[i] is not None:
+                del self._texts[row]
+        return texts
+
+    def _written_now(
+        self, news: News, picked: Int64Array, wrote: NDArray[np.bool_]
+    ) -> tuple[Ragged, Float32Array | None]:
+        offsets = np.concatenate(([0], np.cumsum(wrote))).astype(np.int64)
+        asked = isinstance(self._work, Generate) and self._work.logprobs
+        logprobs = news.logprobs[picked][wrote] if asked else None
+        return Ragged(news.tokens[picked][wrote], offsets), logprobs
+
+    def _labels(self, scores: Float32Array) -> tuple[Float32Array | None, Float32Array | None]:
+        """Probabilities over the labels, and what they hold together. Rows that failed: zeros."""
+        if not isinstance(self._work, Choose):
+            return None, None
+        if not scores.shape[1]:
+            scores = np.full((len(scores), len(self._work.labels)), -np.inf, np.float32)
+        values = np.exp(scores.astype(np.float64))
+        mass = values.sum(1)
+        probs = values / np.where(mass > 0, mass, 1.0)[:, None]
+        return probs.astype(np.float32), mass.astype(np.float32)
+
+    def _times(self, rows: Int64Array, now: float) -> Float32Array:
+        columns = (self._load[rows], self._ttft[rows], np.full(len(rows), now, np.float32))
+        return np.stack(columns, axis=1)
+
+    def _ended(self, rows: Int32Array, finish: Finish, errors: dict[int, str]) -> ResultBatch:
+        self._done[rows] = True
+        n = len(rows)
+        usage = np.zeros((n, 4), np.int32)
+        usage[:, 3] = self._written[rows]
+        asked = isinstance(self._work, LogLikelihood) or (
+            isinstance(self._work, Generate) and self._work.logprobs
+        )
+        probs, mass = self._labels(np.zeros((n, 0), np.float32))
+        return ResultBatch(
+            rows=rows,
+            texts=[""] * n,
+            tokens=Ragged(np.empty(0, np.int32), np.zeros(n + 1, np.int64)),
+            finish=[finish] * n,
+            usage=usage,
+            times=self._times(rows.astype(np.int64), (time.perf_counter() - self._started) * 1e3),
+            logprobs=np.empty(0, np.float32) if asked else None,
+            label_probs=probs,
+            mass=mass,
+            is_greedy=[False] * n if isinstance(self._work, LogLikelihood) else None,
+            errors=errors,
+        )
+
+
+def _scored(news: News, part: Part, picked: Int64Array) -> tuple[Ragged, Float32Array]:
+    """Continuations and their log-probabilities; nothing of rows that did not end well."""
+    spec, own = part.batch.spec, part.batch.own
+    assert isinstance(spec, LikelihoodSpec)
+    tokens, logprobs, offsets = [own.values[:0]], [news.logprobs[:0]], [0]
+    for i in picked.tolist():
+        row = int(news.rows[i])
+        count = int(spec.counts[row]) if news.finish[i] == STOP else 0
+        tokens.append(own.row(row)[len(own.row(row)) - count :])
+        logprobs.append(news.scores[i, :count])
+        offsets.append(offsets[-1] + count)
+    return Ragged(np.concatenate(tokens), np.array(offsets, np.int64)), np.concatenate(logprobs)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

@@ -1,0 +1,77 @@
+"""The bridge between one reader on an event loop and its jobs on the engine thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preread.engine.engine import Engine
+from preread.engine.jobs import News
+from preread.engine.requests import Part
+from preread.engine.thread import EngineThread
+
+if TYPE_CHECKING:
+    from collections.abc import MutableSequence
+
+
+class Stream:
+    """Jobs of one request batch. `inbox`: (part, its news or why there will be none)."""
+
+    def __init__(self, thread: EngineThread) -> None:
+        """On the reader's loop."""
+        self.inbox: asyncio.Queue[tuple[Part, News | Exception]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = thread
+        self._lock = threading.Lock()
+        self._jobs: dict[int, int] = {}  # id of the part -> job
+        self._closed = False
+
+    def submit_resident(self, part: Part) -> Future[bool]:
+        """Submit a part if it needs no prefix, or one that is in memory."""
+
+        def work(engine: Engine) -> bool:
+            ready = part.prefix is None or engine.resident(part.prefix)
+            if ready:
+                self.submit(engine, part, 0)
+            return ready
+
+        return self._thread.send(work)
+
+    def submit(self, engine: Engine, part: Part, computed: int) -> None:
+        """On the engine thread. computed: tokens of the prefix that its first row pays for."""
+        batch = part.batch
+        if computed:
+            charge = np.zeros(len(batch.groups), np.int64)
+            charge[int(batch.group_of[0])] = computed
+            batch = replace(batch, charge=tuple(charge.tolist()))
+        with self._lock:
+            if not self._closed:
+                job = self._thread.listen(engine, batch, lambda news: self.tell(part, news))
+                self._jobs[id(part)] = job
+
+    def tell(self, part: Part, news: News | Exception) -> None:
+        """From any thread."""
+        with self._lock:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(self.inbox.put_nowait, (part, news))
+
+    def finish(self, part: Part, rows: MutableSequence[int]) -> None:
+        """End rows that their reader considers ended (a stop string); empties `rows`."""
+        for row in rows:
+            self._finish(self._jobs[id(part)], int(np.searchsorted(part.rows, row)))
+        rows.clear()
+
+    def _finish(self, job: int, row: int) -> None:
+        self._thread.send(lambda engine: engine.finish(job, row))
+
+    def close(self) -> None:
+        """The reader has gone: cancel what still runs."""
+        with self._lock:
+            self._closed = True
+        for job in self._jobs.values():
+            self._thread.forget(job)

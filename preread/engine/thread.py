@@ -1,0 +1,117 @@
+"""The thread that owns the engine and its device. Everybody else sends it work between steps."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from preread.engine.engine import Engine
+from preread.engine.jobs import News, TokenBatch
+from preread.errors import Cancelled, EngineError
+
+T = TypeVar("T")
+Listener = Callable[[News | Exception], None]  # called from the engine thread; must not block
+STALLED_S = 0.002  # wait for outside memory this long before trying again
+
+log = logging.getLogger("preread.engine")
+
+
+class EngineThread:
+    """Runs an engine. All methods may be called from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._listeners: dict[int, Listener] = {}
+        self._stopping = False
+        self._lock = threading.Lock()  # nothing is put into the inbox after its last reading
+        self._end: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="preread-engine", daemon=True)
+        self._thread.start()
+
+    def send(self, work: Callable[[Engine], T]) -> Future[T]:
+        """Run `work` on the engine thread between two steps."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                if self._end is not None:
+                    raise self._end
+                future.set_result(work(self._engine))
+            except Exception as exc:
+                future.set_exception(exc)
+
+        with self._lock:
+            if self._end is None:
+                self._inbox.put(run)
+            else:
+                future.set_exception(self._end)
+        return future
+
+    def call(self, work: Callable[[Engine], T]) -> T:
+        """`send`, and wait."""
+        return self.send(work).result()
+
+    def listen(self, engine: Engine, batch: TokenBatch, listener: Listener) -> int:
+        """Submit a batch, from within `send`; its news go to the listener until `forget`."""
+        job = engine.submit(batch)
+        self._listeners[job] = listener
+        return job
+
+    def forget(self, job: int) -> None:
+        """Cancel what still runs of a job; its listener is not called again."""
+
+        def work(engine: Engine) -> None:
+            self._listeners.pop(job, None)
+            engine.cancel(job)
+
+        self.send(work)
+
+    def stop(self) -> None:
+        """End the thread; listeners get Cancelled. Idempotent."""
+        self._stopping = True
+        self._inbox.put(lambda: None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._take_mail()
+                if not self._engine.idle or self._engine.has_news:
+                    for job, news in self._engine.step().items():
+                        if (listener := self._listeners.get(job)) is not None:
+                            listener(news)
+            end: Exception = Cancelled("The engine was closed.", hint="Open another one.")
+        except Exception as exc:  # a bug: say so to everybody instead of hanging
+            log.exception("the engine thread failed")
+            end = EngineError(f"The engine failed: {exc!r}.", hint="Open another one.")
+        with self._lock:
+            self._end = end
+        for listener in tuple(self._listeners.values()):
+            listener(end)
+        self._drain()
+
+    def _take_mail(self) -> None:
+        """Do what was sent; wait for it when there is nothing else to do."""
+        engine = self._engine
+        try:
+            if engine.idle and not engine.has_news:
+                self._inbox.get()()
+            elif engine.stalled:
+                self._inbox.get(timeout=STALLED_S)()
+        except queue.Empty:
+            pass
+        self._drain()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                self._inbox.get_nowait()()
+            except queue.Empty:
+                return
