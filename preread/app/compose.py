@@ -34,8 +34,12 @@ def compose(
 ) -> Parts:
     """Resolve the configuration and put the parts together. See `preread.open`."""
     config = load_config(Path(home).expanduser().absolute() if home else None)
-    given = {"model": model, "dtype": dtype, "device": device}
-    chosen = replace(config.model, **{k: v for k, v in given.items() if v})
+    chosen = replace(
+        config.model,
+        model=model or config.model.model,
+        dtype=dtype or config.model.dtype,
+        device=device or config.model.device,
+    )
     if os.path.isdir(chosen.model):
         chosen = replace(chosen, model=os.path.abspath(chosen.model))
     config = replace(config, model=chosen)
@@ -73,6 +77,6 @@ def _local(config: Config, weights: Weights) -> Parts:
     identity = fingerprint(loaded.fingerprint_parts)
     tenant = config.store.tenant
     store = Store([open_disk(config)], geometry, identity, tenant=tenant, metrics=metrics)
-    backend = LocalBackend(loaded, store, config.engine, metrics)
+    backend = LocalBackend(loaded, store, config.engine, metrics, name=config.model.model)
     parameters = parameter_count(loaded.config)
     return Parts(config, backend, open_catalog(config), metrics, parameters)
