@@ -14,6 +14,7 @@ from preread.store.keys import OVERHEAD, Box, Geometry
 from preread.store.store import Store
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
+from preread.testing.conformance_tier import Clock
 from preread.testing.faulty import FaultyTier, Trouble, at
 from tests.attacks.tools import FINGERPRINT, GEOMETRY, Den, Truth, flip
 
@@ -218,18 +219,35 @@ def test_a_tier_that_refuses(den: Den, caplog: pytest.LogCaptureFixture) -> None
     assert den.metrics.snapshot()["store.refused.memory"] == 1
 
 
+@pytest.mark.parametrize("percent", range(60, 160, 4))
+def test_a_save_never_evicts_its_own_beginning(tmp_path: Path, percent: int) -> None:
+    truth = Truth.of(GEOMETRY, 29)
+    whole = 29 * GEOMETRY.bytes_per_token + 8 * OVERHEAD
+    clock = Clock()
+    tier = DiskTier(tmp_path, budget=whole * percent // 100, fsync=False, clock=clock)
+    store = Store([tier], GEOMETRY, FINGERPRINT)
+    for base in (100, 200, 0):
+        clock.tick()
+        tokens = range(base, base + 29)
+        stored = store.save(tokens, 0, truth.source).stored
+        clock.tick()
+        held = store.match(tokens)
+        assert stored == (held == 29) == (whole <= tier.usage().budget * 15 / 16)
+        assert held >= 8
+        assert store.load(tokens, 29, truth.sink).tokens == held
+
+
 def test_two_contexts_that_do_not_fit_together_take_turns(tmp_path: Path) -> None:
     truth = Truth.of(GEOMETRY, 29)
     whole = 29 * GEOMETRY.bytes_per_token + 8 * OVERHEAD
-    tier = DiskTier(tmp_path, budget=whole * 3 // 2, fsync=False)
+    clock = Clock()
+    tier = DiskTier(tmp_path, budget=whole * 3 // 2, fsync=False, clock=clock)
     store = Store([tier], GEOMETRY, FINGERPRINT)
     for base in (0, 100, 0, 100):
         tokens = range(base, base + 29)
         assert store.save(tokens, 0, truth.source).stored
         assert store.match(tokens) == 29
-        for entry in tier.scan():  # time passes
-            path = tmp_path / "chunks" / entry.key.hex()[0] / entry.key.hex()[1]
-            os.utime(path / f"{entry.key.hex()}.kv", (entry.last_used - 1000,) * 2)
+        clock.tick()
 
 
 # --- logging ---
