@@ -60,8 +60,10 @@ class Context:
             asking.stream(engine.backend, self.opened, question, self._work(options), self._asking)
         )
 
-    @overload
-    def choose(self, questions: str, labels: Sequence[str]) -> Choice: ...
+    @overload  # a str is a sequence of str, and means one question
+    def choose(  # type: ignore[overload-overlap]
+        self, questions: str, labels: Sequence[str]
+    ) -> Choice: ...
     @overload
     def choose(self, questions: Sequence[str], labels: Sequence[str]) -> list[Choice]: ...
     def choose(

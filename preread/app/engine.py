@@ -129,8 +129,10 @@ class Engine:
             on_note(text)  # type: ignore[misc]  # checked in the line above
         return self._keep(opened)
 
-    @overload
-    def generate(self, prompts: str, **options: Unpack[AnswerOptions]) -> Completion: ...
+    @overload  # a str is a sequence of str, and means one prompt
+    def generate(  # type: ignore[overload-overlap]
+        self, prompts: str, **options: Unpack[AnswerOptions]
+    ) -> Completion: ...
     @overload
     def generate(
         self,

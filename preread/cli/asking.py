@@ -133,7 +133,7 @@ def render(events: Iterator[Event], *, json: bool) -> bool:
                 emit(result)
             else:
                 _finish(result, streamed)
-            return result["finish_reason"] == "error"
+            return bool(result["finish_reason"] == "error")
     raise PrereadError("The answer ended without a result.", hint="Try: preread doctor")
 
 
