@@ -183,12 +183,13 @@ class FakeBackend:
         if reply.error:
             row.finish, row.error = Finish.ERROR, reply.error
             return row
-        cached = min(self._reusable(tokens), len(tokens) - 1)
+        cached = min(self._reusable(tokens), len(tokens) - 1) if batch.reuse else 0
         self._work(row, batch.work, reply, room)
         computed = len(tokens) - cached
         row.usage = (len(head), cached, computed, len(row.tokens))
         row.times = (0.0, float(computed), float(computed + len(row.tokens)))
-        self._memory.learn(tokens + row.tokens + [END] if batch.keep else head)
+        if batch.reuse:
+            self._memory.learn(tokens + row.tokens + [END] if batch.keep else head)
         return row
 
     def _work(

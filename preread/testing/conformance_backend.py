@@ -116,6 +116,18 @@ class BackendConformance:
             assert row.finish is Finish.LENGTH
             assert row.usage.cached_tokens >= built.tokens
 
+    async def test_without_reuse_everything_is_computed(self, backend: Backend) -> None:
+        await backend.build(BOOK)
+        cached = await run(backend, SHORT, QUESTIONS)
+        alone = await collect(
+            backend, RequestBatch(SHORT, list(QUESTIONS), prefixes=(BOOK,), reuse=False)
+        )
+        for warm, cold in zip(cached, alone, strict=True):
+            assert cold.usage.cached_tokens == 0
+            prompt = warm.usage.cached_tokens + warm.usage.computed_tokens
+            assert cold.usage.computed_tokens == prompt
+            assert cold.usage.context_tokens == warm.usage.context_tokens
+
     async def test_every_row_ends_once(self, backend: Backend) -> None:
         batch = RequestBatch(Generate(max_tokens=5, logprobs=True), list(QUESTIONS), (BOOK,))
         ended: list[int] = []
