@@ -62,7 +62,7 @@ class Builder:
         when nobody wants it any more. Raises ContextTooLong, OutOfMemory, EngineError."""
         ready = self.prepare(tokens, progress, gone)
         try:
-            keys, stored = self._save(tokens, ready.reading)
+            keys, stored = self.save(tokens, ready.reading)
         finally:
             self.release(ready, lease_s)
         return Built(
@@ -152,7 +152,7 @@ class Builder:
             if ready == upto:
                 return mine
 
-    def _save(self, tokens: Int32Array, reading: Reading) -> tuple[tuple[str, ...], bool]:
+    def save(self, tokens: Int32Array, reading: Reading) -> tuple[tuple[str, ...], bool]:
         """Store what the tiers lack: (keys of all chunks, whether the tiers have everything)."""
         if self._store is None:
             return (), False

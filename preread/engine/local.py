@@ -126,6 +126,9 @@ class LocalBackend:
         try:
             replies.loaded(part.rows, ready.load_ms)
             self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
+            # What a tier had lost is given back while the rows run; a session's turns are not kept.
+            if ready.computed and not part.batch.keep:
+                self._builder.save(part.prefix, ready.reading)
         finally:
             self._builder.release(ready, self._lease_s)
 
