@@ -135,9 +135,16 @@ def read_config(folder: Path) -> ModelConfig:
         key = ".".join(map(str, first["loc"]))
         raise BadCheckpoint(f"{path}: {key}: {first['msg']}.", hint=AGAIN) from exc
     _refuse(path, published)
-    generation = folder / "generation_config.json"
-    ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    ends = _ends(folder / "generation_config.json")
     return _convert(path, family, published, published.eos_token_id if ends is None else ends)
+
+
+def _ends(path: Path) -> int | list[int] | None:
+    ends = read_json(path).get("eos_token_id") if path.is_file() else None
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if any(type(i) is not int for i in ids):
+        raise BadCheckpoint(f"{path}: eos_token_id = {ends!r} is no token id.", hint=AGAIN)
+    return ends
 
 
 def _refuse(path: Path, published: _Published) -> None:
@@ -186,12 +193,16 @@ def _window(published: _Published) -> str:
         return "use_sliding_window = True"
     in_use = published.model_type in ("llama", "mistral")  # the Qwen families have a switch for it
     window = published.sliding_window
+    if published.model_type == "mistral" and "sliding_window" not in published.model_fields_set:
+        window = 4096  # what transformers takes where the key is missing
     if in_use and window is not None and window < published.max_position_embeddings:
         return f"sliding_window = {window}"
     return ""
 
 
-def _convert(path: Path, family: Family, published: _Published, eos: Any) -> ModelConfig:
+def _convert(
+    path: Path, family: Family, published: _Published, eos: int | list[int] | None
+) -> ModelConfig:
     heads = published.num_attention_heads
     kv_heads = published.num_key_value_heads
     if kv_heads is None:

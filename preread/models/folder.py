@@ -58,8 +58,9 @@ def _download(name: str, weights: bool) -> Path:
     try:
         return Path(fetch())
     except Exception as exc:  # the client and its HTTP library raise a dozen unrelated kinds
+        said = " ".join(str(exc).split())  # some of them write several paragraphs
         raise ModelNotFound(
-            f"{name!r} could not be fetched from the hub ({type(exc).__name__}: {exc}).",
+            f"{name!r} could not be fetched from the hub ({type(exc).__name__}: {said}).",
             hint="Check the id and the network (a gated model needs `hf auth login`), "
             "or give a local folder.",
         ) from exc

@@ -71,7 +71,9 @@ def load_model(
     if weights == "random":
         computed = choose_dtype(dtype, config.dtype or "float32", place)
         tensors = random_tensors(config, seed, getattr(torch, computed), place)
-        digest = f"random:{seed}:{place.type}:{torch.__version__}"
+        # All are drawn in a row, so what comes later depends on the sizes of what came before.
+        shape = f"{config.vocab_size}:{config.tied}"
+        digest = f"random:{seed}:{shape}:{place.type}:{torch.__version__}"
     else:
         folder = resolve(name)
         config = read_config(folder)

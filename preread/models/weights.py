@@ -42,6 +42,7 @@ class Checkpoint:
     def __init__(self, folder: Path, config: ModelConfig) -> None:
         """Raises BadCheckpoint naming the file and the tensor, UnsupportedModel."""
         self.files = weight_files(folder)
+        self._stamps = [stamp(file) for file in self.files]
         self._slots = layout(config)
         self._place = {
             name: (key, slot, part)
@@ -82,8 +83,8 @@ class Checkpoint:
         self._found[name] = file
 
     def load(self, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
-        """All resident tensors. Raises BadCheckpoint also if a file changed while it was read."""
-        before = [stamp(file) for file in self.files]
+        """All resident tensors. Raises BadCheckpoint also if a file changed since this object was
+        made: what was checked and digested in between would not be what is loaded."""
         resident = {
             key: torch.empty(slot.shape, dtype=dtype, device=device)
             for key, slot in self._slots.items()
@@ -95,7 +96,7 @@ class Checkpoint:
                     start = sum(rows for _, rows in slot.parts[:part])
                     rows = slot.parts[part][1]
                     resident[key][start : start + rows].copy_(handle.get_tensor(name))
-        if before != [stamp(file) for file in self.files]:
+        if self._stamps != [stamp(file) for file in self.files]:
             raise BadCheckpoint("The weights changed while they were read.", hint="Try again.")
         return resident
 

@@ -63,6 +63,10 @@ def test_end_tokens_of_the_generation_config_win(tmp_path: Path) -> None:
     assert read(tmp_path).eos_ids == (7, 8)
     (tmp_path / "generation_config.json").write_text('{"top_p": 0.9}')
     assert read(tmp_path, eos_token_id=9).eos_ids == (9,)
+    for wrong in ('"</s>"', '[1, "</s>"]', "1.5", "true"):
+        (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {wrong}}}')
+        with pytest.raises(BadCheckpoint, match=r"generation_config\.json: eos_token_id"):
+            read(tmp_path)
 
 
 def test_rope_old_and_new_style(tmp_path: Path) -> None:
@@ -131,6 +135,14 @@ def test_what_is_not_computed_is_refused_by_name(
     with pytest.raises(UnsupportedModel, match=reason) as caught:
         read(tmp_path, family, **changes)
     assert "Choose a dense model" in str(caught.value)
+
+
+def test_a_mistral_without_the_key_has_the_window_that_transformers_gives_it(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UnsupportedModel, match="sliding_window = 4096"):
+        read(tmp_path, "mistral", without="sliding_window", max_position_embeddings=32768)
+    assert read(tmp_path, "mistral", without="sliding_window", max_position_embeddings=4096)
 
 
 @pytest.mark.parametrize(

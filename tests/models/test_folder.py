@@ -26,7 +26,7 @@ class Hub:
             if self.cached == "text":
                 return str(self.repository.with_name("text"))
         elif name != "owner/model":
-            raise ConnectionError("no such host")
+            raise ConnectionError("no such host\n\nSee the log")
         return str(self.repository if wants_weights else self.repository.with_name("text"))
 
 
@@ -85,7 +85,7 @@ def test_an_unreachable_hub_says_what_to_do(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(Hub(repository), monkeypatch)
-    with pytest.raises(ModelNotFound, match=r"no such host.*local folder"):
+    with pytest.raises(ModelNotFound, match=r"no such host See the log.*local folder"):
         resolve("owner/other")
 
 

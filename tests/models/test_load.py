@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from preread.errors import ConfigError, ModelNotFound, PrereadError, UnsupportedModel
+from preread.errors import BadCheckpoint, ConfigError, ModelNotFound, PrereadError, UnsupportedModel
 from preread.models import load as loading
+from preread.models.digest import weights_digest
 from preread.models.load import (
     choose_device,
     choose_dtype,
@@ -62,6 +64,30 @@ def test_random_weights_need_no_weights(model: Path) -> None:
     [a], [b] = forward(one.decoder, [[1, 2]]), forward(two.decoder, [[1, 2]])
     assert torch.equal(a, b)
     assert one.fingerprint_parts == two.fingerprint_parts != other.fingerprint_parts
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 321}, {"tie_word_embeddings": True}])
+def test_random_weights_of_another_shape_are_other_weights(
+    model: Path, change: dict[str, Any]
+) -> None:
+    one = load_model(str(model), weights="random", dtype="float32")
+    file = model / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    two = load_model(str(model), weights="random", dtype="float32")
+    assert one.fingerprint_parts != two.fingerprint_parts
+
+
+def test_weights_replaced_between_digest_and_load_are_noticed(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest_then_replace(folder: Path, home: Path | None) -> str:
+        digest = weights_digest(folder, home)
+        write_tiny_model(folder, layers=1, dtype="bfloat16", seed=1)
+        return digest
+
+    monkeypatch.setattr(loading, "weights_digest", digest_then_replace)
+    with pytest.raises(BadCheckpoint, match="changed"):
+        load_model(str(model), dtype="float32")
 
 
 def test_auto_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
