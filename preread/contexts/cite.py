@@ -218,15 +218,26 @@ def grounded(citations: Iterable[Citation]) -> int:
 
 
 def _pattern(words: str) -> re.Pattern[str] | None:
-    """Words in a row, wherever lines break between them, never from within a word."""
-    pieces = [re.sub(r"[*_`]+", "", word) for word in words.split()]
-    pieces = [piece for piece in pieces if piece]
+    """Words in a row, wherever lines break between them, never from within a word or number."""
+    pieces = [piece for word in words.split() if (piece := word.strip("*_`"))]
     if not pieces:
         return None
     body = SEPARATOR.join("".join(VARIANTS.get(c, re.escape(c)) for c in piece) for piece in pieces)
-    before = r"(?<!\w)" if pieces[0][0].isalnum() else ""
-    after = r"(?!\w)" if pieces[-1][-1].isalnum() else ""
+    before, after = _edges(pieces[0], pieces[-1])
     return re.compile(before + body + after, re.IGNORECASE)
+
+
+def _edges(first: str, last: str) -> tuple[str, str]:
+    """What must not stand before and after a match: the rest of a word ("tokens" is not
+    "max_tokens", but it is "_tokens_") or of a number ("5" is neither "1.5" nor "5:30", "500" is
+    not "1,500"; other commas may part the fields of a CSV line)."""
+    before = r"(?<![^\W_])(?<![^\W_]_)" if first[0].isalnum() else ""
+    after = r"(?![^\W_]|_+[^\W_])" if last[-1].isalnum() else ""
+    if digits := re.match(r"\d+", first):
+        before += r"(?<!\d[.:'’])" + (r"(?<!\d,)" if len(digits[0]) == 3 else "")
+    if digits := re.search(r"\d+$", last):
+        after += r"(?![.:'’]\d)" + (r"(?!,\d{3}(?!\d))" if len(digits[0]) <= 3 else "")
+    return before, after
 
 
 def _values(answer: str) -> list[str] | None:

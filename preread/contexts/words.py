@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-WORD = re.compile(r"\w+(?:[.,:'’-]\w+)*")
+WORD = re.compile(r"[^\W_]+(?:(?:[.,:'’-]|_+)[^\W_]+)*")  # "_" around a word is emphasis
 STOP_WORDS = frozenset(
     "a about after all also an and any are as at be been before but by can could did do does for "
     "from had has have he her his how i if in into is it its may more must no not of on one only "

@@ -67,6 +67,29 @@ def test_never_from_within_a_word() -> None:
     assert where("mar") == [("", 0, 0, "none")]
 
 
+PRICES = source("a.md", "1.5 weeks for 1,500 euros at _Ruth_ from 9:30, set max_tokens to 34.")
+
+
+@pytest.mark.parametrize(
+    "answer", ["5 weeks", "1", "500 euros", "500", "9", "30", "tokens", "3*4", "max"]
+)
+def test_never_from_within_a_number_or_identifier(answer: str) -> None:
+    assert where(answer, book=Evidence([PRICES], whole([PRICES]))) == [("", 0, 0, "none")]
+
+
+@pytest.mark.parametrize(
+    "answer", ["1.5 weeks", "1,500", "Ruth", "_Ruth_", "9:30", "max_tokens", "`max_tokens`", "34"]
+)
+def test_whole_numbers_identifiers_and_emphasis(answer: str) -> None:
+    assert where(answer, book=Evidence([PRICES], whole([PRICES]))) == [("a.md", 1, 1, "exact")]
+
+
+@pytest.mark.parametrize("field", ["Lyon", "1500", "37", "2024"])
+def test_fields_of_a_csv_line_are_no_thousands(field: str) -> None:
+    table = source("a.csv", "Lyon,2024,1500,37")
+    assert where(field, book=Evidence([table], whole([table]))) == [("a.csv", 1, 1, "exact")]
+
+
 @pytest.mark.parametrize(
     ("question", "place"),
     [
