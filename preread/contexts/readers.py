@@ -20,15 +20,20 @@ OPENING = {"li": "- ", "title": "# ", **{f"h{n}": "#" * n + " " for n in range(1
 HEADS = frozenset(OPENING.values()) - {"- "}
 CELLS = frozenset({"td", "th"})
 
-TIMING = re.compile(r"\s*(?:\d+:)?\d{1,2}:\d{2}[.,]\d{3}\s*-->")
+# Looser than either standard: a cue whose times are odd is still spoken.
+TIMING = re.compile(r"\s*(?:\d+:){1,2}\d+(?:[.,]\d*)?\s*-->")
 VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]*)>")
-TAG = re.compile(r"</?[^>]*>")
+# Tags of WebVTT and SubRip and the times of karaoke; "x < 5 and y > 3" and <ann@x.org> are words.
+TAG = re.compile(
+    r"</?(?:b|c|font|i|lang|rt|ruby|s|u|v)(?:[.\s][^>]*)?>|<[\d:]+\.\d+>", re.IGNORECASE
+)
+LINE_REFERENCE = re.compile(r"&(?:#0*1[03]|#x0*[ad]|newline)(?:;|(?![\da-z]))", re.IGNORECASE)
 
 
 def read_html(text: str) -> Lines:
     """The visible text; headings, list items and table cells keep their marks."""
     page = _Page()
-    page.feed(text)
+    page.feed(LINE_REFERENCE.sub(" ", text))  # only line ends of the file count as lines
     page.close()
     page.flush()
     return page.lines

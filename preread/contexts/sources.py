@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from preread.errors import SourceError
 SUFFIXES = (".txt", ".md", ".rst", ".html", ".vtt", ".srt", ".json", ".csv")
 BACKUPS = ("~", ".swp", ".swo", ".bak", ".orig", ".tmp")
 READERS = {".html": read_html, ".vtt": read_cues, ".srt": read_cues}
+UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 STDIN = "-"
 SHOWN = 5
 
@@ -50,8 +52,9 @@ def read_sources(
     """Read every PATH. Folders are walked recursively in sorted order; a file reached twice is read
     once. stdin: the bytes that "-" stands for; None reads the process's own.
     Raises SourceError naming file, line and what to do."""
-    if not patterns:
-        raise SourceError("No documents were given.", hint="preread build NAME PATH…")
+    if not patterns or not all(patterns):  # "" would be the folder one happens to be in
+        what = "An empty PATH was given." if patterns else "No documents were given."
+        raise SourceError(what, hint="preread build NAME PATH…")
     notes: list[str] = []
     found: dict[Path, _Found] = {}
     records: list[SourceRecord] = []
@@ -220,6 +223,12 @@ def _too_large(name: str, size: int, limits: ContextSection) -> SourceError:
 
 def _record(path: str, origin: str, data: bytes, limits: ContextSection) -> SourceRecord:
     name = origin or path
+    if UNSPEAKABLE.search(path):
+        raise SourceError(
+            f"{path!a}: the name is not UTF-8 or holds a line break or control character; "
+            "headers and citations could not show it.",
+            hint="Rename the file.",
+        )
     if len(data) > limits.max_file_mb << 20:
         raise _too_large(name, len(data), limits)
     text = decode(data, name)

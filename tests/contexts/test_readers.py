@@ -53,10 +53,15 @@ def test_html_keeps_marks_and_lines() -> None:
     ]
 
 
+def test_a_line_end_by_reference_is_no_line_of_the_file() -> None:
+    assert read_html("<p>a&#10;b&#x0A;c\nd&#10") == [("a b c", 1), ("d", 2)]
+    assert read_html("<p>a&#100;b&#x0AB;c") == [("adb«c", 1)]
+
+
 TAGS = "<p> </p> <li> <td> <h2> </h2> <br> <pre> </pre> <script> </script>".split()
 
 
-@given(st.lists(st.sampled_from(["word", " ", "\n", "<", *TAGS])))
+@given(st.lists(st.sampled_from(["word", " ", "\n", "&#10;", "<", *TAGS])))
 def test_html_lines_stand_in_order_within_the_file(pieces: list[str]) -> None:
     page = "".join(pieces)
     lines = read_html(page)
@@ -109,6 +114,14 @@ def test_subrip_numbers_are_not_spoken() -> None:
         "1\n00:00:01,000 --> 00:00:02,000\n42\n2\n00:00:03,000 --> 00:00:04,000\n<i>Forty-two?</i>"
     )
     assert read_cues(srt) == [("42", 3), ("Forty-two?", 6)]
+
+
+def test_odd_times_and_what_is_no_tag_lose_no_words() -> None:
+    srt = (
+        "1\n00:00:01,5 --> 00:00:02\nx < 5 and y > 3\n\n"
+        "2\n0:03 --> 0:04\nask <ann@x.org> or <I>Bob</I> <00:00:03.500><c.red>soon</c>"
+    )
+    assert read_cues(srt) == [("x < 5 and y > 3", 3), ("ask <ann@x.org> or Bob soon", 7)]
 
 
 def test_rolling_captions_are_said_once() -> None:

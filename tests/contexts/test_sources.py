@@ -163,6 +163,20 @@ def test_nothing_to_read(tmp_path: Path, pattern: str, says: str) -> None:
         read(tmp_path / pattern)
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.md", b"a\nb.md", "a\u2028b.md".encode()])
+def test_a_name_that_no_header_can_show(tmp_path: Path, name: bytes) -> None:
+    place = os.fsencode(folder(tmp_path)) + b"/" + name
+    Path(os.fsdecode(place)).write_text("text")
+    with pytest.raises(SourceError, match="Rename the file") as caught:
+        read(tmp_path / "docs")
+    assert str(caught.value).isascii()
+
+
+def test_an_empty_pattern_is_not_the_current_folder() -> None:
+    with pytest.raises(SourceError, match="empty PATH"):
+        read("")
+
+
 def test_no_pattern_at_all() -> None:
     with pytest.raises(SourceError, match="preread build NAME PATH"):
         read()
