@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,13 @@ def read_schema(path: Path | None) -> dict[str, Any] | None:
 
 def ask_command(request: AskRequest, *, resident: bool, json: bool) -> None:
     """Ask, by the resident process when one runs with this model, else here."""
-    from preread.cli.resident import resident_events
+    from preread.cli.client import resident_events
+    from preread.cli.managing import model_of, target_of
 
-    events = resident_events(request) if resident else None
+    request = replace(request, target=target_of(request.target))
+    events = None
+    if resident:
+        events = resident_events(asdict(request), model_of(request.target, request.model))
     failed = render(events if events is not None else local_events(request), json=json)
     if failed:
         raise SystemExit(FAILURES)

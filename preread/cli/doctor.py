@@ -6,10 +6,8 @@ import os
 import platform
 import shutil
 import sqlite3
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from preread.cli.output import FAILURES, emit, size
 from preread.config import Config, load_config
@@ -118,7 +116,7 @@ def _chunks(config: Config) -> list[Finding]:
 
 
 def _resident(config: Config) -> list[Finding]:
-    from preread.cli.resident import status
+    from preread.cli.client import status
 
     running = status(config.home, config.resident.connect_timeout_s)
     if running is None:

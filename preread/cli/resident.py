@@ -1,8 +1,7 @@
 """`preread up`: a process that keeps a model loaded and answers `ask` over a Unix socket at home.
 
-One JSON object a line, both ways. The client sends {"op": "ask" | "status" | "stop", …} and reads
-events until the connection closes. The client half imports nothing heavy. The socket is 0600 and
-its folder belongs to the user; whoever can open it may ask.
+The protocol is in client.py. The socket is 0600 and its folder belongs to the user; whoever can
+open it may ask.
 """
 
 from __future__ import annotations
@@ -11,96 +10,28 @@ import contextlib
 import fcntl
 import json as json_module
 import os
-import socket
 import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preread import config as config_module
+from preread.cli.asking import AskRequest, Event, answer_events
+from preread.cli.client import SOCKET, address, call, setup, status
 from preread.cli.output import emit, fail, note
+from preread.config import Config, load_config
 from preread.errors import HomeError, PrereadError
 
 if TYPE_CHECKING:
     from preread.app import Engine
-    from preread.cli.asking import AskRequest, Event
 
-SOCKET, LOCK, LOG = "resident.sock", "resident.lock", "resident.log"
-
-
-# ---- client ----
-
-
-def call(home: Path, message: dict[str, Any], timeout: float) -> Iterator[Event] | None:
-    """Send one message; None when nobody listens. Events are read lazily."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout)
-    try:
-        connection.connect(_address(home))
-        connection.sendall(json_module.dumps(message).encode() + b"\n")
-    except OSError:
-        connection.close()
-        return None
-    connection.settimeout(None)
-    return _lines(connection)
-
-
-def _lines(connection: socket.socket) -> Iterator[Event]:
-    with connection, connection.makefile("rb") as stream:
-        for line in stream:
-            yield json_module.loads(line)
-
-
-def _address(home: Path) -> str:
-    """Unix socket paths are limited to ~107 bytes; a longer home is reached through its own fd."""
-    path = str(home / SOCKET)
-    if len(path.encode()) < 100:
-        return path
-    return f"/proc/self/fd/{os.open(home, os.O_PATH)}/{SOCKET}"
-
-
-def resident_events(request: AskRequest) -> Iterator[Event] | None:
-    """Events of the resident process, or None when none runs with the model this context needs."""
-    from preread.cli.managing import model_of
-
-    settings = config_module.load_config()
-    if not (settings.home / SOCKET).exists():
-        return None
-    target = request.target
-    if os.path.exists(target):
-        target = os.path.abspath(target)
-    message = {"op": "ask", "request": {**asdict(request), "target": target}}
-    message["model"] = model_of(request.target, request.model)
-    events = call(settings.home, message, settings.resident.connect_timeout_s)
-    if events is None:
-        return None
-    first = next(events, None)
-    if first is None or "declined" in first:
-        return None
-    return _chain(first, events)
-
-
-def _chain(first: Event, rest: Iterator[Event]) -> Iterator[Event]:
-    yield first
-    yield from rest
-
-
-def status(home: Path, timeout: float) -> dict[str, Any] | None:
-    """pid, model and uptime of the running process, or None."""
-    events = call(home, {"op": "status"}, timeout)
-    return next(events, None) if events is not None else None
-
-
-# ---- commands ----
+LOCK, LOG = "resident.lock", "resident.log"
 
 
 def up_command(model: str, *, idle: float, foreground: bool, json: bool) -> None:
-    settings = config_module.load_config()
+    settings = load_config()
     model = model or settings.model.model
     if os.path.isdir(model):
         model = os.path.abspath(model)
@@ -124,7 +55,7 @@ def up_command(model: str, *, idle: float, foreground: bool, json: bool) -> None
         )
 
 
-def _spawn(settings: config_module.Config, model: str, idle: float) -> dict[str, Any]:
+def _spawn(settings: Config, model: str, idle: float) -> dict[str, Any]:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         log = (settings.home / LOG).open("ab")
@@ -152,7 +83,7 @@ def _spawn(settings: config_module.Config, model: str, idle: float) -> dict[str,
 
 
 def down_command(*, json: bool) -> None:
-    settings = config_module.load_config()
+    settings = load_config()
     events = call(settings.home, {"op": "stop"}, 1.0)
     stopped = events is not None and next(events, None) is not None
     if json:
@@ -161,23 +92,22 @@ def down_command(*, json: bool) -> None:
         print("down" if stopped else "no resident process was running")
 
 
-# ---- server ----
-
-
 class Resident(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """One engine, one thread per connection (the engine batches them itself)."""
 
     daemon_threads = True
 
-    def __init__(self, home: Path, engine: Engine, model: str, idle_s: float) -> None:
+    def __init__(self, settings: Config, engine: Engine, model: str, idle_s: float) -> None:
+        home = settings.home
         self.engine, self.model, self.idle_s = engine, model, idle_s
+        self.setup = setup(settings, model)
         self.started = self.last_used = time.monotonic()
         self.running = 0
         self.guard = threading.Lock()
         (home / SOCKET).unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
-            super().__init__(_address(home), Handler)
+            super().__init__(address(home), Handler)
         finally:
             os.umask(mask)
 
@@ -218,8 +148,6 @@ class Handler(socketserver.StreamRequestHandler):
                 self.wfile.write(json_module.dumps({"error": error}).encode() + b"\n")
 
     def _events(self, message: dict[str, Any]) -> Iterator[Event]:
-        from preread.cli.asking import AskRequest, answer_events
-
         if message["op"] == "stop":
             yield {"stopping": True}
             threading.Thread(target=self.server.shutdown, daemon=True).start()
@@ -230,7 +158,7 @@ class Handler(socketserver.StreamRequestHandler):
                 "idle_s": self.server.idle_s,
                 "uptime_s": round(time.monotonic() - self.server.started, 1),
             }
-        elif message["model"] != self.server.model:
+        elif message["setup"] != self.server.setup:
             yield {"declined": f"this process holds {self.server.model}"}
         else:
             with self.server.busy():
@@ -241,7 +169,7 @@ def serve(model: str, idle_s: float) -> None:
     """Run the resident process until it is stopped or idle. One per home (file lock)."""
     from preread.app import open as open_engine
 
-    settings = config_module.load_config()
+    settings = load_config()
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / LOCK).open("w") as lock:
         try:
@@ -249,7 +177,7 @@ def serve(model: str, idle_s: float) -> None:
         except BlockingIOError:
             note("another resident process has this home")
             return
-        with open_engine(model) as engine, Resident(settings.home, engine, model, idle_s) as server:
+        with open_engine(model) as engine, Resident(settings, engine, model, idle_s) as server:
             try:
                 server.serve_forever(poll_interval=0.2)
             finally:
