@@ -1,0 +1,79 @@
+"""The client half of the resident process: nothing heavy is imported.
+
+One JSON object a line, both ways. The client sends {"op": "ask" | "status" | "stop", …} and reads
+events until the connection closes.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from preread.config import Config, load_config
+
+SOCKET = "resident.sock"
+Event = dict[str, Any]
+
+
+def call(home: Path, message: dict[str, Any], timeout: float) -> Iterator[Event] | None:
+    """Send one message; None when nobody listens. Events are read lazily."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(address(home))
+        connection.sendall(json_module.dumps(message).encode() + b"\n")
+    except OSError:
+        connection.close()
+        return None
+    connection.settimeout(None)
+    return _lines(connection)
+
+
+def _lines(connection: socket.socket) -> Iterator[Event]:
+    with connection, connection.makefile("rb") as stream:
+        for line in stream:
+            yield json_module.loads(line)
+
+
+def address(home: Path) -> str:
+    """Unix socket paths are limited to ~107 bytes; a longer home is reached through its own fd."""
+    path = str(home / SOCKET)
+    if len(path.encode()) < 100:
+        return path
+    return f"/proc/self/fd/{os.open(home, os.O_PATH)}/{SOCKET}"
+
+
+def setup(settings: Config, model: str) -> list[str]:
+    """What must be equal for two processes to answer alike."""
+    return [model, settings.model.dtype, settings.model.device]
+
+
+def resident_events(request: dict[str, Any], model: str) -> Iterator[Event] | None:
+    """Events of an `ask` (fields of AskRequest) by the resident process, or None when none runs
+    with this model."""
+    settings = load_config()
+    if not (settings.home / SOCKET).exists():
+        return None
+    message = {"op": "ask", "setup": setup(settings, model), "request": request}
+    events = call(settings.home, message, settings.resident.connect_timeout_s)
+    if events is None:
+        return None
+    first = next(events, None)
+    if first is None or "declined" in first:
+        return None
+    return _chain(first, events)
+
+
+def _chain(first: Event, rest: Iterator[Event]) -> Iterator[Event]:
+    yield first
+    yield from rest
+
+
+def status(home: Path, timeout: float) -> dict[str, Any] | None:
+    """pid, model and uptime of the running process, or None."""
+    events = call(home, {"op": "status"}, timeout)
+    return next(events, None) if events is not None else None
