@@ -20,13 +20,14 @@ from preread.engine.jobs import (
     LikelihoodSpec,
 )
 from preread.engine.pages import Pages
-from preread.engine.prefix import PrefixTree
+from preread.engine.prefix import PrefixTree, Segment
 from preread.engine.reading import Readings
 from preread.engine.sequence import RUNNING, Sequences
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
 
+LEAST_FOUND = 16  # tokens; a shorter find is not worth a branch of its own
 READ_AHEAD = 4  # prefixes being read at once for waiting groups
 
 
@@ -129,18 +130,19 @@ class Admission:
         assert group.reading is not None
         seqs, batch, spec = self._seqs, job.batch, job.batch.spec
         lengths = np.diff(batch.own.offsets)[rows]
-        widest = int(lengths.max())
-        slots = seqs.open(len(rows), widest + _growth(job), _scores(job))
+        slots = seqs.open(len(rows), int(lengths.max()) + _growth(job), _scores(job))
         group.rows = group.rows[len(rows) :]
         job.running += len(rows)
-        for slot, row in zip(slots.tolist(), rows.tolist(), strict=True):
-            own = batch.own.row(row)
+        found = np.zeros(len(rows), np.int64)
+        for i, (slot, row) in enumerate(zip(slots.tolist(), rows.tolist(), strict=True)):
+            leaf, found[i] = self._resident(job, group.reading.leaf, row)
+            own = batch.own.row(row)[found[i] :]
             seqs.tokens[slot, : len(own)] = own
-            seqs.branch[slot] = self._branches.open(group.reading.leaf, int(batch.base[row]))
+            seqs.branch[slot] = self._branches.open(leaf, int(batch.base[row] + found[i]))
         seqs.job[slots], seqs.row[slots], seqs.kind[slots] = job.number, rows, job.kind
-        seqs.base[slots], seqs.context[slots] = batch.base[rows], batch.context[rows]
-        seqs.known[slots] = job.lengths[rows]
-        seqs.prompt[slots] = lengths
+        seqs.base[slots], seqs.context[slots] = batch.base[rows] + found, batch.context[rows]
+        seqs.known[slots] = job.lengths[rows] - found
+        seqs.prompt[slots] = lengths - found
         seqs.keep[slots] = batch.keep and batch.reuse
         seqs.paid[slots[0]] = min(group.charge, int(batch.base[rows[0]]))
         group.charge = 0
@@ -149,7 +151,19 @@ class Admission:
             seqs.prompt[slots] -= spec.counts[rows]
         elif isinstance(spec, GenerateSpec):
             self._sampling(slots, rows, spec, batch.seeds)
-        return Admitted(slots, counts)
+        return Admitted(slots, np.minimum(counts, seqs.known[slots]))
+
+    def _resident(self, job: Job, leaf: Segment, row: int) -> tuple[Segment, int]:
+        """How much further the tree already knows a row's prompt (a kept turn, another batch):
+        (segment, own tokens that need not be computed)."""
+        batch, spec = job.batch, job.batch.spec
+        tail = 1 + (int(spec.counts[row]) if isinstance(spec, LikelihoodSpec) else 0)
+        own, base = batch.own.row(row), int(batch.base[row])
+        if not batch.reuse or len(own) < tail + LEAST_FOUND:
+            return leaf, 0
+        node, found = self._tree.follow(leaf, base, own[:-tail])
+        found = self._tree.ready(node, base + found) - base
+        return (node, found) if found >= LEAST_FOUND else (leaf, 0)
 
     def _sampling(
         self, slots: Int64Array, rows: Int64Array, spec: GenerateSpec, seeds: np.ndarray

@@ -56,13 +56,13 @@ class StepAttention:
             got, got_lse = attend_causal(new[0], new[1], new[2], self._scale, own.mask)
             flat, flat_lse = got.flatten(0, 1), got_lse.flatten(0, 1)
             if own.valid is None:
-                out[own.rows], lse[own.rows] = flat, flat_lse
+                _put(out, lse, own.rows, flat, flat_lse)
             else:
-                out[own.real_rows], lse[own.real_rows] = flat[own.valid], flat_lse[own.valid]
+                _put(out, lse, own.real_rows, flat[own.valid], flat_lse[own.valid])
         if (decode := self._decode) is not None:
             keys, values = _pick(self._pages[layer], decode.table).flatten(3, 4)
             part = attend_decode(q[decode.rows], keys, values, decode.lengths, self._scale)
-            out[decode.rows], lse[decode.rows] = part
+            _put(out, lse, decode.rows, *part)
         self._fold_past(layer, q, out, lse)
         return out.to(q.dtype)
 
@@ -82,7 +82,7 @@ class StepAttention:
             part = attend_decode(q[gather.rows], keys, values, gather.lengths, self._scale)
             some, some_lse = out[gather.rows], lse[gather.rows]
             fold(some, some_lse, *part)
-            out[gather.rows], lse[gather.rows] = some, some_lse
+            _put(out, lse, gather.rows, some, some_lse)
 
     def _write(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
         if len(self._write_slots):
@@ -96,13 +96,12 @@ class StepAttention:
                 row += n
 
     def _stretches(self, own: Own) -> _Stretches:
-        valid = real_rows = None
-        if not own.valid.all():
-            valid = self._index(np.flatnonzero(own.valid))
-            real_rows = self._rows(own.rows[own.valid])
+        rows, whole = self._rows(own.rows.ravel()), bool(own.valid.all())
+        valid = None if whole else self._index(np.flatnonzero(own.valid))
+        real_rows = rows if whole else self._rows(own.rows[own.valid])
         mask = None if own.mask is None else torch.from_numpy(own.mask).to(self._device)
         shape = (own.rows.shape[0], own.rows.shape[1])
-        return _Stretches(self._rows(own.rows.ravel()), shape, valid, real_rows, mask)
+        return _Stretches(rows, shape, valid, real_rows, mask)
 
     def _lookup(self, rows: Int64Array, table: Int64Array, lengths: Int64Array) -> _Lookup:
         return _Lookup(self._rows(rows), self._index(table), self._index(lengths))
@@ -118,13 +117,13 @@ class StepAttention:
 
 
 class _Stretches(NamedTuple):
-    """rows: all rows of a bucket, [B * L]; valid, real_rows: which of them are not padding, and
-    the rows they go to (None: all)."""
+    """rows: all rows of a bucket, [B * L]; valid: which of them are not padding (None: all), and
+    real_rows, the rows those are."""
 
     rows: Rows
     shape: tuple[int, int]
     valid: torch.Tensor | None
-    real_rows: Rows | None
+    real_rows: Rows
     mask: torch.Tensor | None
 
 
@@ -134,6 +133,14 @@ class _Lookup(NamedTuple):
     rows: Rows
     table: torch.Tensor
     lengths: torch.Tensor
+
+
+def _put(
+    out: torch.Tensor, lse: torch.Tensor, rows: Rows, part: torch.Tensor, part_lse: torch.Tensor
+) -> None:
+    """part, of any dtype, becomes `rows` of the wide result."""
+    out[rows] = part if isinstance(rows, slice) else part.to(out.dtype)
+    lse[rows] = part_lse
 
 
 def _pick(kv: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

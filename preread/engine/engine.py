@@ -67,7 +67,8 @@ class Engine:
             self._seqs, self._scheduler.branches, self._admission, self._ledger, clock
         )
         self._committer.on_end = self._keep
-        self._runner = Runner(decoder, self.arena, self.pages, Sampler(decoder, self._seqs))
+        self._sampler = Sampler(decoder, self._seqs)
+        self._runner = Runner(decoder, self.arena, self.pages, self._sampler)
         self._jobs = 0
         self.stalled = False  # the last step found nothing that could run
 
@@ -163,6 +164,17 @@ class Engine:
         self.tree.lease(reading.leaf, reading.upto, lease_s)
         self._scheduler.readings.release(reading, self.clock())
 
+    def watch(self, probe: Callable[[int, int, torch.Tensor], None] | None) -> None:
+        """Show (job, row, logits [V]) of every token about to be chosen; None: no longer."""
+        seqs = self._seqs
+
+        def each(slots: Int64Array, logits: torch.Tensor) -> None:
+            for slot, row in zip(slots.tolist(), logits, strict=True):
+                assert probe is not None
+                probe(int(seqs.job[slot]), int(seqs.row[slot]), row)
+
+        self._sampler.probe = each if probe is not None else None
+
     def check(self) -> None:
         """Verify every invariant. Raises AssertionError."""
         self.tree.check()
@@ -182,6 +194,7 @@ class Engine:
     def _failed(self, step: Step, error: Exception) -> None:
         """Go on with a smaller step; what fails alone and small, fails."""
         short = is_out_of_memory(error)
+        self.metrics.add("engine.steps_failed")
         log.warning("a step of %d tokens failed: %s", len(step.tokens), error, exc_info=not short)
         if short and self.shape.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -15,10 +15,12 @@ from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch
 from preread.config import EngineSection
 from preread.engine.build import Builder
 from preread.engine.engine import Engine
+from preread.engine.parity import ParityReport, parity, wider
 from preread.engine.reply import Replies
 from preread.engine.requests import Part, Requests
 from preread.engine.stream import Stream
 from preread.engine.thread import EngineThread
+from preread.errors import EngineError
 from preread.metrics import Metrics
 from preread.models.load import LoadedModel
 from preread.store.keys import fingerprint
@@ -48,6 +50,7 @@ class LocalBackend:
         self.metrics = metrics or Metrics()
         self._model = model
         self._lease_s = config.lease_s
+        self._closed = False
         engine = Engine(model.decoder, config, metrics=self.metrics)
         self._thread = EngineThread(engine)
         self._builder = Builder(self._thread, engine, store, self.metrics)
@@ -90,6 +93,14 @@ class LocalBackend:
         tokens = np.asarray(tokens, np.int32)
         return builder.build(tokens, self._lease_s, None, threading.Event())
 
+    def parity(self, prompts: int = 8, seed: int = 0) -> ParityReport:
+        """Measure law 1 on these weights with random prompts; sync, needs an idle engine and memory
+        for a second, wider copy of the weights."""
+        reference = wider(self._model)
+        return self._thread.call(
+            lambda engine: parity(engine, reference, prompts=prompts, seed=seed)
+        )
+
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         replies = Replies(batch, self._model.tokenizer, time.perf_counter())
         parts, errors = await asyncio.to_thread(self._requests.parts, batch)
@@ -109,6 +120,7 @@ class LocalBackend:
                 start.cancel()
 
     async def close(self) -> None:
+        self._closed = True
         await asyncio.to_thread(self._thread.stop)
         self._workers.shutdown(wait=False)
 
@@ -134,6 +146,8 @@ class LocalBackend:
 
     async def _aside(self, work: Callable[[threading.Event], T]) -> T:
         """Run blocking work in a thread; when the caller is cancelled, the work is told."""
+        if self._closed:
+            raise EngineError("The engine was closed.", hint="Open another one.")
         gone = threading.Event()
         loop = asyncio.get_running_loop()
         try:

@@ -65,7 +65,15 @@ class PrefixTree:
 
     def match(self, tokens: Int32Array) -> tuple[Segment, int]:
         """The segment in which the longest known beginning of `tokens` ends, and its length."""
-        node, at = self.root, 0
+        return self.follow(self.root, 0, tokens)
+
+    def follow(self, leaf: Segment, base: int, tokens: Int32Array) -> tuple[Segment, int]:
+        """The same for tokens that go on where the first `base` of the path to `leaf` end."""
+        node = next(iter(self.path(leaf, base)[-1:]), self.root)
+        rest = node.tokens[base - node.start :]
+        at = common(rest, tokens)
+        if at < len(rest):
+            return node, at
         while at < len(tokens) and (child := node.children.get(int(tokens[at]))):
             same = common(child.tokens, tokens[at:])
             node, at = child, at + same

@@ -3,6 +3,7 @@ blocks, so that the logits of a long continuation never lie in memory at once.""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", bound=np.generic)
 
+Probe = Callable[["Int64Array", torch.Tensor], None]  # (slots [R], logits [R, V])
 LOGITS = 1 << 26  # most logits held at once: 256 MiB
 
 
@@ -36,12 +38,14 @@ class Outcome(NamedTuple):
 
 
 class Sampler:
-    """Reads the sampling columns of the sequences; changes nothing but grammar masks' scratch."""
+    """Reads the sampling columns of the sequences and changes nothing. probe: sees the logits of
+    every row that is about to get a token (for parity checks)."""
 
     def __init__(self, decoder: Decoder, seqs: Sequences) -> None:
         self._decoder = decoder
         self._seqs = seqs
         self._rows = max(1, LOGITS // decoder.vocab_size)
+        self.probe: Probe | None = None
 
     def outcome(self, step: Step, hidden: torch.Tensor) -> Outcome:
         """hidden [T, E] of the step's rows."""
@@ -55,6 +59,8 @@ class Sampler:
             slots = step.sample_slots[lo : lo + self._rows]
             rows = torch.from_numpy(step.sample_rows[lo : lo + self._rows]).to(hidden.device)
             logits = self._decoder.logits(hidden[rows])
+            if self.probe is not None:
+                self.probe(slots, logits)
             broken.append(~logits.amax(-1).isfinite())
             chosen = self._choose(slots, logits)
             tokens.append(chosen)

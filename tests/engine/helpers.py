@@ -93,16 +93,17 @@ class Answers:
         return [self.tokens[i] for i in sorted(self.tokens)]
 
 
-def drain(engine: Engine, *jobs: int, steps: int = 5000) -> list[Answers]:
-    """Run until idle; the answers of these jobs."""
+def drain(engine: Engine, *jobs: int, failures: bool = False) -> list[Answers]:
+    """Run until idle; the answers of these jobs. failures: steps are meant to fail."""
     answers = {job: Answers() for job in jobs}
-    for _ in range(steps):
+    for _ in range(5000):
         for job, news in engine.step().items():
             answers.setdefault(job, Answers()).add(news)
         if engine.idle:
+            assert failures == ("engine.steps_failed" in engine.metrics.snapshot())
             return [answers[job] for job in jobs]
     raise AssertionError("the engine never became idle")
 
 
-def run(engine: Engine, *batches: TokenBatch) -> list[Answers]:
-    return drain(engine, *(engine.submit(b) for b in batches))
+def run(engine: Engine, *batches: TokenBatch, failures: bool = False) -> list[Answers]:
+    return drain(engine, *(engine.submit(b) for b in batches), failures=failures)

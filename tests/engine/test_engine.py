@@ -231,6 +231,20 @@ def test_kept_rows_are_continued_and_forked(engine, oracle):
     assert got.usage[2][1] == len(history) - 3
 
 
+def test_prompts_find_what_is_resident_by_themselves(engine, oracle):
+    head = text(80)
+    run(engine, batch([[1], [2]], prefixes=[head]))
+    rows = [head + text(5), head[:40] + text(9), head, head[:10] + text(3)]
+    (got,) = run(engine, batch(rows))
+    assert got.rows() == oracle(rows)
+    assert [got.usage[i][:3] for i in range(4)] == [(0, 80, 5), (0, 40, 9), (0, 79, 1), (0, 0, 13)]
+    spec = LikelihoodSpec(np.array([50], np.int32))
+    (cold,) = run(Engine(engine.decoder, SMALL), batch([head], spec))
+    (warm,) = run(engine, batch([head], spec))
+    assert warm.usage[0][1] == 29
+    np.testing.assert_allclose(warm.scores[0], cold.scores[0], atol=1e-4)
+
+
 def test_reuse_can_be_refused(engine, oracle):
     run(engine, batch(OWN, prefixes=[BOOK]))
     (got,) = run(engine, batch(OWN[:2], prefixes=[BOOK] * 2, prefix_of=[0, 1], reuse=False))
@@ -335,23 +349,23 @@ class Flaky:
 def test_out_of_memory_lowers_and_goes_on(decoder, oracle, most):
     flaky = Flaky(decoder, most if most > 16 else 17)
     engine = Engine(flaky, SMALL)
-    (got,) = run(engine, batch(OWN, prefixes=[BOOK]))
+    (got,) = run(engine, batch(OWN, prefixes=[BOOK]), failures=True)
     assert flaky.failures > 0
     assert got.rows() == oracle([BOOK + own for own in OWN])
     if most == 3:
         flaky.most = 3  # from now on not even a small chunk fits
-        (got,) = run(engine, batch(OWN, greedy(2), prefixes=[text(30)]))
+        (got,) = run(engine, batch(OWN, greedy(2), prefixes=[text(30)]), failures=True)
         assert set(got.finish.values()) == {Finish.ERROR}
         assert "Out of memory" in got.errors[0]
         flaky.most = 10**9
-        (got,) = run(engine, batch(OWN, prefixes=[BOOK]))
+        (got,) = run(engine, batch(OWN, prefixes=[BOOK]), failures=True)
         assert got.rows() == oracle([BOOK + own for own in OWN])
 
 
 def test_one_failing_row_fails_alone(decoder, oracle):
     engine = Engine(Flaky(decoder, poison=300), SMALL)
     own = [*OWN[:3], [1, 300, 2], *OWN[3:]]
-    (got,) = run(engine, batch(own, prefixes=[BOOK]))
+    (got,) = run(engine, batch(own, prefixes=[BOOK]), failures=True)
     assert got.finish[3] is Finish.ERROR and "poisoned" in got.errors[3]
     assert got.rows() == oracle([BOOK + o for o in OWN])
     assert engine.idle

@@ -1,27 +1,34 @@
-"""LocalBackend passes the suite of all backends, with and without a store."""
+"""LocalBackend: the suite of all backends, and what only it promises."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import json
+import threading
 
 import numpy as np
 import pytest
 
-from preread.backend import Backend, Generate, RequestBatch
+from preread.backend import Backend, Choose, Generate, LogLikelihood, RequestBatch
 from preread.config import EngineSection
 from preread.contexts.rows import collect
 from preread.engine.local import LocalBackend
+from preread.errors import EngineError, OutOfMemory, RequestError, UsageError
 from preread.models.load import LoadedModel, load_model
 from preread.store.keys import Geometry, fingerprint
 from preread.store.store import Store
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, BackendConformance
+from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
 from preread.testing.models import write_tiny_model
-from preread.types import Finish, Prefix
+from preread.types import Finish, Prefix, Sampling
 
 CONFIG = EngineSection(
-    prefix_memory_mb=16, suffix_memory_mb=4, extent_tokens=64, max_sequences=16, prefill_chunk=256
+    prefix_memory_mb=16,
+    suffix_memory_mb=4,
+    extent_tokens=64,
+    max_sequences=16,
+    prefill_chunk=256,
+    truth_check=True,
 )
 
 
@@ -38,6 +45,13 @@ def store_of(model: LoadedModel, *tiers) -> Store:
     return Store(tiers or [MemoryTier()], geometry, fingerprint(model.fingerprint_parts))
 
 
+@pytest.fixture
+async def backend(model):
+    backend = LocalBackend(model, None, CONFIG)
+    yield backend
+    await backend.close()
+
+
 class TestConformance(BackendConformance):
     @pytest.fixture(autouse=True)
     def _model(self, model: LoadedModel) -> None:
@@ -50,3 +64,204 @@ class TestConformance(BackendConformance):
 class TestConformanceWithAStore(TestConformance):
     async def open(self) -> Backend:
         return LocalBackend(self.model, store_of(self.model), CONFIG)
+
+
+async def test_another_process_loads_what_one_computed(model):
+    tier = MemoryTier()
+    first = LocalBackend(model, store_of(model, tier), CONFIG)
+    built = await first.build(BOOK)
+    want = [r.tokens for r in await collect(first, RequestBatch(SHORT, list(QUESTIONS), (BOOK,)))]
+    await first.close()
+    second = LocalBackend(model, store_of(model, tier), CONFIG)
+    rows = await collect(second, RequestBatch(SHORT, list(QUESTIONS), (BOOK,)))
+    again = await second.build(BOOK)
+    await second.close()
+    assert [r.tokens for r in rows] == want
+    assert rows[0].timing.load_ms > 0
+    assert rows[0].usage.cached_tokens >= built.tokens - 64  # the last span is whole or not kept
+    assert built.stored and built.chunk_keys == again.chunk_keys
+    assert again.computed_tokens == 0
+
+
+async def test_a_longer_version_loads_the_common_part(model):
+    tier = MemoryTier()
+    first = LocalBackend(model, store_of(model, tier), CONFIG)
+    await first.build(BOOK)
+    await first.close()
+    second = LocalBackend(model, store_of(model, tier), CONFIG)
+    built = await second.build(Prefix(BOOK.system + "\nThe cellar has no number."))
+    await second.close()
+    assert built.loaded_tokens > built.tokens // 2
+    assert built.loaded_tokens + built.computed_tokens == built.tokens
+
+
+async def test_the_row_that_reads_the_prefix_pays_for_it(backend):
+    rows = await collect(backend, RequestBatch(SHORT, list(QUESTIONS), (BOOK,)))
+    (head,) = await backend.count([BOOK])
+    assert rows[0].usage.computed_tokens > head
+    assert rows[0].usage.cached_tokens == 0
+    assert all(r.usage.cached_tokens >= head - 4 for r in rows[1:])
+
+
+async def test_no_reuse_computes_everything_and_says_the_same(backend):
+    warm = await collect(backend, RequestBatch(SHORT, list(QUESTIONS), (BOOK,)))
+    cold = await collect(backend, RequestBatch(SHORT, list(QUESTIONS), (BOOK,), reuse=False))
+    assert [r.tokens for r in cold] == [r.tokens for r in warm]
+    counts = await backend.count([BOOK] * 3, QUESTIONS)
+    assert [(r.usage.cached_tokens, r.usage.computed_tokens) for r in cold] == [
+        (0, n) for n in counts
+    ]
+    assert [r.usage.context_tokens for r in cold] == [r.usage.context_tokens for r in warm]
+
+
+@pytest.mark.parametrize("work", [Choose(("yes", "no")), LogLikelihood(["On floor 4."] * 3)])
+async def test_scores_without_reuse_are_the_same(backend, work):
+    warm = await collect(backend, RequestBatch(work, list(QUESTIONS), (BOOK,)))
+    cold = await collect(backend, RequestBatch(work, list(QUESTIONS), (BOOK,), reuse=False))
+    for a, b in zip(warm, cold, strict=True):
+        assert a.label_probs == pytest.approx(b.label_probs, abs=1e-4)
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
+
+
+async def test_hundreds_of_interleaved_raw_prompts(backend):
+    heads = ["The quick brown fox. " * n for n in (5, 9, 14)]
+    prompts = [heads[i % 3] + f"Number {i}?" for i in range(90)]
+    together = await collect(backend, RequestBatch(Generate(max_tokens=3), prompts, raw=True))
+    cold = RequestBatch(Generate(max_tokens=3), prompts, raw=True, reuse=False)
+    assert [r.tokens for r in await collect(backend, cold)] == [r.tokens for r in together]
+    computed = sum(r.usage.computed_tokens for r in together)
+    assert computed < 0.25 * sum(len(p) for p in prompts)
+
+
+async def test_rows_without_a_seed_differ_and_with_one_repeat(backend):
+    free = Generate(max_tokens=12, sampling=Sampling(temperature=1.5), ignore_eos=True)
+    rows = await collect(backend, RequestBatch(free, [QUESTIONS[0]] * 3, (BOOK,)))
+    assert len({tuple(r.tokens) for r in rows}) == 3
+    tied = Generate(max_tokens=12, sampling=Sampling(temperature=1.5, seed=-3), ignore_eos=True)
+    rows = await collect(backend, RequestBatch(tied, [QUESTIONS[0]] * 3, (BOOK,)))
+    assert len({tuple(r.tokens) for r in rows}) == 1
+
+
+async def test_structured_output_is_valid_or_incomplete(backend):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "maximum": 99}, "ok": {"type": "boolean"}},
+        "required": ["n", "ok"],
+        "additionalProperties": False,
+    }
+    rows = await collect(
+        backend, RequestBatch(Generate(max_tokens=200, schema=schema), list(QUESTIONS), (BOOK,))
+    )
+    for row in rows:
+        assert row.finish is Finish.STOP, row.text
+        assert set(json.loads(row.text)) == {"n", "ok"}
+    (cut,) = await collect(
+        backend, RequestBatch(Generate(max_tokens=3, schema=schema), ["Hm?"], (BOOK,))
+    )
+    assert cut.finish is Finish.LENGTH
+    with pytest.raises(RequestError, match="schema"):
+        await collect(backend, RequestBatch(Generate(schema={"type": "nothing"}), ["?"], (BOOK,)))
+
+
+async def test_mixed_prefixes_one_of_which_cannot_be_read(backend):
+    long = Prefix("word and " * backend.info.limit)
+    which = np.array([0, 1, 2, 0], np.int32)
+    batch = RequestBatch(SHORT, [QUESTIONS[0]] * 4, (BOOK, long, OTHER), which)
+    rows = await collect(backend, batch)
+    assert [r.finish for r in rows] == [Finish.LENGTH, Finish.ERROR, Finish.LENGTH, Finish.LENGTH]
+    assert f"{backend.info.limit:,}" in rows[1].error
+
+
+async def test_a_prefix_beyond_memory_is_refused_with_the_plan(model):
+    tiny = LocalBackend(model, None, EngineSection(prefix_memory_mb=1, suffix_memory_mb=1))
+    with pytest.raises(OutOfMemory, match=r"bytes per token.*prefix_memory_mb"):
+        await tiny.build(Prefix("word and " * 300))
+    (row,) = await collect(tiny, RequestBatch(SHORT, ["Hm?"], (Prefix("word and " * 300),)))
+    assert row.finish is Finish.ERROR and "prefix_memory_mb" in row.error
+    await tiny.close()
+
+
+async def test_closing_ends_running_rows_as_cancelled(model):
+    backend = LocalBackend(model, None, CONFIG)
+    batch = RequestBatch(Generate(max_tokens=2000, ignore_eos=True), list(QUESTIONS), (BOOK,))
+    ends = {}
+    async for news in backend.submit(batch):
+        ends |= {int(r): f for r, f in zip(news.rows, news.finish, strict=True) if f}
+        await backend.close()
+    assert ends == dict.fromkeys(range(3), Finish.CANCELLED)
+    with pytest.raises(EngineError):
+        await backend.build(BOOK)
+
+
+async def test_a_cancelled_build_stops(model):
+    backend = LocalBackend(model, None, EngineSection(prefill_chunk=1, prefix_memory_mb=16))
+    seen = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(
+        backend.build(BOOK, progress=lambda *_: loop.call_soon_threadsafe(seen.set))
+    )
+    await seen.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    built = await backend.build(BOOK)
+    assert built.reused_tokens + built.computed_tokens == built.tokens
+    await backend.close()
+
+
+async def test_many_threads_may_ask_at_once(model):
+    backend = LocalBackend(model, store_of(model), CONFIG)
+    want = [r.tokens for r in await collect(backend, RequestBatch(SHORT, list(QUESTIONS), (BOOK,)))]
+    got: dict[int, list[int]] = {}
+
+    def ask(i: int) -> None:
+        batch = RequestBatch(SHORT, [QUESTIONS[i % 3]], (BOOK,))
+        got[i] = asyncio.run(collect(backend, batch))[0].tokens
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(9)]
+    for thread in threads:
+        thread.start()
+    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    assert [got[i] for i in range(9)] == [want[i % 3] for i in range(9)]
+    await backend.close()
+
+
+async def test_a_bug_in_the_engine_is_told_to_everybody(model, monkeypatch):
+    backend = LocalBackend(model, None, CONFIG)
+
+    def broken(*_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("preread.engine.scheduler.Scheduler.schedule", broken)
+    rows = await collect(backend, RequestBatch(SHORT, list(QUESTIONS), raw=True))
+    assert all(row.finish is Finish.ERROR and "a bug" in row.error for row in rows)
+    with pytest.raises(EngineError, match="a bug"):
+        await backend.build(BOOK)
+    await backend.close()
+
+
+async def test_parity_of_the_user_s_own_weights(model):
+    backend = LocalBackend(model, None, CONFIG)
+    report = await asyncio.to_thread(backend.parity, 6)
+    assert report.ok and report.rows == 13 and report.steps == 13 * 8
+    await backend.close()
+
+
+async def test_random_weights_have_no_wider_copy(model):
+    random = load_model(str(model.folder), weights="random", dtype="float32", device="cpu")
+    backend = LocalBackend(random, None, CONFIG)
+    with pytest.raises(UsageError, match="Random"):
+        await asyncio.to_thread(backend.parity, 2)
+    await backend.close()
+
+
+def test_a_raw_prefix_without_an_event_loop(model):
+    tier = MemoryTier()
+    backend = LocalBackend(model, store_of(model, tier), CONFIG)
+    tokens = np.arange(100, dtype=np.int32)
+    assert backend.prefill(tokens, store=False).chunk_keys == ()
+    assert not list(tier.scan())
+    built = backend.prefill(tokens)
+    assert (built.reused_tokens, built.computed_tokens) == (100, 0)
+    assert len(list(tier.scan())) == len(built.chunk_keys) > 0
+    asyncio.run(backend.close())
