@@ -17,7 +17,7 @@ from preread.contexts.catalog.base import (
     ShardRecord,
     SourceRecord,
 )
-from preread.errors import CatalogConflict
+from preread.errors import CatalogConflict, UsageError
 
 
 def record(name: str = "handbook", version: int = 1, text: str = "Open at 9.") -> ContextRecord:
@@ -195,6 +195,7 @@ class CatalogConformance:
         assert catalog.live_chunks() == {"0200" * 16, "0201" * 16, "cc" * 32}
 
     def test_sessions_grow_turn_by_turn(self, catalog: Catalog, tmp_path: Path) -> None:
+        catalog.put(record(), expected=0)
         catalog.append_turn("handbook", "b", ("q1", "a1"), at=0)
         catalog.append_turn("handbook", "b", ("q2 🙂", "a2\n"), at=1)
         catalog.append_turn("handbook", "a", ("other", ""), at=0)
@@ -205,7 +206,27 @@ class CatalogConformance:
 
     @pytest.mark.parametrize("at", [0, 2])
     def test_a_session_that_has_grown_says_so(self, catalog: Catalog, at: int) -> None:
+        catalog.put(record(), expected=0)
         catalog.append_turn("handbook", "s", ("q", "a"), at=0)
         with pytest.raises(CatalogConflict):
             catalog.append_turn("handbook", "s", ("late", "late"), at=at)
         assert catalog.session("handbook", "s") == (("q", "a"),)
+
+    def test_a_removed_context_gets_no_turn(self, catalog: Catalog) -> None:
+        catalog.put(record(), expected=0)
+        catalog.remove("handbook")
+        with pytest.raises(CatalogConflict, match="removed"):
+            catalog.append_turn("handbook", "s", ("q", "a"), at=0)
+        catalog.put(record(), expected=0)
+        assert catalog.session("handbook", "s") == ()
+
+    def test_what_is_no_unicode_is_no_damage(self, catalog: Catalog) -> None:
+        text = "caf\udce9"
+        catalog.put(record(), expected=0)
+        with pytest.raises(UsageError, match="not valid Unicode"):
+            catalog.get(text)
+        with pytest.raises(UsageError, match="not valid Unicode"):
+            catalog.invalidate("handbook", text)
+        with pytest.raises(UsageError, match="not valid Unicode"):
+            catalog.append_turn("handbook", "s", (text, "a"), at=0)
+        assert catalog.get("handbook") == record()

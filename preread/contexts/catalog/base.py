@@ -107,7 +107,7 @@ class ContextSummary:
 @runtime_checkable
 class Catalog(Protocol):
     """Names, versions, expiry, epochs. Sync, thread-safe, shared by processes. Raises HomeError
-    when the medium cannot be used."""
+    when the medium cannot be used, UsageError for text that is not valid Unicode."""
 
     def get(self, name: str, version: int | None = None) -> ContextRecord | None:
         """A version, or the newest (also when it is expired or invalidated: the caller decides)."""
@@ -147,5 +147,6 @@ class Catalog(Protocol):
         ...
 
     def append_turn(self, context: str, session: str, turn: tuple[str, str], *, at: int) -> None:
-        """Add turn number `at` (0-based). Raises CatalogConflict if the session has grown."""
+        """Add turn number `at` (0-based). Raises CatalogConflict if the session has grown or the
+        context is gone."""
         ...

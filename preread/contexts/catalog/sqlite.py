@@ -18,7 +18,7 @@ from pathlib import Path
 from preread.contexts.catalog.base import ContextRecord, ContextSummary
 from preread.contexts.catalog.codec import compress, decompress, pack, unpack
 from preread.contexts.catalog.schema import create, migrate
-from preread.errors import CatalogConflict, HomeError
+from preread.errors import CatalogConflict, HomeError, UsageError
 
 SUMMARY = """
     SELECT c.name, version, model, fingerprint, tokens, shards, sources, kv_bytes, created_at,
@@ -137,6 +137,11 @@ class SqliteCatalog:
 
     def append_turn(self, context: str, session: str, turn: tuple[str, str], *, at: int) -> None:
         with self._write() as db:
+            if not _newest(db, context):  # else a later context of that name would inherit it
+                raise CatalogConflict(
+                    f"Context {context!r} was removed meanwhile; the turn is not kept.",
+                    hint=f"preread build {context} PATH…",
+                )
             (length,) = db.execute(
                 "SELECT count(*) FROM turns WHERE context = ? AND session = ?", (context, session)
             ).fetchone()
@@ -206,6 +211,11 @@ class SqliteCatalog:
         except OSError as exc:
             raise HomeError(
                 f"{self.path.parent}: {exc.strerror}.", hint="Set PREREAD_HOME to another folder."
+            ) from exc
+        except UnicodeEncodeError as exc:
+            raise UsageError(
+                f"{exc.object!r} is not valid Unicode (a lone surrogate).",
+                hint="Type or decode it as UTF-8.",
             ) from exc
         except sqlite3.OperationalError as exc:
             raise _operational(self.path, exc, self.busy_timeout_s) from exc
