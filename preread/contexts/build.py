@@ -23,6 +23,7 @@ from preread.contexts.names import check_name
 from preread.contexts.route import Embedder, embed_sections
 from preread.contexts.shard import Plan, plan_shards
 from preread.contexts.sources import Sources, in_order_of, read_sources
+from preread.contexts.state import state_of
 from preread.errors import CatalogConflict
 from preread.types import Built, Prefix
 
@@ -257,7 +258,7 @@ def _says_the_same(
     newest: ContextRecord, record: ContextRecord, ttl_s: float | None, at: float
 ) -> bool:
     """Whether the newest version is valid and differs from ours in nothing but its age."""
-    valid = not newest.invalidated and (newest.expires_at is None or at < newest.expires_at)
+    valid = state_of(newest, at).label == "fresh"
     lasts = None if newest.expires_at is None else newest.expires_at - newest.created_at
     same_ttl = lasts == ttl_s or (
         lasts is not None and ttl_s is not None and abs(lasts - ttl_s) < 1e-3

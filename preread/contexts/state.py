@@ -12,6 +12,7 @@ from preread.contexts.changes import Changes, compare
 from preread.contexts.sources import STDIN, Sources, read_sources
 from preread.errors import SourceError
 
+CLOCK_SKEW_S = 300.0  # machines that share a home may differ by this much
 Label = Literal["fresh", "expired", "stale", "invalidated"]
 
 
@@ -30,6 +31,8 @@ def state_of(record: ContextRecord | ContextSummary, now: float, fingerprint: st
     if record.expires_at is not None and now >= record.expires_at:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.expires_at))
         return State("expired", f"expired {when}")
+    if record.expires_at is not None and now < record.created_at - CLOCK_SKEW_S:
+        return State("expired", "built by a clock that was ahead: its age is unknown")
     if fingerprint and record.fingerprint != fingerprint:
         return State("stale", "read by another model")
     return State("fresh")

@@ -21,6 +21,10 @@ async def test_states_without_looking_at_the_sources(bench: Shop) -> None:
     record = (await bench.build(ttl_s=60.0)).record
     assert state_of(record, NOW + 59).label == "fresh"
     assert state_of(record, NOW + 60).label == "expired"
+    assert state_of(record, NOW - 60).label == "fresh"  # another machine's clock
+    assert state_of(record, NOW - 3600).label == "expired"  # a clock that was set back
+    forever = replace(record, expires_at=None)
+    assert state_of(forever, NOW - 3600).label == "fresh"
     assert state_of(record, NOW, "other").label == "stale"
     spoilt = replace(record, invalidated="recall")
     assert state_of(spoilt, NOW + 99, "other") == state_of(spoilt, NOW)
