@@ -6,6 +6,7 @@ Imports only the standard library, so that `preread --help` can print defaults w
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -109,6 +110,10 @@ def load_config(home: Path | None = None, env: Mapping[str, str] | None = None) 
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise ConfigError(f"{path}: not valid TOML: {exc}.", hint="Mend or remove it.") from exc
+        except OSError as exc:
+            raise ConfigError(
+                f"{path}: cannot be read: {exc.strerror or exc}.", hint="Mend its permissions."
+            ) from exc
         config = _apply(config, table, str(path))
     return _apply_env(config, env)
 
@@ -155,10 +160,12 @@ def _typed(value: Any, kind: type, key: str, where: str) -> Any:
         if kind in (int, float) and isinstance(value, bool):
             raise ValueError
         result = kind(value)
-        if kind in (int, float) and result < 0:
+        if kind is int and isinstance(value, float) and result != value:
+            raise ValueError  # 2.7 is not 2
+        if kind in (int, float) and not 0 <= result < math.inf:  # nor is NaN a time
             raise ValueError
         return result
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise ConfigError(
             f"{where}: {key} = {value!r}, expected a non-negative {kind.__name__}."
             if kind in (int, float)
