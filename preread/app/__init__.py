@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preread.app.compose import Weights, compose
+from preread.app.compose import Weights, open_parts
 from preread.app.context import Context, Session
 from preread.app.engine import Engine
 from preread.app.options import AnswerOptions
@@ -31,4 +31,4 @@ def open(
     "random" initialises the model's shape, for timings. home: where contexts and KV are kept.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError, HomeError."""
-    return Engine(compose(model, dtype=dtype, device=device, weights=weights, home=home))
+    return Engine(open_parts(model, dtype=dtype, device=device, weights=weights, home=home))

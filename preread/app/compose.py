@@ -1,5 +1,5 @@
-"""The composition root: the only file that names concrete classes. Heavy imports happen when an engine
-is opened, not when this module is imported."""
+"""The composition root: the only file that names concrete classes. Heavy imports happen when an
+engine is opened, not when this module is imported."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from preread.metrics import Metrics
 if TYPE_CHECKING:
     from preread.contexts.catalog.base import Catalog
     from preread.engine.local import LocalBackend
+    from preread.engine.parity import ParityReport
 
 Weights = Literal["load", "random"]
 
@@ -29,7 +30,7 @@ class Parts:
     parameters: int
 
 
-def compose(
+def open_parts(
     model: str, *, dtype: str, device: str, weights: Weights, home: str | Path | None
 ) -> Parts:
     """Resolve the configuration and put the parts together. See `preread.open`."""
@@ -46,11 +47,26 @@ def compose(
     return _local(config, weights)
 
 
+def check_parity(model: str, *, prompts: int) -> ParityReport:
+    """Law 1 on the user's own weights: random prompts on random prefixes, cold, cached, batched and
+    alone, against the same weights in a wider type. Needs memory for both."""
+    from preread.engine.engine import Engine
+    from preread.engine.parity import parity, wider
+    from preread.models.load import load_model
+
+    config = load_config()
+    chosen = config.model
+    loaded = load_model(
+        model or chosen.model, dtype=chosen.dtype, device=chosen.device, home=config.home
+    )
+    return parity(Engine(loaded.decoder, config.engine), wider(loaded), prompts=prompts)
+
+
 def _local(config: Config, weights: Weights) -> Parts:
     import torch
 
-    from preread.home import open_catalog, open_disk
     from preread.engine.local import LocalBackend
+    from preread.home import open_catalog, open_disk
     from preread.models.layers import parameter_count
     from preread.models.load import load_model
     from preread.store.keys import Geometry, fingerprint

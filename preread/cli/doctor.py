@@ -130,20 +130,18 @@ def _model(model: str, prompts: int) -> list[Finding]:
     with open_engine(model) as engine:
         info = engine.info
         known = "" if info.effective_known else " (not measured)"
-        findings = [
-            Finding(
-                "model",
-                True,
-                f"{info.model}: {engine.parameters / 1e6:,.1f} M parameters, {info.dtype} on "
-                f"{info.device}, limit {info.limit:,}, effective {info.effective_limit:,}{known}",
-            ),
-            Finding("fingerprint", None, info.fingerprint),
-        ]
-        if prompts:
-            findings.append(_parity(engine, prompts))
-        return findings
+        described = (
+            f"{info.model}: {engine.parameters / 1e6:,.1f} M parameters, {info.dtype} on "
+            f"{info.device}, limit {info.limit:,}, effective {info.effective_limit:,}{known}"
+        )
+    findings = [Finding("model", True, described), Finding("fingerprint", None, info.fingerprint)]
+    return [*findings, *([_parity(model, prompts)] if prompts else [])]
 
 
-def _parity(engine: object, prompts: int) -> Finding:
+def _parity(model: str, prompts: int) -> Finding:
     """Law 1: cached equals uncached, on these weights."""
-    raise NotImplementedError
+    from preread.app.compose import check_parity
+
+    report = check_parity(model, prompts=prompts)
+    advice = "Please report this with your model, torch version and processor."
+    return Finding("parity", report.ok, f"cached = uncached: {report}", advice)

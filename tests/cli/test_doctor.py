@@ -1,0 +1,36 @@
+"""`preread doctor` measures law 1 on the model it is given, and says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from preread.cli import doctor
+from preread.engine.parity import ParityReport
+from tests.cli.conftest import one_json
+
+
+def test_a_sound_machine(call: Callable[..., Result], home: Path) -> None:
+    value = one_json(call("doctor", "--prompts", "4", "--json"))
+    found = {finding["what"]: finding for finding in value["findings"]}
+    assert value["ok"] and found["parity"]["ok"]
+    assert "cached = uncached" in found["parity"]["detail"]
+    assert found["search"]["ok"] and found["home"]["ok"]
+
+
+def test_a_model_that_breaks_law_1_is_told(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = ParityReport(8, 64, 0, 3, 1.0, 0.1, 0.0)
+    monkeypatch.setattr("preread.app.compose.check_parity", lambda model, prompts: broken)
+    assert not doctor._parity("", 8).ok
+    result = call("doctor")
+    assert result.exit_code == 3 and "BAD parity" in result.stdout
+
+
+def test_a_missing_model_is_a_finding(call: Callable[..., Result]) -> None:
+    result = call("doctor", "--model", "/no/such/folder")
+    assert result.exit_code == 3 and "ModelNotFound" in result.stdout
