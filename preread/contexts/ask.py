@@ -146,15 +146,15 @@ def _int32(values: list[int]) -> Int32Array:
 def _finish(
     context: Opened, ask: _Ask, rows: Sequence[Row], work: Generate, options: AskOptions
 ) -> Completion:
-    answers = []
+    answers, done = [], (Finish.STOP, Finish.LENGTH)
     for row, shard in zip(rows[ask.start :], ask.shards, strict=False):
         answer = row.completion()
-        if options.cite and answer.finish_reason in (Finish.STOP, Finish.LENGTH):
+        if options.cite and answer.finish_reason in done:
             found = context.evidence(shard).cite(answer.text, ask.question)
             answer = replace(answer, citations=found)
         timing = context.saved(answer.usage, answer.timing)
         answers.append(replace(answer, context=context.ref, timing=timing))
-    read = [s for s, a in zip(ask.shards, answers, strict=True) if not a.error]
+    read = [s for s, a in zip(ask.shards, answers, strict=True) if a.finish_reason in done]
     unread = context.unread(read or ask.shards)
     if len(answers) == 1:
         return replace(answers[0], unread=unread)

@@ -126,9 +126,9 @@ class Router:
             )
 
     def route(self, question: str, count: int) -> Route:
-        """The best `count` shards. A question that matches nothing gets the first ones, and the
-        reason says so."""
-        everything = range(len(self._record.shards))
+        """The best `count` shards, at least one. A question that matches nothing gets the first
+        ones, and the reason says so."""
+        everything, count = range(len(self._record.shards)), max(1, count)
         if len(everything) <= count:
             return Route(tuple(everything), ("all shards are asked",) * len(everything))
         scores: dict[int, float] = {}
@@ -149,8 +149,9 @@ class Router:
         return SectionIndex(self._record.sources, parts)
 
     def close(self) -> None:
-        """Free the index."""
-        self._index.close()
+        """Free the index, if it was made."""
+        if "_index" in self.__dict__:
+            self._index.close()
 
     def _rankings(self, question: str) -> list[tuple[str, list[Hit]]]:
         rankings = [("has it in its name", self._index.search(question))]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
 
-from preread.backend import Generate
+from preread.backend import Generate, RequestBatch, ResultBatch
 from preread.contexts.ask import AskOptions, ask, ask_many, choose, stream
 from preread.contexts.catalog.base import ContextRecord, Part, ShardRecord
 from preread.contexts.layout import lay_out
@@ -126,6 +127,32 @@ async def test_a_failed_shard_leaves_the_answer_of_another() -> None:
     assert (found.text, found.error) == ("Bob Ray", "")
     assert found.unread == ("docs/prices.md",)
     assert [a.error for a in found.alternatives if a.error] == ["out of memory"]
+
+
+class HalfClosed(FakeBackend):
+    """Row 0 of every batch ends cancelled."""
+
+    async def submit(self, batch: RequestBatch) -> AsyncIterator[ResultBatch]:
+        async for news in super().submit(batch):
+            ends = zip(news.rows.tolist(), news.finish, strict=True)
+            yield replace(
+                news, finish=[end and (end if r else Finish.CANCELLED) for r, end in ends]
+            )
+
+
+async def test_a_cancelled_shard_was_not_read() -> None:
+    options = AskOptions(shards=3)
+    found = await ask(HalfClosed(), opened(*SPLIT), "night guard, price of salt?", options=options)
+    assert [a.finish_reason for a in found.alternatives][-1] is Finish.CANCELLED
+    assert len(found.unread) == 1
+
+
+@pytest.mark.parametrize("shards", [0, -1])
+async def test_at_least_one_shard_is_asked(shards: int) -> None:
+    options = AskOptions(shards=shards)
+    for context in (opened(*ONE), opened(*SPLIT)):
+        answer = await ask(FakeBackend(), context, "closing time?", options=options)
+        assert answer.text == "18:00"
 
 
 async def test_lines_that_were_not_read_are_named() -> None:
