@@ -1,7 +1,7 @@
-"""What every benchmark shares: the machine, the model folder, medians, and one JSON line at the end.
+"""What every benchmark shares: the machine, its limits, a model folder, medians, one line of JSON.
 
-A result is one JSON object: question, date, machine, figures, limits. It is printed as the last line
-and kept in benchmarks/results/ as <name>-<date>-<machine>.json with `--keep`.
+A result is one JSON object: benchmark, date, machine, figures, limits. It is printed as the last
+line and, with `--keep`, written to benchmarks/results/<name>-<date>.json.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import datetime
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preread import Engine
 
 RESULTS = Path(__file__).parent / "results"
 # Qwen2.5-0.5B's published shape; weights are random, so timings only.
@@ -40,9 +45,9 @@ SHAPE_05B = {
 }
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
+def parser(doc: str | None, rounds: int = 5) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
-    made.add_argument("--rounds", type=int, default=5, help="rounds; medians are reported")
+    made.add_argument("--rounds", type=int, default=rounds, help="rounds; medians are reported")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     made.add_argument("--keep", action="store_true", help="write the result to benchmarks/results/")
     return made
@@ -89,26 +94,41 @@ def paired_ratio(slow: list[float], fast: list[float]) -> float:
 
 def finish(name: str, figures: dict[str, Any], *, keep: bool) -> None:
     """Print the figures as the last line; with keep, write them beside the others."""
+    import torch
+
     date = datetime.date.today().isoformat()
-    result = {"benchmark": name, "date": date, "machine": machine(), **figures}
-    line = json.dumps(result)
+    made = {"benchmark": name, "date": date, "machine": machine(), "torch": torch.__version__}
+    result = made | figures
     if keep:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}-{date}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(line)
+    print(json.dumps(result))
 
 
 def shape_folder(path: Path) -> Path:
-    """A model folder that holds a config and nothing else: for weights="random"."""
+    """A model folder for weights="random": a config and a byte-level tokenizer, which leaves most
+    of the published vocabulary unused (its cost, the LM head, stays)."""
+    from preread.testing.models import write_byte_tokenizer
+
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(SHAPE_05B))
+    write_byte_tokenizer(path)
     return path
+
+
+def sized_text(engine: Engine, tokens: int) -> str:
+    """Filler that makes a prefix of about `tokens` tokens."""
+    from preread.types import Prefix
+
+    words = tokens // 2
+    for _ in range(6):
+        counted = engine.run(engine.backend.count([Prefix(filler(words))]))[0]
+        words = max(int(words * tokens / counted), 1)
+    return filler(words)
 
 
 def filler(words: int, seed: int = 0) -> str:
     """Plain text of about `words` words, for timings."""
-    import random
-
     rng = random.Random(seed)
     syllables = ("ba", "ne", "lo", "ri", "tu", "mar", "sen", "dor", "vi", "kal")
     lines, line = [], []
@@ -121,16 +141,64 @@ def filler(words: int, seed: int = 0) -> str:
 
 
 def measured_limits(dtype: str) -> dict[str, float]:
-    """What this machine can do, measured now: matrix rate in GFLOP/s and copy bandwidth in GB/s."""
+    """What this machine can do with these threads, measured now: matrix rate in GFLOP/s, and the
+    rates at which memory is read and copied (bytes read and written count) in GB/s."""
     import torch
 
     kind = getattr(torch, dtype)
     a, b = (torch.randn(1024, 1024, dtype=torch.float32).to(kind) for _ in range(2))
-    big = torch.empty(64 * 1024 * 1024, dtype=torch.float32)
-    other = torch.empty_like(big)
-    gemm = min(seconds(lambda: torch.mm(a, b)) for _ in range(12))
-    copy = min(seconds(lambda: other.copy_(big)) for _ in range(6))
+    # Written once: pages that were never touched all lie in one page of zeros.
+    big, other = torch.ones(2, 64 * 1024 * 1024, dtype=torch.float32).unbind()
+    gemm = min(seconds(lambda: torch.mm(a, b)) for _ in range(60))
+    read = min(seconds(lambda: big.sum()) for _ in range(12))
+    copy = min(seconds(lambda: other.copy_(big)) for _ in range(12))
+    nbytes = big.numel() * 4
     return {
         "gemm_gflops": round(2 * 1024**3 / gemm / 1e9, 1),
-        "copy_gbps": round(2 * big.numel() * 4 / copy / 1e9, 1),
+        "read_gbps": round(nbytes / read / 1e9, 1),
+        "copy_gbps": round(2 * nbytes / copy / 1e9, 1),
     }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a model's forward needs at least. parameters: of its matrices without the head, which
+    works on `heads` rows alone; attention_width: query heads x head size, of all layers."""
+
+    parameters: int
+    head: int
+    attention_width: int
+    kv_token_bytes: int
+    itemsize: int
+
+    @staticmethod
+    def of(engine: Engine) -> Work:
+        """Of an engine on a local model."""
+        import torch
+
+        from preread.models.config import read_config
+        from preread.models.folder import resolve
+
+        config = read_config(resolve(engine.info.model, weights=False))
+        head = config.vocab_size * config.hidden_size
+        embedding = 0 if config.tied else head  # looked up, not multiplied
+        return Work(
+            parameters=engine.parameters - head - embedding,
+            head=head,
+            attention_width=config.layers * config.heads * config.head_dim,
+            kv_token_bytes=engine.info.kv_bytes_per_token,
+            itemsize=getattr(torch, engine.info.dtype).itemsize,
+        )
+
+    def floor_s(
+        self, limits: dict[str, float], tokens: int, *, past: int = 0, rows: int = 1, heads: int = 1
+    ) -> float:
+        """Least seconds of one step that computes `tokens`, spread over `rows` sequences that
+        share `past` tokens: the products at the matrix rate, or the weights and the shared KV once
+        at the read rate, whichever takes longer."""
+        seen = past + tokens / rows / 2  # on average; the causal half of their own
+        flops = 2 * (self.parameters * tokens + self.head * heads)
+        flops += 4 * self.attention_width * tokens * seen
+        nbytes = (self.parameters + self.head * bool(heads)) * self.itemsize
+        nbytes += self.kv_token_bytes * past
+        return max(flops / limits["gemm_gflops"], nbytes / limits["read_gbps"]) / 1e9
