@@ -67,6 +67,10 @@ class Bank:
     schemas: tuple[Block, ...]
     fillers: tuple[Template, ...]
     synonyms: Synonyms
+    rivals: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """policy -> policies on the same topic, which must not stand in one document with it"""
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """first word -> all fixed alternatives of the bank that begin with it ("at" -> "at the side door", ...)"""
 
 
 @dataclass(slots=True)
@@ -213,3 +217,16 @@ def load_bank(types: frozenset[str], strict: bool = True, folder: Path = HERE) -
     fill = tuple(compile_template(text, syn) for _, text in fillers)
     by_kind = {kind: tuple(b for b in blocks if b.kind == kind) for kind in ("fact", "policy", "schema")}
     return Bank(by_kind["fact"], by_kind["policy"], by_kind["schema"], fill, syn)
+
+
+def pooled_options(blocks: Iterable[Block]) -> dict[str, tuple[str, ...]]:
+    """All fixed alternatives, by their first word; where that is no small word they stay with their block."""
+    pool: dict[str, list[str]] = {}
+    for block in blocks:
+        for slot in block.slots.values():
+            for option in slot.options:
+                pool.setdefault(option.split(" ", 1)[0], []).append(option)
+    return {word: tuple(dict.fromkeys(options)) for word, options in pool.items() if word in _SMALL_WORDS}
+
+
+_SMALL_WORDS = frozenset("in at on by under behind with the a an to from near before after if because for when next outside over".split())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from training import layout
 from training.bank import Bank
-from training.skills import blocks, events, extraction, facts, hops, labels
+from training.skills import blocks, events, extraction, facts, hops, labels, permission
 from training.unit import NOT_STATED, Ask, Turn, Unit
 from training.world import World
 
@@ -55,12 +55,13 @@ MAKERS: dict[str, tuple[Maker, float]] = {
     "event": (_one(events.unit), 5.0),
     "fact": (facts.profiles, 2.5),
     "two-hop": (hops.two_hop, 1.0),
+    "permission": (_one(permission.unit), 0.9),
     "comparison": (hops.comparison, 0.9),
     "list": (hops.listing, 0.8),
     "label": (_one(labels.make), 0.9),
     "extraction": (_one(extraction.make), 0.3),
 }
-ASK_WEIGHT = {"policy": 5.0, "schema": 4.0, "event": 3.5, "fact": 4.0, "two-hop": 5.0, "comparison": 5.0, "list": 4.0, "label": 7.0, "extraction": 5.0}
+ASK_WEIGHT = {"policy": 5.0, "schema": 4.0, "event": 3.5, "fact": 4.0, "two-hop": 5.0, "comparison": 5.0, "list": 4.0, "label": 7.0, "extraction": 5.0, "permission": 4.0}
 
 
 def make_units(world: World, plan: Plan) -> list[Unit]:

@@ -12,13 +12,15 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training.bank import Bank, load_bank
+from training.bank import Bank, load_bank, pooled_options
 from training.chat_format import CHAT_TEMPLATE, END, PAD, SPECIAL, START, render
 from training.documents import Plan, make_conversation
+from training.likeness import alike
 from training.world import World
 
 VOCABULARY = 5120
@@ -32,7 +34,8 @@ SPACE = "Ġ"
 def open_bank(strict: bool = False) -> Bank:
     """The bank, checked against the types that a world can draw."""
     probe = World(random.Random(0), Bank((), (), (), (), None))  # type: ignore[arg-type]
-    return load_bank(probe.types(), strict)
+    bank = load_bank(probe.types(), strict)
+    return replace(bank, rivals=alike(bank.policies), options=pooled_options(bank.policies))
 
 
 def corpus(bank: Bank, documents: int, seed: int) -> Iterator[str]:

@@ -46,7 +46,7 @@ class Lengths:
 
 
 PHASES: tuple[Lengths, ...] = (
-    Lengths(((0.25, 60, 600), (0.42, 500, 1800), (0.27, 1800, 4000), (0.06, 4000, 6000)), 7168),
+    Lengths(((0.3, 60, 600), (0.45, 500, 1800), (0.2, 1800, 4000), (0.05, 4000, 6000)), 7168),
     Lengths(((0.35, 100, 1500), (0.38, 1500, 4200), (0.17, 4200, 8000), (0.1, 8000, 14800)), LONGEST),
 )  # fmt: skip
 
@@ -65,10 +65,10 @@ def draw_plan(rng: random.Random, phase: Lengths) -> Plan:
             break
         share -= part
     chars = int(rng.randrange(low, high) * CHARS_PER_TOKEN)
-    turns = rng.choice((1, 2, 6, 12, 16, 24))
+    turns = rng.choice((1, 6, 16, 24, 32, 48))
     if rng.random() < 0.22 and chars < 8_000:
         skill = rng.choice(FOCUS)
-        return Plan(chars, min(turns, 3) if skill == "extraction" else turns, skill)
+        return Plan(chars, min(turns, 4) if skill == "extraction" else turns, skill)
     return Plan(chars, turns)
 
 

@@ -19,14 +19,16 @@ HELD_OUT_PERCENT = 7
 """Share of the phrasings that only the evaluation uses."""
 _TOKEN = re.compile(r"\{(\w+)\}")
 _VOWEL = re.compile(r"(?i)(?!uni|use|usu|eu|one\b|once)[aeiou]")
+_TWICE = re.compile(r"\b([Tt]he) [Tt]he ")
 _A_BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=(?!uni|use|usu|eu|one\b|once|Uni|Eu|Use)[aeiouAEIO])")
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place for a value."""
+    """A place for a value; `first` when it begins a sentence inside the text."""
 
     name: str
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class Template:
             if type(part) is str:
                 out.append(part)
             elif type(part) is Slot:
-                out.append(values[part.name])
+                value = values[part.name]
+                out.append(capital(value) if part.first else value)
             elif type(part) is Choice:
                 options = part.options
                 pick = int(rng.random() * len(options)) if rng.random() < rate else 0
@@ -97,8 +100,8 @@ def capital(text: str) -> str:
 
 
 def articles(text: str) -> str:
-    """Turn `a` into `an` before a vowel."""
-    return _A_BEFORE_VOWEL.sub(r"\1n ", text)
+    """Turn `a` into `an` before a vowel, and `the the` into `the`."""
+    return _A_BEFORE_VOWEL.sub(r"\1n ", _TWICE.sub(r"\1 ", text))
 
 
 def is_held_out_template(source: str) -> bool:
@@ -134,10 +137,16 @@ def swappable_nouns() -> Mapping[str, tuple[str, bool]]:
     return forms
 
 
+_MISLEADING = frozenset({"many", "until", "have to", "need", "get", "only", "free", "money", "takes", "last", "go", "room", "way", "number"})
+"""Words whose synonyms of the bank seldom fit inside questions."""
+
+
 def make_synonyms(lines: list[list[str]]) -> Synonyms:
     """Index groups of expressions by each of their members."""
     groups: dict[str, tuple[str, ...]] = {}
     for words in lines:
+        if _MISLEADING & set(words):
+            continue
         for word in words:
             groups.setdefault(word, tuple(dict.fromkeys([word, *words])))
     if not groups:
@@ -190,7 +199,7 @@ def compile_template(source: str, synonyms: Synonyms) -> Template:
     for match in _TOKEN.finditer(source):
         if match.start() > last:
             parts += _split_literal(source[last : match.start()], synonyms, last == 0)
-        parts.append(Slot(match.group(1)))
+        parts.append(Slot(match.group(1), source[: match.start()].endswith((". ", "! ", "? ", "\n", "- "))))
         names.append(match.group(1))
         last = match.end()
     if last < len(source):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training.export import write
@@ -37,6 +38,7 @@ class Options:
     seed: int
     muon: bool
     resume: bool
+    init: Path | None
     warm_up: int = 100
     sequences: int = 256
 
@@ -68,6 +70,9 @@ class Trainer:
         self.model = Reader(Shape(), flash_attention() if cuda else loop_attention).to(self.device)
         self.optimizer = Optimizer(self.model, options.muon)
         self.loss: Any = torch.compile(self.model.loss, dynamic=False) if cuda else self.model.loss
+        if options.init:
+            state = load_file(options.init)
+            self.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
         self.step = 0
         self.spent = 0.0
         self.curve: list[dict[str, float]] = []
@@ -149,6 +154,7 @@ def parse() -> Options:
     parser.add_argument("--workers", type=int, default=15)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--init", type=Path, help="start from the weights of a model.safetensors")
     parser.add_argument("--resume", action="store_true")
     return Options(**vars(parser.parse_args()))
 

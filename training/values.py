@@ -127,29 +127,38 @@ class Values:
             return f"{self.rng.randrange(1, 200)} {stem} {self.pick('street_end')}"
         return f"{stem} {self.pick('place_end')}"
 
+    def _listed(self, name: str, invented: float = 0.25) -> str:
+        """A word of a list, at times altered or invented, so that it has to be copied."""
+        roll = self.rng.random()
+        if roll < invented / 2:
+            return self.stem()
+        if roll < invented:
+            return f"{self.stem()} {self.pick(name).rsplit(' ', 1)[-1]}"
+        return self.pick(name)
+
     def make_country(self) -> str:
-        return self.pick("country")
+        return self.stem().capitalize() + "ia" if self.rng.random() < 0.3 else self.pick("country")
 
     def make_colour(self) -> str:
-        return self.pick("colour")
+        return self._listed("colour", 0.12)
 
     def make_material(self) -> str:
-        return self.pick("material")
+        return self._listed("material")
 
     def make_language(self) -> str:
-        return self.pick("language")
+        return self.stem().capitalize() + "ish" if self.rng.random() < 0.3 else self.pick("language")
 
     def make_department(self) -> str:
-        return self.pick("department")
+        return self.stem().capitalize() if self.rng.random() < 0.3 else self.pick("department")
 
     def make_food(self) -> str:
-        return self.pick("food")
+        return self._listed("food", 0.4)
 
     def make_vehicle(self) -> str:
-        return self.pick("vehicle")
+        return self._listed("vehicle")
 
     def make_animal(self) -> str:
-        return self.pick("animal")
+        return self._listed("animal")
 
     def make_role(self) -> str:
         nouns = self.nouns["role"]

@@ -90,6 +90,37 @@ class World:
         self.used.add(phrase)
         return phrase
 
+    def short(self, phrase: str) -> str:
+        """The head noun alone, as people say when only one thing of the document can be meant."""
+        head = phrase.rsplit(" ", 1)[-1]
+        if head == phrase or " the " in phrase:
+            return phrase
+        return phrase if sum(used.endswith(head) for used in self.used) > 1 else head
+
+    def distinct(self, kind: str) -> str:
+        """A phrase whose head noun nothing in this document bears."""
+        for _ in range(12):
+            phrase = self.fresh(kind)
+            head = phrase.rsplit(" ", 1)[-1]
+            if " " in phrase or sum(used.endswith(head) for used in self.used) < 2:
+                break
+        return phrase
+
+    def subject(self, kind: str) -> str:
+        """The subject of a fact: a name, or at times a plain definite noun phrase ("the rowing club")."""
+        rng = self.rng
+        if rng.random() < 0.35:
+            if kind == "product":
+                return self.fresh("thing")
+            if kind == "event":
+                return self.fresh("activity")
+            if kind == "place":
+                return f"the {self.fresh('room')}"
+            if kind == "org":
+                mod = f"{rng.choice(self.mods)} " if rng.random() < 0.3 else ""
+                return f"the {mod}{self.values.pick('institution')}"
+        return self.fresh(kind)
+
     def draw(self, kind: str) -> str:
         """A value or a phrase of a type."""
         maker = self._phrases.get(kind)
@@ -192,6 +223,10 @@ class World:
             return f"{self.values.draw('duration')} {rng.choice(('before', 'after'))} the {self.np_activity()}"
         return rng.choice(("at weekends", "in the early morning", "late in the evening", "at night", "at the end of the month",
                            "on public holidays", "before lunch", "during the lunch break", "at low tide", "after dark"))
+
+    def np_deadline_phrase(self) -> str:
+        """by Friday / no later than 3 March ..."""
+        return self.deadline().text
 
     def np_reason(self) -> str:
         """because ... / to avoid ... / so that ... (the whole phrase)"""

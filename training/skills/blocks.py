@@ -29,6 +29,23 @@ def pick_question(block: Block, slot: str, world: World, rng: random.Random) -> 
     return pool[int(rng.random() * len(pool))]
 
 
+def _option(options: Sequence[str], world: World) -> str:
+    """One of the fixed alternatives, or one that another block has with the same first word.
+
+    Else the few alternatives of a block would be learnt by heart instead of being read.
+    """
+    rng = world.rng
+    value = options[int(rng.random() * len(options))]
+    if rng.random() < 0.45:
+        first = value.split(" ", 1)[0]
+        if first in ("in", "on", "at", "behind", "under", "next", "with") and rng.random() < 0.3:
+            return world.np_where()
+        others = world.bank.options.get(first)
+        if others:
+            return others[int(rng.random() * len(others))]
+    return value
+
+
 def draw_values(block: Block, world: World, keep: Mapping[str, str] | None = None) -> dict[str, str]:
     """Values of all slots, distinct from each other; phrases not used elsewhere in the document."""
     values: dict[str, str] = dict(keep or {})
@@ -37,7 +54,7 @@ def draw_values(block: Block, world: World, keep: Mapping[str, str] | None = Non
             continue
         for _ in range(12):
             if slot.options:
-                value = world.rng.choice(slot.options)
+                value = _option(slot.options, world)
             elif slot.kind in _WORD_TYPES:
                 value = world.fresh(slot.kind)
             else:
@@ -62,7 +79,7 @@ def _nouns(block: Block) -> tuple[tuple[str, str], ...]:
 def swaps(block: Block, world: World) -> dict[str, str]:
     """Nouns of the block to be replaced in all of its phrasings (often none)."""
     rng = world.rng
-    if block.kind == "schema" or rng.random() > 0.35:
+    if block.kind == "schema" or rng.random() > 0.5:
         return {}
     return {
         noun: world.noun(name) if rng.random() < 0.8 else world.values.stem()
@@ -93,7 +110,11 @@ class Instance:
             answer = self.values[question.slot]
             if not contains(self.text, answer):
                 return None
-        text = articles(question.text.render(self.values, rng, max(self.world.rate, 0.1), self.nouns))
+        values: Mapping[str, str] = self.values
+        if question.keys and self.block.kind == "schema" and rng.random() < 0.2:
+            kinds = self.block.slots
+            values = {k: self.world.short(v) if kinds[k].kind in _WORD_TYPES else v for k, v in values.items()}
+        text = articles(question.text.render(values, rng, max(self.world.rate, 0.1), self.nouns))
         return Turn(style(text, rng), answer)
 
     def ask(self, slot: str) -> Ask:
@@ -164,7 +185,7 @@ def schema(world: World) -> Unit:
     kind = block.slots[key].kind
     slots = [q.slot for q in block.questions if key in q.keys]
     if kind in _WORD_TYPES and slots:
-        unit.missing = [instance.miss(world.rng.choice(slots), key, world.fresh(kind))]
+        unit.missing = [instance.miss(world.rng.choice(slots), key, world.distinct(kind))]
     return unit
 
 
@@ -184,10 +205,13 @@ def missing_policy(world: World) -> Ask | None:
     return make
 
 
+_NONE: frozenset[str] = frozenset()
+
+
 def _unused(blocks: Sequence[Block], world: World) -> Block | None:
     for _ in range(10):
         block = blocks[int(world.rng.random() * len(blocks))]
-        if block.name not in world.used:
+        if block.name not in world.used and not world.used & world.bank.rivals.get(block.name, _NONE):
             world.used.add(block.name)
             return block
     return None

@@ -307,13 +307,15 @@ def _follow_ups(event: Event, first: str, rng: random.Random) -> list[Turn]:
     return turns[: rng.randrange(1, 3)]
 
 
-def _ask(event: Event, slot: str) -> Ask:
+def _ask(event: Event, slot: str, text: str) -> Ask:
+    definite = f"the {event.obj}"
+    obj = definite if definite.lower() in text.lower() else event.obj
+
     def make(rng: random.Random) -> list[Turn]:
         if slot == "agent":
             turn = Turn(_ask_agent(event, rng), event.agent.answer)
         elif slot == "object":
-            answer = event.obj if event.group.objects in ("things", "group", "mass") else f"the {event.obj}"
-            turn = Turn(_ask_object(event, rng), answer)
+            turn = Turn(_ask_object(event, rng), obj)
         else:
             turn = Turn(_ask_extra(event, slot, rng), event.extras[slot].answer)
         more = _follow_ups(event, slot, rng) if slot != "object" and rng.random() < 0.2 else []
@@ -339,7 +341,7 @@ def unit(world: World) -> Unit:
     def not_said(rng: random.Random) -> list[Turn]:
         return [Turn(_ask_extra(event, rng.choice(missing), rng), "not stated")]
 
-    asks = [_ask(event, slot) for slot in slots]
+    asks = [_ask(event, slot, text) for slot in slots]
     title = event.obj if world.rng.random() < 0.5 else f"{event.verb().ing} {event.obj}"
     return Unit(text, asks, "event", title, states={(event.obj, kind) for kind in kinds}, subject=event.obj,
                 missing=[not_said])

@@ -44,7 +44,7 @@ class Profile:
     def __init__(self, world: World, kind: str, blocks: list[Block], name: str = "") -> None:
         self.world = world
         self.kind = kind
-        self.name = name or world.fresh(kind)
+        self.name = name or world.subject(kind)
         self.facts = [Instance(block, world, {"s": self.name}) for block in blocks]
         for fact in self.facts:
             fact.nouns = {}
@@ -90,8 +90,17 @@ class Profile:
 
 
 def _blocks_of(world: World, kind: str, count: int) -> list[Block]:
+    """Facts about a kind of subject; no two of one type of value, for they might mean the same."""
     options = [block for block in world.bank.facts if block.slots["s"].kind == kind]
-    return world.rng.sample(options, min(count, len(options)))
+    world.rng.shuffle(options)
+    seen: set[str] = set()
+    out: list[Block] = []
+    for block in options:
+        value = block.answer_kind("v")
+        if value not in seen and block.row not in seen and len(out) < count:
+            seen |= {value, block.row or value}
+            out.append(block)
+    return out
 
 
 def _missing(world: World, profile: Profile) -> Ask | None:
