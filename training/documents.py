@@ -50,10 +50,10 @@ def _one(maker: Callable[[World], Unit | None]) -> Maker:
 
 
 MAKERS: dict[str, tuple[Maker, float]] = {
-    "policy": (_one(blocks.policy), 5.0),
-    "schema": (_one(blocks.schema), 5.0),
-    "event": (_one(events.unit), 5.0),
-    "fact": (facts.profiles, 2.5),
+    "policy": (_one(blocks.policy), 7.0),
+    "schema": (_one(blocks.schema), 4.5),
+    "event": (_one(events.unit), 3.5),
+    "fact": (facts.profiles, 2.8),
     "two-hop": (hops.two_hop, 1.0),
     "permission": (_one(permission.unit), 0.9),
     "comparison": (hops.comparison, 0.9),
@@ -61,7 +61,7 @@ MAKERS: dict[str, tuple[Maker, float]] = {
     "label": (_one(labels.make), 0.9),
     "extraction": (_one(extraction.make), 0.3),
 }
-ASK_WEIGHT = {"policy": 5.0, "schema": 4.0, "event": 3.5, "fact": 4.0, "two-hop": 5.0, "comparison": 5.0, "list": 4.0, "label": 7.0, "extraction": 5.0, "permission": 4.0}
+ASK_WEIGHT = {"policy": 6.5, "schema": 4.0, "event": 3.5, "fact": 4.0, "two-hop": 5.0, "comparison": 5.0, "list": 4.0, "label": 7.0, "extraction": 5.0, "permission": 4.0}
 
 
 def make_units(world: World, plan: Plan) -> list[Unit]:
