@@ -17,6 +17,7 @@ PARAGRAPHS = frozenset(
 )
 BREAKS = frozenset("br caption dd dt figcaption li option summary tr".split())
 OPENING = {"li": "- ", "title": "# ", **{f"h{n}": "#" * n + " " for n in range(1, 7)}}
+MARKS = frozenset(mark.strip() for mark in OPENING.values())
 HEADS = frozenset(OPENING.values()) - {"- "}
 CELLS = frozenset({"td", "th"})
 
@@ -78,7 +79,8 @@ class _Page(HTMLParser):
         for i, piece in enumerate(data.split("\n")):
             self._newline |= i > 0 and self._visible()
             if not piece.strip():
-                self._line.append(piece)
+                if self._line or self._pre:
+                    self._line.append(piece)
                 continue
             if self._newline and not self._heading():
                 self.flush()
@@ -88,10 +90,19 @@ class _Page(HTMLParser):
 
     def _marked(self) -> bool:
         """Whether the line holds an opening mark and nothing else yet."""
-        return "".join(self._line).strip() in {mark.strip() for mark in OPENING.values()}
+        return self._begin() in MARKS
 
     def _visible(self) -> bool:
-        return bool("".join(self._line).strip()) and not self._marked()
+        return self._begin() not in {"", *MARKS}
+
+    def _begin(self) -> str:
+        """The line so far, or no more of it than tells words from a mark (lines may be long)."""
+        begin = ""
+        for piece in self._line:
+            begin = (begin + piece).lstrip()
+            if not any(mark.startswith(begin.rstrip()) for mark in MARKS):
+                break
+        return begin.rstrip()
 
     def _heading(self) -> bool:
         return bool(self._line) and self._line[0] in HEADS

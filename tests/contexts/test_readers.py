@@ -53,6 +53,10 @@ def test_html_keeps_marks_and_lines() -> None:
     ]
 
 
+def test_a_long_line_of_many_tags_is_read_in_one_go() -> None:
+    assert read_html("<p>" + "<b>x</b> " * 20_000) == [("x " * 19_999 + "x", 1)]
+
+
 def test_a_line_end_by_reference_is_no_line_of_the_file() -> None:
     assert read_html("<p>a&#10;b&#x0A;c\nd&#10") == [("a b c", 1), ("d", 2)]
     assert read_html("<p>a&#100;b&#x0AB;c") == [("adb«c", 1)]
