@@ -23,10 +23,10 @@ CELLS = frozenset({"td", "th"})
 
 # Looser than either standard: a cue whose times are odd is still spoken.
 TIMING = re.compile(r"\s*(?:\d+:){1,2}\d+(?:[.,]\d*)?\s*-->")
-VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]*)>")
+VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s+([^<>]*)>")
 # Tags of WebVTT and SubRip and the times of karaoke; "x < 5 and y > 3" and <ann@x.org> are words.
 TAG = re.compile(
-    r"</?(?:b|c|font|i|lang|rt|ruby|s|u|v)(?:[.\s][^>]*)?>|<[\d:]+\.\d+>", re.IGNORECASE
+    r"</?(?:b|c|font|i|lang|rt|ruby|s|u|v)(?:[.\s][^<>]*)?>|<[\d:]+\.\d+>", re.IGNORECASE
 )
 LINE_REFERENCE = re.compile(r"&(?:#0*1[03]|#x0*[ad]|newline)(?:;|(?![\da-z]))", re.IGNORECASE)
 

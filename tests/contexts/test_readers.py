@@ -128,6 +128,11 @@ def test_odd_times_and_what_is_no_tag_lose_no_words() -> None:
     assert read_cues(srt) == [("x < 5 and y > 3", 3), ("ask <ann@x.org> or Bob soon", 7)]
 
 
+def test_tags_that_never_end_are_words() -> None:
+    line = "<v Ann <b " * 20_000
+    assert read_cues(f"00:00.000 --> 00:01.000\n{line}") == [(line.strip(), 2)]
+
+
 def test_rolling_captions_are_said_once() -> None:
     cues = ["one", "one\ntwo", "two\nthree", "three", "one"]
     text = "".join(f"00:0{i}.000 --> 00:0{i}.900\n{cue}\n\n" for i, cue in enumerate(cues))
