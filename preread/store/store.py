@@ -189,13 +189,13 @@ class Store:
         would go beyond its budget is left out: it would evict the prefix's own beginning, without
         which the rest is worth nothing. A sixteenth stays free, see DiskTier. What is held is
         touched, or else it might be the first to make room for what is written now."""
+        held = self._held(tier, [chunk.key for _, chunk in wanted], touch=True)
+        if held is None or len(held) == len(wanted):
+            return set(), held is not None  # usage looks at every chunk there is: not for nothing
         try:
             budget = tier.usage().budget
         except TierError as exc:
             self._upkeep.tier_failed(tier, exc)
-            return set(), False
-        held = self._held(tier, [chunk.key for _, chunk in wanted], touch=True)
-        if held is None:
             return set(), False
         limit = budget - budget // 16 if budget else sys.maxsize
         size, lacking, gap = 0, set(), False
