@@ -93,7 +93,7 @@ class Sampler:
         self, slots: Int64Array, logits: torch.Tensor, tokens: torch.Tensor
     ) -> torch.Tensor:
         if not self._seqs.logprobs[slots].any():
-            return torch.zeros(len(slots))
+            return logits.new_zeros(len(slots))
         return _logprob(logits, tokens)
 
     def _score(self, score: Score, hidden: torch.Tensor) -> tuple[Float32Array, NDArray[np.bool_]]:

@@ -3,7 +3,7 @@
 Shapes: M query rows, H query heads, G key/value heads (G divides H; query head h reads key head
 h // (H // G)), P keys, D head size. All log-sum-exps are natural logarithms in float32 (float64 for
 float64 inputs); a row without keys has output 0 and log-sum-exp -inf. Inputs may be strided views
-as long as the last dimension is contiguous.
+as long as the last dimension is contiguous; outputs are of the inputs' type or wider.
 
 The dense pass is the shared-prefix idea of Hydragen (arXiv 2402.05099): all rows of all sequences
 on one run of keys, and the query heads that share a key head, form one long row axis.
@@ -52,7 +52,7 @@ def attend_causal(
     if length == 1 and mask is None:  # a token that sees only itself
         fold = heads // k.shape[2]
         keys, values = (x.repeat_interleave(fold, dim=2) for x in (k, v))
-        return values, (q.float() * keys.float()).sum(-1) * scale
+        return values, (q.to(_wide(q)) * keys.to(_wide(q))).sum(-1) * scale
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     bias = None if mask is None else _bias(mask[:, None], q.dtype)
     out, lse = _attend(q, k, v, scale, causal=mask is None, bias=bias)
@@ -149,15 +149,17 @@ def _plain(
     causal: bool,
     bias: torch.Tensor | None,
 ) -> Partial:
-    """Two matrix products and a float32 softmax, in blocks of rows that bound the memory."""
+    """Two matrix products in float32 (scores of half precision would be rounded before the
+    softmax), in blocks of rows that bound the memory."""
     batch, heads, rows, _ = q.shape
     groups, keys = k.shape[1], k.shape[2]
+    q, k, v = (x.to(_wide(x)) for x in (q, k, v))
     if heads != groups:
         k, v = (x.repeat_interleave(heads // groups, dim=1) for x in (k, v))
     step = max(1, PLAIN_SCORES // (batch * heads * keys))
     outs, lses = [], []
     for lo in range(0, rows, step):
-        scores = torch.matmul(q[:, :, lo : lo + step], k.transpose(-1, -2)).float() * scale
+        scores = torch.matmul(q[:, :, lo : lo + step], k.transpose(-1, -2)) * scale
         if causal:
             past = torch.ones(scores.shape[-2], keys, dtype=torch.bool, device=q.device).tril(lo)
             scores = scores.masked_fill(~past, -torch.inf)
@@ -165,9 +167,13 @@ def _plain(
             scores = scores + (bias if bias.shape[-2] == 1 else bias[:, :, lo : lo + step])
         lse = scores.logsumexp(-1)
         weights = (scores - lse[..., None]).exp().nan_to_num(0.0)
-        outs.append(torch.matmul(weights.to(v.dtype), v))
+        outs.append(torch.matmul(weights, v))
         lses.append(lse)
     return torch.cat(outs, 2), torch.cat(lses, 2)
+
+
+def _wide(q: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
 
 
 def _bias(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -175,6 +181,5 @@ def _bias(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _empty(q: torch.Tensor) -> Partial:
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    lse = torch.full(q.shape[:-1], -torch.inf, dtype=wide, device=q.device)
+    lse = torch.full(q.shape[:-1], -torch.inf, dtype=_wide(q), device=q.device)
     return torch.zeros_like(q), lse

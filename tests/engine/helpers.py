@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from preread.backend import Ragged
 from preread.config import EngineSection
@@ -107,3 +108,22 @@ def drain(engine: Engine, *jobs: int, failures: bool = False) -> list[Answers]:
 
 def run(engine: Engine, *batches: TokenBatch, failures: bool = False) -> list[Answers]:
     return drain(engine, *(engine.submit(b) for b in batches), failures=failures)
+
+
+class Flaky:
+    """A decoder that runs out of memory when a step is too large, or fails on one token."""
+
+    def __init__(self, decoder, most: int = 10**9, poison: int = -1) -> None:
+        self._decoder, self.most, self.poison, self.failures = decoder, most, poison, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._decoder, name)
+
+    def hidden(self, tokens, positions, attend):
+        if len(tokens) > self.most:
+            self.failures += 1
+            raise torch.OutOfMemoryError("injected")
+        if (tokens == self.poison).any():
+            self.failures += 1
+            raise RuntimeError("poisoned")
+        return self._decoder.hidden(tokens, positions, attend)

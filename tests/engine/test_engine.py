@@ -14,7 +14,7 @@ from preread.engine.labels import label_trie
 from preread.testing.models import forward
 from preread.testing.models import greedy as recomputed
 from preread.types import Finish, Sampling
-from tests.engine.helpers import SMALL, batch, drain, greedy, run
+from tests.engine.helpers import SMALL, Flaky, batch, drain, greedy, run
 
 MAKE = np.random.default_rng(5)
 
@@ -324,25 +324,6 @@ def test_more_prefixes_than_memory_take_turns(decoder, oracle):
     which = [i % 8 for i in range(16)]
     (got,) = run(engine, batch(own, greedy(3), prefixes=prefixes, prefix_of=which))
     assert got.rows() == oracle([prefixes[w] + o for w, o in zip(which, own, strict=True)], 3)
-
-
-class Flaky:
-    """A decoder that runs out of memory when a step is too large, or fails on one token."""
-
-    def __init__(self, decoder, most: int = 10**9, poison: int = -1) -> None:
-        self._decoder, self.most, self.poison, self.failures = decoder, most, poison, 0
-
-    def __getattr__(self, name: str):
-        return getattr(self._decoder, name)
-
-    def hidden(self, tokens, positions, attend):
-        if len(tokens) > self.most:
-            self.failures += 1
-            raise torch.OutOfMemoryError("injected")
-        if (tokens == self.poison).any():
-            self.failures += 1
-            raise RuntimeError("poisoned")
-        return self._decoder.hidden(tokens, positions, attend)
 
 
 @pytest.mark.parametrize("most", [60, 20, 3])
