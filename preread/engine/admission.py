@@ -7,6 +7,7 @@ batch.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 LEAST_FOUND = 16  # tokens; a shorter find is not worth a branch of its own
 READ_AHEAD = 4  # prefixes being read at once for waiting groups
+LOOK_AHEAD = 64  # groups of a job looked at in one step
 
 
 class Admitted(NamedTuple):
@@ -56,16 +58,15 @@ class Admission:
     def admit(self, budget: int, limit: int, now: float) -> Admitted:
         """Let rows in: at most `budget` new tokens, `limit` rows running in all."""
         slots, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        cold = sum(g.reading is not None for job in self.jobs.values() for g in job.groups)
         self.blocked = None
+        cold = 0  # groups whose beginning is being read
         for job in sorted(self.jobs.values(), key=lambda job: job.running):
-            for group in tuple(job.groups):
-                if group.reading is None:
-                    if cold >= READ_AHEAD or not self._hold(job, group, now):
-                        break
-                    cold += 1
+            for group in list(islice(job.groups, LOOK_AHEAD)):
+                if group.reading is None and not self._hold(job, group, now, cold < READ_AHEAD):
+                    break
                 assert group.reading is not None
                 if self._readings.ready(group.reading) < group.reading.upto:
+                    cold += 1
                     continue
                 took = self._open(job, group, *self._fit(job, group, budget, limit))
                 slots.append(took.slots)
@@ -74,7 +75,6 @@ class Admission:
                 if len(group.rows):
                     break
                 self.drop(job, group, now)
-                cold -= 1
         return Admitted(np.concatenate(slots), np.concatenate(counts))
 
     def drop(self, job: Job, group: Group, now: float) -> None:
@@ -94,7 +94,10 @@ class Admission:
                 self.drop(job, group, now)
         return np.concatenate(found)
 
-    def _hold(self, job: Job, group: Group, now: float) -> bool:
+    def _hold(self, job: Job, group: Group, now: float, cold: bool) -> bool:
+        """Take the group's place on the tree. cold: also if there is something to be read."""
+        if not cold and (not job.batch.reuse or not self._tree.resident(group.tokens)):
+            return False
         reading = self._readings.hold(group.tokens, now, linked=job.batch.reuse)
         if reading is None:
             self.blocked = self.blocked or (job, group)

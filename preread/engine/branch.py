@@ -6,7 +6,7 @@ stretch of the tree is seen by one range of rows, and one dense attention pass s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,8 +40,9 @@ class Span(NamedTuple):
 class Branches:
     """The branches in use, numbered. One pin on the tree per branch, however many rows it has."""
 
-    def __init__(self, tree: PrefixTree) -> None:
+    def __init__(self, tree: PrefixTree, clock: Callable[[], float]) -> None:
         self._tree = tree
+        self._clock = clock
         self._items: dict[int, Branch] = {}
         self._numbers: dict[tuple[int, int], int] = {}
         self._next = 0
@@ -62,13 +63,13 @@ class Branches:
         self._items[number].users += users
         return number
 
-    def close(self, number: int, now: float) -> None:
+    def close(self, number: int) -> None:
         """One row less; the last one lets go of the tree."""
         branch = self._items[number]
         branch.users -= 1
         if not branch.users:
             del self._items[number], self._numbers[id(branch.leaf), branch.base]
-            self._tree.unpin(branch.leaf, now)
+            self._tree.unpin(branch.leaf, self._clock())
 
     def layout(self, numbers: Int64Array) -> tuple[list[int], list[Span]]:
         """Distinct branch numbers in packing order, and what they share. Remembered while neither

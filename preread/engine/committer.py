@@ -37,19 +37,22 @@ NOT_FINITE = (
 
 
 class Committer:
-    """Ends rows and tells of it. on_end: called with a slot that ended well, before it is freed
-    (a kept row's KV moves to the tree there)."""
+    """Ends rows and tells of it. keep: moves the KV of a slot that ended well to the tree, if its
+    request says so, before the slot is freed."""
 
     def __init__(
-        self, seqs: Sequences, branches: Branches, admission: Admission, ledger: Ledger,
-        clock: Callable[[], float],
-    ) -> None:  # fmt: skip
+        self,
+        seqs: Sequences,
+        branches: Branches,
+        admission: Admission,
+        ledger: Ledger,
+        keep: Callable[[int], None],
+    ) -> None:
         self._seqs = seqs
         self._branches = branches
         self._admission = admission
         self._ledger = ledger
-        self._clock = clock
-        self.on_end: Callable[[int], None] = lambda slot: None
+        self._keep = keep
 
     def commit(self, step: Step, outcome: Outcome) -> None:
         seqs, score = self._seqs, step.score
@@ -76,8 +79,8 @@ class Committer:
         """Free a row's slot, pages and place on the tree."""
         seqs = self._seqs
         if code in (STOP, LENGTH) and seqs.keep[slot]:
-            self.on_end(slot)
-        self._branches.close(int(seqs.branch[slot]), self._clock())
+            self._keep(slot)
+        self._branches.close(int(seqs.branch[slot]))
         seqs.close(slot, scrub=code == ERROR)
         job = self._admission.jobs[int(seqs.job[slot])]
         job.running -= 1

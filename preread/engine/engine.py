@@ -58,15 +58,14 @@ class Engine:
         self.plan = plan or plan_memory(self.shape, config)
         self.arena = Arena(self.shape, self.plan.extents, self.plan.extent_tokens)
         self.pages = Pages(self.shape, self.plan.pages, self.plan.page_tokens)
-        self.tree = PrefixTree(self.arena)
+        self.tree = PrefixTree(self.arena, self.metrics)
         self._scheduler = Scheduler(config, self.tree, self.pages, self.metrics, clock)
         self._seqs = self._scheduler.seqs
         self._admission = self._scheduler.admission
         self._ledger = Ledger()
         self._committer = Committer(
-            self._seqs, self._scheduler.branches, self._admission, self._ledger, clock
+            self._seqs, self._scheduler.branches, self._admission, self._ledger, self._keep
         )
-        self._committer.on_end = self._keep
         self._sampler = Sampler(decoder, self._seqs)
         self._runner = Runner(decoder, self.arena, self.pages, self._sampler)
         self._jobs = 0
@@ -143,8 +142,7 @@ class Engine:
 
     def resident(self, tokens: Int32Array) -> bool:
         """Whether the whole prefix is in memory, so that nothing need be loaded or computed."""
-        leaf, found = self.tree.match(tokens)
-        return found == len(tokens) == self.tree.ready(leaf, found)
+        return self.tree.resident(tokens)
 
     def ready(self, reading: Reading) -> int:
         """Tokens of a held prefix that have KV."""

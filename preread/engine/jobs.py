@@ -5,6 +5,7 @@ A job is one submitted batch. Its rows wait as positions in an array; only runni
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -131,7 +132,7 @@ class Job:
         self.kind = batch.kind
         self.open_rows = len(rows)
         self.running = 0
-        self.groups = [Group(*parts) for parts in _grouped(batch, rows) if len(parts[1])]
+        self.groups = deque(Group(*parts) for parts in _grouped(batch, rows) if len(parts[1]))
         self.lengths = np.diff(batch.own.offsets) - (self.kind == Kind.LIKELIHOOD)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.engine.arena import Arena, Run, clip, joined
+from preread.metrics import Metrics
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
@@ -55,13 +56,12 @@ class Segment:
 class PrefixTree:
     """All segments of one arena. `version` grows when a path changes (a split)."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, metrics: Metrics) -> None:
         self.arena = arena
+        self._metrics = metrics
         self.root = Segment(np.empty(0, np.int32), [], 0, None)
         self.segments: set[Segment] = set()
         self.version = 0
-        self.evicted_tokens = 0
-        self.broken_leases = 0
 
     def match(self, tokens: Int32Array) -> tuple[Segment, int]:
         """The segment in which the longest known beginning of `tokens` ends, and its length."""
@@ -80,6 +80,11 @@ class PrefixTree:
             if same < len(child.tokens):
                 break
         return node, at
+
+    def resident(self, tokens: Int32Array) -> bool:
+        """Whether the KV of all of `tokens` is there."""
+        leaf, found = self.match(tokens)
+        return found == len(tokens) == self.ready(leaf, found)
 
     def insert(self, tokens: Int32Array, now: float, *, linked: bool = True) -> Segment | None:
         """The segment that covers the last of `tokens`, with memory for all of them; it may reach
@@ -206,8 +211,8 @@ class PrefixTree:
             if not idle or tokens > self.arena.free_tokens + self._reclaimable():
                 return None
             for segment in sorted(idle, key=lambda s: (s.lease > now, s.used)):
-                self.broken_leases += segment.lease > now
-                self.evicted_tokens += len(segment.tokens)
+                self._metrics.add("engine.evicted_tokens", len(segment.tokens))
+                self._metrics.add("engine.leases_broken", segment.lease > now)
                 self._drop(segment)
                 if self.arena.free_tokens >= tokens:
                     break

@@ -45,7 +45,7 @@ class Scheduler:
         self._clock = clock
         self._pages = pages
         self.seqs = Sequences(config.max_sequences, pages)
-        self.branches = Branches(tree)
+        self.branches = Branches(tree, clock)
         self.readings = Readings(tree, config.prefill_chunk)
         self.admission = Admission(tree, self.readings, self.seqs, self.branches, pages)
         self._packer = Packer(

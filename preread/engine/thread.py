@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -85,8 +86,7 @@ class EngineThread:
                 self._take_mail()
                 if not self._engine.idle or self._engine.has_news:
                     for job, news in self._engine.step().items():
-                        if (listener := self._listeners.get(job)) is not None:
-                            listener(news)
+                        self._tell(job, news)
             end: Exception = Cancelled("The engine was closed.", hint="Open another one.")
         except Exception as exc:  # a bug: say so to everybody instead of hanging
             log.exception("the engine thread failed")
@@ -94,8 +94,19 @@ class EngineThread:
         with self._lock:
             self._end = end
         for listener in tuple(self._listeners.values()):
-            listener(end)
+            with contextlib.suppress(RuntimeError):  # its event loop is closed
+                listener(end)
         self._drain()
+
+    def _tell(self, job: int, news: News) -> None:
+        if (listener := self._listeners.get(job)) is None:
+            return
+        try:
+            listener(news)
+        except Exception:  # its event loop is gone: nobody reads this job any more
+            log.warning("nobody takes the results of job %d: cancelled", job, exc_info=True)
+            del self._listeners[job]
+            self._engine.cancel(job)
 
     def _take_mail(self) -> None:
         """Do what was sent; wait for it when there is nothing else to do."""

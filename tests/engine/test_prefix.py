@@ -6,12 +6,13 @@ import torch
 
 from preread.engine.arena import Arena, KVShape
 from preread.engine.prefix import PrefixTree, common
+from preread.metrics import Metrics
 
 SHAPE = KVShape(1, 1, 8, torch.float32, torch.device("cpu"))
 
 
 def tree(extents: int = 16) -> PrefixTree:
-    return PrefixTree(Arena(SHAPE, extents, 8))
+    return PrefixTree(Arena(SHAPE, extents, 8), Metrics())
 
 
 def ids(*values: int) -> np.ndarray:
@@ -107,9 +108,9 @@ def test_eviction_takes_the_oldest_unheld_leaf_and_spares_leases():
     assert all(t.match(np.full(8, i, np.int32))[1] == 8 for i in (0, 1, 3, 9))
     fill(t, np.full(16, 10, np.int32), 6.0)  # 3 and 9 must go
     assert all(t.match(np.full(8, i, np.int32))[1] == 8 for i in (0, 1))
-    assert t.broken_leases == 0
+    assert t._metrics.snapshot()["engine.leases_broken"] == 0
     fill(t, np.full(24, 11, np.int32), 7.0)  # only by breaking the lease
-    assert t.broken_leases == 1
+    assert t._metrics.snapshot()["engine.leases_broken"] == 1
     assert t.insert(np.full(32, 12, np.int32), 8.0) is None  # leaf 1 is held
     assert t.match(np.full(24, 11, np.int32))[1] == 24, "evicted for nothing"
     t.check()

@@ -11,8 +11,10 @@ import torch
 
 from preread.config import EngineSection
 from preread.engine.engine import Engine
+from preread.engine.jobs import GenerateSpec
 from preread.engine.parity import Observation, judge, observe, parity
 from preread.engine.share import share
+from preread.types import Sampling
 from tests.engine.helpers import Flaky, batch, greedy
 from tests.parity.conftest import FAMILIES, WIDER, Load
 
@@ -166,12 +168,8 @@ def test_after_injected_out_of_memory(qwen: Case):
     qwen.holds(seen, "out of memory")
 
 
-def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(qwen: Case):
-    if not qwen.exact:
-        pytest.skip("sampled tokens are compared exactly")
-    from preread.engine.jobs import GenerateSpec
-    from preread.types import Sampling
-
+def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(load: Load):
+    qwen = Case(load, "qwen3", "float32")
     spec = GenerateSpec(16, Sampling(temperature=1.0, top_p=0.9))
     book, own = qwen.text(80), qwen.texts(16)
     engine = qwen.engine()
