@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any, TypeVar
+
+from preread.errors import Cancelled, EngineError
 
 T = TypeVar("T")
 
@@ -22,15 +26,26 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
+        self._guard = threading.Lock()
+        self._stopped = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end and return its result; Ctrl-C cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine to its end and return its result; Ctrl-C cancels it. Raises EngineError
+        after `stop`, Cancelled when `stop` came in between."""
+        with self._guard:
+            if self._stopped:
+                work.close()
+                raise EngineError("The engine is closed.", hint="Open another: preread.open()")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
             raise
+        except CancelledError:
+            raise Cancelled(
+                "The engine was closed before this was done.", hint="Run it again."
+            ) from None
 
     def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
         """Pull an async iterator from sync code; leaving early closes it."""
@@ -41,14 +56,16 @@ class LoopThread:
                     return
                 yield item
         finally:
-            close = getattr(source, "aclose", None)
-            if close is not None and self._loop.is_running():
-                self.run(close())
+            with suppress(EngineError):  # closed: nothing runs any more
+                self.run(_close(source))
 
     def stop(self) -> None:
-        """Stop the loop and join the thread. Idempotent."""
-        if self._loop.is_closed():
-            return
+        """Cancel what runs, stop the loop and join the thread. Idempotent."""
+        with self._guard:
+            if self._stopped:
+                return
+            self._stopped = True
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -63,3 +80,17 @@ async def _next(source: AsyncIterator[T]) -> T | _End:
         return await anext(source)
     except StopAsyncIteration:
         return _End()
+
+
+async def _close(source: AsyncIterator[Any]) -> None:
+    while getattr(source, "ag_running", False):  # Ctrl-C: its last step is still being cancelled
+        await asyncio.sleep(0.001)
+    if close := getattr(source, "aclose", None):
+        await close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,95 @@
+"""Sync over async: Ctrl-C, leaving early and stopping with work under way."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from preread.bridge import LoopThread
+from preread.errors import Cancelled, EngineError
+
+FOREVER = 3600.0
+
+
+@pytest.fixture
+def loop() -> Iterator[LoopThread]:
+    made = LoopThread()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+async def _numbers(closed: list[bool], *, interrupt: bool = False) -> AsyncIterator[int]:
+    try:
+        yield 1
+        if interrupt:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            await asyncio.sleep(FOREVER)
+        yield 2
+    finally:
+        await asyncio.sleep(0.01)  # a clean-up that takes a few turns of the loop
+        closed.append(True)
+
+
+def test_a_stream_is_pulled_to_its_end(loop: LoopThread) -> None:
+    closed: list[bool] = []
+    assert list(loop.iterate(_numbers(closed))) == [1, 2] and closed
+
+
+def test_leaving_early_closes_the_stream(loop: LoopThread) -> None:
+    closed: list[bool] = []
+    items = loop.iterate(_numbers(closed))
+    assert next(items) == 1
+    items.close()  # type: ignore[attr-defined]  # it is a generator
+    assert closed
+
+
+def test_ctrl_c_in_a_stream_stays_a_keyboard_interrupt(loop: LoopThread, ctrl_c: None) -> None:
+    closed: list[bool] = []
+    with pytest.raises(KeyboardInterrupt):
+        list(loop.iterate(_numbers(closed, interrupt=True)))
+    assert closed and list(loop.iterate(_numbers(closed))) == [1, 2]
+
+
+def test_stopping_ends_what_others_wait_for(loop: LoopThread) -> None:
+    started, ended = threading.Event(), []
+
+    async def wait() -> None:
+        started.set()
+        await asyncio.sleep(FOREVER)
+
+    def work() -> None:
+        try:
+            loop.run(wait())
+        except Cancelled as exc:
+            ended.append(str(exc))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait()
+    loop.stop()
+    thread.join()
+    assert "closed" in ended[0]
+
+
+def test_after_stop_nothing_runs_and_nothing_hangs(loop: LoopThread) -> None:
+    closed: list[bool] = []
+    items = loop.iterate(_numbers(closed))
+    next(items)
+    loop.stop()
+    loop.stop()
+    with pytest.raises(EngineError, match=r"closed.*preread\.open"):
+        next(items)
+    with pytest.raises(EngineError):
+        loop.run(asyncio.sleep(0))
