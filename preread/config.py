@@ -100,6 +100,13 @@ def default_home(env: Mapping[str, str] | None = None) -> Path:
     return Path(base).expanduser().absolute() / "preread"
 
 
+def local_model(model: str) -> str:
+    """A model folder as an absolute path, so that two processes mean the same; "reader" and hub ids
+    as they are."""
+    folder = os.path.abspath(os.path.expanduser(model))
+    return folder if model not in ("", "reader") and os.path.isdir(folder) else model
+
+
 def load_config(home: Path | None = None, env: Mapping[str, str] | None = None) -> Config:
     """Resolve the configuration. Raises ConfigError naming key, value and expected type."""
     env = os.environ if env is None else env

@@ -3,12 +3,11 @@ engine is opened, not when this module is imported."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from preread.config import Config, load_config
+from preread.config import Config, load_config, local_model
 from preread.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -37,14 +36,11 @@ def open_parts(
     config = load_config(Path(home).expanduser().absolute() if home else None)
     chosen = replace(
         config.model,
-        model=model or config.model.model,
+        model=local_model(model or config.model.model),
         dtype=dtype or config.model.dtype,
         device=device or config.model.device,
     )
-    if os.path.isdir(chosen.model):
-        chosen = replace(chosen, model=os.path.abspath(chosen.model))
-    config = replace(config, model=chosen)
-    return _local(config, weights)
+    return _local(replace(config, model=chosen), weights)
 
 
 def check_parity(model: str, *, prompts: int) -> ParityReport:

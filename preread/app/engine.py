@@ -37,7 +37,7 @@ class Engine:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._loop = LoopThread()
-        self._contexts: list[Context] = []
+        self._opened: dict[str, Opened] = {}  # by name, the version last opened
         self._closed = False
 
     @property
@@ -166,8 +166,8 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        for context in self._contexts:
-            context.opened.close()
+        for opened in self._opened.values():
+            opened.close()
         self._loop.run(self._parts.backend.close())
         self._loop.stop()
 
@@ -178,9 +178,15 @@ class Engine:
         self.close()
 
     def _keep(self, opened: Opened) -> Context:
-        context = Context(self, opened)
-        self._contexts.append(context)
-        return context
+        """A handle. What was worked out for the same version before is used again, and of an older
+        one freed, so that opening a name a million times costs no memory."""
+        before = self._opened.get(opened.record.name)
+        if before and (before.ref, before.notes) == (opened.ref, opened.notes):
+            return Context(self, before)
+        if before:
+            before.close()
+        self._opened[opened.record.name] = opened
+        return Context(self, opened)
 
 
 def _columns(

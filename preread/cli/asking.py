@@ -7,12 +7,14 @@ import json as json_module
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preread.cli.output import FAILURES, emit, note
+from preread.config import load_config
 from preread.errors import PrereadError, RequestError
 
 if TYPE_CHECKING:
@@ -24,16 +26,30 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class AskRequest:
-    """What `ask` was asked. target: a name or a path; schema: a JSON schema or None."""
+    """What `ask` was asked. target: a name, or a path as seen from the folder cwd; schema: a JSON
+    schema or None."""
 
     target: str
     question: str
+    cwd: str
     session: str = ""
     model: str = ""
     max_tokens: int = 0
     schema: dict[str, Any] | None = None
     temperature: float = 0.0
     seed: int | None = None
+
+
+def read_question(target: str, question: str) -> str:
+    """The question itself; "-" reads it from standard input, unless that is the document."""
+    if question != "-":
+        return question
+    if target == "-":
+        raise RequestError(
+            "Standard input cannot be both the document and the question.",
+            hint='cat FILE | preread ask - "question"',
+        )
+    return sys.stdin.read()
 
 
 def read_schema(path: Path | None) -> dict[str, Any] | None:
@@ -54,28 +70,29 @@ def read_schema(path: Path | None) -> dict[str, Any] | None:
 def ask_command(request: AskRequest, *, resident: bool, json: bool) -> None:
     """Ask, by the resident process when one runs with this model, else here."""
     from preread.cli.client import resident_events
-    from preread.cli.managing import model_of, target_of
 
-    request = replace(request, target=target_of(request.target))
-    events = None
-    if resident:
-        events = resident_events(asdict(request), model_of(request.target, request.model))
-    failed = render(events if events is not None else local_events(request), json=json)
-    if failed:
-        raise SystemExit(FAILURES)
+    here = not resident or request.target == "-"  # its standard input is not ours
+    events = None if here else resident_events(asdict(request))
+    with closing(local_events(request) if events is None else events) as answered:
+        if render(answered, json=json):
+            raise SystemExit(FAILURES)
 
 
-def local_events(request: AskRequest) -> Iterator[Event]:
+def local_events(request: AskRequest) -> Generator[Event]:
     """Open an engine in this process and ask it."""
     from preread.app import open as open_engine
-    from preread.cli.managing import model_of
+    from preread.cli.target import resolve
+    from preread.home import open_catalog
 
-    with open_engine(model_of(request.target, request.model)) as engine:
-        yield from answer_events(engine, request)
+    config = load_config()
+    asked = (request.target, request.cwd, request.model, config.model.model)
+    target, model = resolve(open_catalog(config), *asked)
+    with open_engine(model) as engine:
+        yield from answer_events(engine, replace(request, target=target))
 
 
 def answer_events(engine: Engine, request: AskRequest) -> Iterator[Event]:
-    """The events of one question on an open engine."""
+    """The events of one question on an open engine. The target is a name or absolute."""
     notes: list[str] = []
     context = engine.open(request.target, on_note=notes.append)
     yield from ({"note": text} for text in notes)

@@ -16,7 +16,7 @@ def build_command(
     name: str, paths: list[str], *, model: str, ttl: str, system: str, force: bool, json: bool
 ) -> None:
     from preread.app import open as open_engine
-    from preread.cli.managing import model_of
+    from preread.cli.target import model_of
 
     stdin = sys.stdin.buffer.read() if "-" in paths else None
     with open_engine(model_of(name, model)) as engine, progress_bar("reading", quiet=json) as bar:

@@ -18,7 +18,7 @@ HELP = "/fork NAME continue in a copy · /new NAME start over · /history · /qu
 
 def chat_command(name: str, *, session: str, model: str, max_tokens: int) -> None:
     from preread.app import open as open_engine
-    from preread.cli.managing import model_of
+    from preread.cli.target import model_of
 
     with open_engine(model_of(name, model)) as engine:
         context = engine.open(name, on_note=note)

@@ -9,17 +9,20 @@ from __future__ import annotations
 import json as json_module
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from preread.cli.output import note
 from preread.config import Config, load_config
 
 SOCKET = "resident.sock"
 Event = dict[str, Any]
 
 
-def call(home: Path, message: dict[str, Any], timeout: float) -> Iterator[Event] | None:
+def call(home: Path, message: dict[str, Any], timeout: float) -> Generator[Event] | None:
     """Send one message; None when nobody listens. Events are read lazily."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
@@ -33,7 +36,7 @@ def call(home: Path, message: dict[str, Any], timeout: float) -> Iterator[Event]
     return _lines(connection)
 
 
-def _lines(connection: socket.socket) -> Iterator[Event]:
+def _lines(connection: socket.socket) -> Generator[Event]:
     with connection, connection.makefile("rb") as stream:
         for line in stream:
             yield json_module.loads(line)
@@ -47,30 +50,30 @@ def address(home: Path) -> str:
     return f"/proc/self/fd/{os.open(home, os.O_PATH)}/{SOCKET}"
 
 
-def setup(settings: Config, model: str) -> list[str]:
+def settings_of(config: Config) -> dict[str, Any]:
     """What must be equal for two processes to answer alike."""
-    return [model, settings.model.dtype, settings.model.device]
+    return {name: asdict(getattr(config, name)) for name in ("model", "store", "context")}
 
 
-def resident_events(request: dict[str, Any], model: str) -> Iterator[Event] | None:
+def resident_events(request: dict[str, Any]) -> Generator[Event] | None:
     """Events of an `ask` (fields of AskRequest) by the resident process, or None when none runs
-    with this model."""
-    settings = load_config()
-    if not (settings.home / SOCKET).exists():
+    that would answer as this process does."""
+    config = load_config()
+    message = {"op": "ask", "settings": settings_of(config), "request": request}
+    events = call(config.home, message, config.resident.connect_timeout_s)
+    first = next(events, None) if events is not None else None
+    if events is None or first is None:
         return None
-    message = {"op": "ask", "setup": setup(settings, model), "request": request}
-    events = call(settings.home, message, settings.resident.connect_timeout_s)
-    if events is None:
-        return None
-    first = next(events, None)
-    if first is None or "declined" in first:
+    if "declined" in first:
+        note(f"answering without the resident process: {first['declined']}")
         return None
     return _chain(first, events)
 
 
-def _chain(first: Event, rest: Iterator[Event]) -> Iterator[Event]:
-    yield first
-    yield from rest
+def _chain(first: Event, rest: Generator[Event]) -> Generator[Event]:
+    with closing(rest):
+        yield first
+        yield from rest
 
 
 def status(home: Path, timeout: float) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def compare_command(
     """See `preread compare --help`. Everything the user can get wrong is said before the model is
     loaded. Exit code 3 when a question failed or the page could not be written."""
     from preread.app import open as open_engine
-    from preread.cli.managing import model_of
+    from preread.cli.target import model_of
     from preread.contexts.compare import CompareOptions, compare_arms, parse_arms
     from preread.contexts.questions import read_questions
 

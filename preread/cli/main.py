@@ -3,6 +3,7 @@ that `preread --help` and `preread list` answer at once."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from preread.cli.output import fail
+from preread.config import local_model
 
 app = typer.Typer(
     name="preread",
@@ -65,13 +67,14 @@ def ask(
     json: Json = False,
 ) -> None:
     """Answer a question from a context."""
-    from preread.cli.asking import AskRequest, ask_command, read_schema
+    from preread.cli.asking import AskRequest, ask_command, read_question, read_schema
 
     request = AskRequest(
         target=target,
-        question=sys.stdin.read() if question == "-" else question,
+        question=read_question(target, question),
+        cwd=os.getcwd(),
         session=session,
-        model=model,
+        model=local_model(model),
         max_tokens=max_tokens,
         schema=read_schema(schema),
         temperature=temperature,

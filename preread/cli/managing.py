@@ -9,36 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from preread.cli.output import FAILURES, ago, emit, note, size, table
-from preread.config import Config, load_config
+from preread.config import load_config
 from preread.contexts import manage
-from preread.contexts.names import derived_name, parse_ttl
+from preread.contexts.names import parse_ttl
 
 if TYPE_CHECKING:
-    from preread.contexts.catalog.base import ContextRecord, ContextSummary
-
-
-def model_of(target: str, model: str) -> str:
-    """The model to open for a context: the one asked for, else the one that built it, else the
-    configured one. Folders are made absolute, so that two processes mean the same."""
-    config = load_config()
-    if not model and (record := _record_of(config, target)):
-        return record.model
-    model = model or config.model.model
-    return os.path.abspath(model) if os.path.isdir(model) else model
-
-
-def target_of(target: str) -> str:
-    """A name as it is; a path absolute, so that two processes mean the same."""
-    if _record_of(load_config(), target) is None and os.path.lexists(target):
-        return os.path.abspath(target)
-    return target
-
-
-def _record_of(config: Config, target: str) -> ContextRecord | None:
-    from preread.home import open_catalog
-
-    catalog = open_catalog(config)
-    return catalog.get(target) or catalog.get(derived_name(target))
+    from preread.contexts.catalog.base import ContextSummary
 
 
 def list_command(*, json: bool) -> None:

@@ -16,12 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from preread.cli.asking import AskRequest, Event, answer_events
-from preread.cli.client import SOCKET, address, call, setup, status
+from preread.cli.client import SOCKET, address, call, settings_of, status
 from preread.cli.output import emit, fail, note
-from preread.config import Config, load_config
+from preread.cli.target import resolve
+from preread.config import Config, load_config, local_model
 from preread.errors import HomeError, PrereadError
 
 if TYPE_CHECKING:
@@ -32,9 +34,7 @@ LOCK, LOG = "resident.lock", "resident.log"
 
 def up_command(model: str, *, idle: float, foreground: bool, json: bool) -> None:
     settings = load_config()
-    model = model or settings.model.model
-    if os.path.isdir(model):
-        model = os.path.abspath(model)
+    model = local_model(model or settings.model.model)
     running = status(settings.home, 1.0)
     if running is None:
         if foreground:
@@ -96,11 +96,13 @@ class Resident(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """One engine, one thread per connection (the engine batches them itself)."""
 
     daemon_threads = True
+    request_queue_size = 128
 
-    def __init__(self, settings: Config, engine: Engine, model: str, idle_s: float) -> None:
-        home = settings.home
-        self.engine, self.model, self.idle_s = engine, model, idle_s
-        self.setup = setup(settings, model)
+    def __init__(self, engine: Engine, idle_s: float) -> None:
+        home = engine.config.home
+        self.engine, self.idle_s = engine, idle_s
+        self.settings = settings_of(engine.config)
+        self.model = engine.config.model.model
         self.started = self.last_used = time.monotonic()
         self.running = 0
         self.guard = threading.Lock()
@@ -158,11 +160,20 @@ class Handler(socketserver.StreamRequestHandler):
                 "idle_s": self.server.idle_s,
                 "uptime_s": round(time.monotonic() - self.server.started, 1),
             }
-        elif message["setup"] != self.server.setup:
-            yield {"declined": f"this process holds {self.server.model}"}
         else:
             with self.server.busy():
-                yield from answer_events(self.server.engine, AskRequest(**message["request"]))
+                yield from self._ask(AskRequest(**message["request"]), message["settings"])
+
+    def _ask(self, request: AskRequest, settings: dict[str, Any]) -> Iterator[Event]:
+        server = self.server
+        asked = (request.target, request.cwd, request.model, settings["model"]["model"])
+        target, settings["model"]["model"] = resolve(server.engine.catalog, *asked)
+        if settings["model"]["model"] != server.model:
+            yield {"declined": f"it holds {server.model}"}
+        elif settings != server.settings:
+            yield {"declined": "it was started with other settings (preread down; preread up)"}
+        else:
+            yield from answer_events(server.engine, replace(request, target=target))
 
 
 def serve(model: str, idle_s: float) -> None:
@@ -177,7 +188,7 @@ def serve(model: str, idle_s: float) -> None:
         except BlockingIOError:
             note("another resident process has this home")
             return
-        with open_engine(model) as engine, Resident(settings, engine, model, idle_s) as server:
+        with open_engine(model) as engine, Resident(engine, idle_s) as server:
             try:
                 server.serve_forever(poll_interval=0.2)
             finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from preread.app.compose import Parts
 from preread.app.engine import Engine
 from preread.config import load_config
 from preread.contexts.catalog.sqlite import SqliteCatalog
-from preread.errors import RequestError, UnknownName
+from preread.errors import EngineError, RequestError, UnknownName
 from preread.metrics import Metrics
 from preread.testing.backend import FakeBackend
 from preread.types import Completion, Finish
@@ -71,6 +73,19 @@ def test_a_known_name_needs_no_path(engine: Engine, docs: Path) -> None:
         engine.context("nobody")
 
 
+def test_opening_again_and_again_costs_no_memory(engine: Engine, docs: Path) -> None:
+    first = engine.context("handbook", docs)
+    assert engine.open("handbook").opened is first.opened
+    (docs / "a.md").write_text("warranty: 36 months\n")
+    replaced = weakref.ref(first.opened)
+    second = engine.open("handbook")
+    assert "24 months" in first.ask("Which warranty?").text  # an old handle still answers
+    assert "36 months" in second.ask("Which warranty?").text
+    del first
+    gc.collect()
+    assert replaced() is None
+
+
 def test_notes_say_that_it_was_rebuilt(engine: Engine, docs: Path) -> None:
     engine.context("handbook", docs)
     (docs / "a.md").write_text("warranty: 36 months\n")
@@ -119,3 +134,14 @@ def test_it_works_where_a_loop_runs_already(engine: Engine, docs: Path) -> None:
 def test_close_is_idempotent(engine: Engine) -> None:
     engine.close()
     engine.close()
+
+
+def test_a_closed_engine_says_so(engine: Engine, docs: Path) -> None:
+    handbook = engine.context("handbook", docs)
+    stream = handbook.stream("Which warranty?")
+    next(stream)
+    engine.close()
+    calls = (lambda: handbook.ask("Who?"), lambda: engine.context("handbook"), lambda: next(stream))
+    for call in calls:
+        with pytest.raises(EngineError, match=r"closed.*preread\.open"):
+            call()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from preread.config import local_model
 from tests.cli.conftest import one_json
 
 Call = Callable[..., Result]
@@ -156,3 +157,14 @@ def test_wrong_calls_say_what_to_do(
     assert result.exit_code == code
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said
+
+
+def test_a_folder_called_reader_is_not_the_bundled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reader").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert local_model("reader") == "reader"
+    assert local_model("other") == str(tmp_path / "other")
+    assert local_model("owner/model") == "owner/model"
