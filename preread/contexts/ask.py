@@ -63,8 +63,9 @@ async def ask_many(
     options: AskOptions | None = None,
 ) -> list[Completion]:
     """Answers in the order of the questions, each alone with the context: question 2 never sees
-    question 1. Raises RequestError for an empty question; errors while computing are in the
-    results (finish_reason ERROR, `.error`)."""
+    question 1. Raises RequestError for an empty question, StateError when the context has expired
+    or was invalidated since it was opened; errors while computing are in the results
+    (finish_reason ERROR, `.error`)."""
     work, options = work or Generate(), options or AskOptions()
     asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
     rows = await collect(backend, batch) if questions else []
@@ -107,6 +108,7 @@ async def choose(
 def _plan(
     context: Opened, questions: Sequence[str], work: Generate | Choose, options: AskOptions
 ) -> tuple[list[_Ask], RequestBatch]:
+    context.check()
     asks: list[_Ask] = []
     start = 0
     for i, question in enumerate(questions):

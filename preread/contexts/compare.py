@@ -178,8 +178,10 @@ ARMS: Final = MappingProxyType[str, Arm]({CACHED: _cached, INCONTEXT: _incontext
 
 
 def _opened(bench: _Bench) -> Opened:
-    """The record opened for one arm alone, its routing index filled (part of the build)."""
-    opened = Opened(bench.record, embedder=bench.options.embedder)
+    """The record opened for one arm alone, its routing index filled (part of the build). It does
+    not expire: arms that are compared answer from the same version to the end."""
+    record = replace(bench.record, expires_at=None)
+    opened = Opened(record, embedder=bench.options.embedder)
     opened.router.route("fill", bench.options.shards)
     return opened
 

@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from preread.contexts.catalog.base import ContextRecord, Part
+from preread.contexts.catalog.base import Catalog, ContextRecord, Part
 from preread.contexts.cite import Evidence
 from preread.contexts.layout import file_line
 from preread.contexts.route import Embedder, Router
+from preread.contexts.state import state_of
+from preread.errors import StateError
 from preread.types import ContextRef, Timing, Usage
 
 
 class Opened:
-    """One version of a context. notes: what the user should know about how it was opened."""
+    """One version of a context. notes: what the user should know about how it was opened; catalog:
+    asked whether the version was invalidated meanwhile; now: the clock it expires by."""
 
     def __init__(
-        self, record: ContextRecord, notes: Sequence[str] = (), embedder: Embedder | None = None
+        self,
+        record: ContextRecord,
+        notes: Sequence[str] = (),
+        embedder: Embedder | None = None,
+        *,
+        catalog: Catalog | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.record = record
         self.notes = tuple(notes)
         self._embedder = embedder
+        self._catalog = catalog
+        self._now = now
         self._evidence: dict[int, Evidence] = {}
+
+    def check(self) -> None:
+        """Raises StateError when the context may not answer any more: it has expired, or was
+        invalidated, since it was opened."""
+        name, version = self.record.name, self.record.version
+        state = state_of(self.record, self._now())
+        reason = state.reason if state.label == "expired" else ""
+        if not reason and self._catalog and (why := self._catalog.invalidated(name, version)):
+            reason = f"invalidated: {why}"
+        if reason:
+            raise StateError(
+                f"Context {name!r}, version {version}, must not answer any more ({reason}).",
+                hint=f"Open it again, which rebuilds it: engine.open({name!r})",
+            )
 
     @property
     def ref(self) -> ContextRef:

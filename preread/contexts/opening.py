@@ -59,7 +59,7 @@ async def open_context(
         await asyncio.to_thread(catalog.touch, record.name, options.now())
     except HomeError as exc:
         notes.append(f"the use of {record.name!r} was not recorded: {exc.message}")
-    return Opened(record, notes, options.embedder)
+    return Opened(record, notes, options.embedder, catalog=catalog, now=options.now)
 
 
 @dataclass(frozen=True, slots=True)

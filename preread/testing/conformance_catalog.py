@@ -129,6 +129,8 @@ class CatalogConformance:
         assert newest and newest.invalidated == "new prices"
         assert older and older.invalidated == ""
         assert catalog.summaries()[0].invalidated == "new prices"
+        assert catalog.invalidated("handbook", 2) == "new prices"
+        assert catalog.invalidated("handbook", 1) == catalog.invalidated("handbook", 3) == ""
         assert catalog.invalidate("nobody", "x") is False
 
     def test_an_invalidation_without_a_reason_holds(self, catalog: Catalog) -> None:

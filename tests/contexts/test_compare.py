@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,11 @@ async def test_every_arm_gets_the_same_questions_one_at_a_time_and_greedy() -> N
     assert [b.reuse for b in asked] == [True] * 3 + [False] * 6
     assert {(b.work.sampling, b.keep, b.raw) for b in asked} == {(GREEDY, False, False)}  # type: ignore[union-attr]
     assert [b.prefixes for b in asked[:3]] == [b.prefixes for b in asked[3:6]]
+
+
+async def test_a_context_that_expires_on_the_way_is_compared_to_the_end() -> None:
+    result = await compared(Timed(), replace(record_of(), expires_at=1.0))
+    assert [a.error for arm in result.arms for a in arm.answers] == [""] * 9
 
 
 async def test_the_counts_and_times_are_those_of_the_backend() -> None:

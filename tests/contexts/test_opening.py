@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from preread.contexts.ask import ask
+from preread.contexts.ask import ask, choose, stream
 from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.contexts.names import derived_name
-from preread.errors import HomeError, SourceError, UnknownName
+from preread.contexts.session import Session
+from preread.errors import HomeError, SourceError, StateError, UnknownName
 from preread.testing.backend import FakeBackend
 from tests.contexts.made import NOW, Shop
 
@@ -87,6 +88,34 @@ async def test_what_must_be_rebuilt_and_cannot_is_an_error(bench: Shop, why: str
         bench.catalog.invalidate("shop", "recall")
     with pytest.raises(SourceError, match=r"cannot be rebuilt.*preread build shop PATH"):
         await bench.open()
+
+
+async def test_an_opened_context_obeys_its_time_to_live(bench: Shop) -> None:
+    await bench.build(ttl_s=60.0)
+    opened = await bench.open()
+    assert (await ask(bench.backend, opened, "opening time?")).text == "9"
+    bench.now += 60
+    session = Session(bench.backend, bench.catalog, opened, "s")
+    for use in (
+        lambda: ask(bench.backend, opened, "opening time?"),
+        lambda: choose(bench.backend, opened, ["opening time?"], ["9", "8"]),
+        lambda: anext(stream(bench.backend, opened, "opening time?")),
+        lambda: session.ask("opening time?"),
+    ):
+        with pytest.raises(StateError, match=r"'shop'.*expired 20.*engine.open\('shop'\)"):
+            await use()
+    assert session.turns() == ()
+    assert (await ask(bench.backend, await bench.open(), "opening time?")).text == "9"
+
+
+async def test_an_opened_context_that_was_invalidated_stops_answering(bench: Shop) -> None:
+    await bench.build()
+    opened = await bench.open()
+    bench.catalog.invalidate("shop", "recall of the salt")
+    renewed = await bench.open()
+    with pytest.raises(StateError, match=r"version 1.*recall of the salt"):
+        await ask(bench.backend, opened, "opening time?")
+    assert (await ask(bench.backend, renewed, "opening time?")).text == "9"
 
 
 async def test_a_path_is_built_when_missing_and_found_again(

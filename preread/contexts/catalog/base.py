@@ -122,6 +122,10 @@ class Catalog(Protocol):
         """Mark the newest version: it is rebuilt before its next use. False: no such name."""
         ...
 
+    def invalidated(self, name: str, version: int) -> str:
+        """Why a version was invalidated; "" while it is valid, or when it is not kept. Cheap."""
+        ...
+
     def remove(self, name: str, *, below: int | None = None) -> int:
         """Forget a name (or its versions below `below`); returns how many versions went."""
         ...

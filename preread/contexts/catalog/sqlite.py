@@ -87,6 +87,12 @@ class SqliteCatalog:
             )
             return changed.rowcount > 0
 
+    def invalidated(self, name: str, version: int) -> str:
+        query = "SELECT invalidated FROM contexts WHERE name = ? AND version = ?"
+        with self._read() as db:
+            row = db.execute(query, (name, version)).fetchone()
+            return str(row[0]) if row else ""
+
     def remove(self, name: str, *, below: int | None = None) -> int:
         with self._write() as db:
             where, values = "name = ?", [name, *([] if below is None else [below])]
