@@ -31,9 +31,9 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """expired: names that went; versions: how many older versions went; live_chunks: hex keys that
-    the store must keep. A build in another process stores chunks before it publishes, so a sweep
-    leaves young chunks alone."""
+    """expired: names whose KV may go; versions: how many older versions went; live_chunks: hex keys
+    that the store must keep. A build in another process stores chunks before it publishes, so a
+    sweep leaves young chunks alone."""
 
     expired: tuple[str, ...]
     versions: int
@@ -89,18 +89,19 @@ def remove_context(catalog: Catalog, name: str) -> int:
 
 
 def collect_garbage(catalog: Catalog, versions_kept: int, now: float) -> Collected:
-    """Drop expired contexts and all but the newest `versions_kept` versions of the others (the
-    newest one always stays), then say which chunks are still needed."""
+    """Drop all but the newest `versions_kept` versions (of an expired context all but the newest),
+    then say which chunks are still needed: those of versions that may still answer. The newest
+    version of every name stays, and its sessions with it: text is small, and only `remove_context`
+    forgets what people said."""
     expired: list[str] = []
     versions = 0
     for summary in catalog.summaries():
-        if summary.expires_at is not None and now >= summary.expires_at:
-            versions += catalog.remove(summary.name)
+        over = summary.expires_at is not None and now >= summary.expires_at
+        if over:
             expired.append(summary.name)
-        else:
-            below = summary.version - max(1, versions_kept) + 1
-            versions += catalog.remove(summary.name, below=below) if below > 1 else 0
-    return Collected(tuple(expired), versions, catalog.live_chunks())
+        below = summary.version - (1 if over else max(1, versions_kept)) + 1
+        versions += catalog.remove(summary.name, below=below) if below > 1 else 0
+    return Collected(tuple(expired), versions, catalog.live_chunks(now))
 
 
 def _unknown(catalog: Catalog, name: str) -> UnknownName:

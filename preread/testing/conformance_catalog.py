@@ -196,6 +196,17 @@ class CatalogConformance:
         catalog.remove("handbook", below=2)
         assert catalog.live_chunks() == {"0200" * 16, "0201" * 16, "cc" * 32}
 
+    def test_chunks_of_what_may_not_answer_are_not_live(self, catalog: Catalog) -> None:
+        catalog.put(record(), expected=0)
+        catalog.put(replace(record("other", 2), version=1, expires_at=None), expected=0)
+        other = {"0200" * 16, "0201" * 16, "cc" * 32}
+        expires_at = record().expires_at
+        assert expires_at is not None
+        assert catalog.live_chunks(expires_at - 1) == other | {"0100" * 16, "0101" * 16}
+        assert catalog.live_chunks(expires_at) == other
+        catalog.invalidate("other", "recall")
+        assert catalog.live_chunks(expires_at) == frozenset()
+
     def test_sessions_grow_turn_by_turn(self, catalog: Catalog, tmp_path: Path) -> None:
         catalog.put(record(), expected=0)
         catalog.append_turn("handbook", "b", ("q1", "a1"), at=0)

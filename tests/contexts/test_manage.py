@@ -79,13 +79,30 @@ def test_garbage_is_what_is_old_or_expired(catalog: SqliteCatalog) -> None:
     for version in range(1, 6):
         kept = replace(record(version=version), expires_at=None)
         catalog.put(kept, expected=version - 1)
-    catalog.put(replace(record("late"), expires_at=NOW), expected=0)
     freed = collect_garbage(catalog, 2, NOW)
-    assert (freed.expired, freed.versions) == (("late",), 4)
+    assert (freed.expired, freed.versions) == ((), 3)
     assert [v for v in range(1, 6) if catalog.get("handbook", v)] == [4, 5]
-    assert freed.live_chunks == catalog.live_chunks()
+    assert freed.live_chunks == catalog.live_chunks(NOW)
     assert "0400" * 16 in freed.live_chunks and "0300" * 16 not in freed.live_chunks
     assert collect_garbage(catalog, 2, NOW).versions == 0
+
+
+def test_an_expired_context_loses_its_kv_and_no_conversation(catalog: SqliteCatalog) -> None:
+    for version in (1, 2):
+        late = replace(record(version=version), expires_at=NOW)
+        catalog.put(late, expected=version - 1)
+    catalog.append_turn("handbook", "s", ("q", "a"), at=0)
+    freed = collect_garbage(catalog, 3, NOW)
+    assert (freed.expired, freed.versions, freed.live_chunks) == (("handbook",), 1, frozenset())
+    assert catalog.get("handbook") == late and catalog.get("handbook", 1) is None
+    assert catalog.session("handbook", "s") == (("q", "a"),)
+
+
+def test_an_invalidated_context_loses_its_kv_and_stays(catalog: SqliteCatalog) -> None:
+    catalog.put(replace(record(), expires_at=None), expected=0)
+    catalog.invalidate("handbook", "recall")
+    assert collect_garbage(catalog, 3, NOW).live_chunks == frozenset()
+    assert catalog.get("handbook")
 
 
 def test_the_newest_version_always_stays(catalog: SqliteCatalog) -> None:

@@ -138,8 +138,9 @@ class Catalog(Protocol):
         """Remember the last use (eviction order only; never extends an expiry)."""
         ...
 
-    def live_chunks(self) -> frozenset[str]:
-        """Hex keys of all chunks any kept version refers to."""
+    def live_chunks(self, now: float = 0.0) -> frozenset[str]:
+        """Hex keys of the chunks of all kept versions that may still answer: neither invalidated
+        nor expired at `now`."""
         ...
 
     def sessions(self, name: str) -> Sequence[str]:

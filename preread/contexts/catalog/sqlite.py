@@ -119,9 +119,13 @@ class SqliteCatalog:
                 (name, when),
             )
 
-    def live_chunks(self) -> frozenset[str]:
+    def live_chunks(self, now: float = 0.0) -> frozenset[str]:
+        query = (
+            "SELECT chunks FROM contexts "
+            "WHERE invalidated = '' AND (expires_at IS NULL OR expires_at > ?)"
+        )
         with self._read() as db:
-            rows = db.execute("SELECT chunks FROM contexts")
+            rows = db.execute(query, (now,))
             return frozenset(key for (blob,) in rows for key in loads(decompress(blob)))
 
     def sessions(self, name: str) -> Sequence[str]:
