@@ -23,7 +23,7 @@ from preread.engine.jobs import (
 from preread.engine.pages import Pages
 from preread.engine.prefix import PrefixTree, Segment
 from preread.engine.reading import Readings
-from preread.engine.sequence import RUNNING, Sequences
+from preread.engine.sequence import FREE, RUNNING, Sequences
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
@@ -60,7 +60,7 @@ class Admission:
         slots, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         self.blocked = None
         cold = 0  # groups whose beginning is being read
-        for job in sorted(self.jobs.values(), key=lambda job: job.running):
+        for job in sorted(self.jobs.values(), key=lambda job: (job.running, job.admitted)):
             for group in list(islice(job.groups, LOOK_AHEAD)):
                 if group.reading is None and not self._hold(job, group, now, cold < READ_AHEAD):
                     break
@@ -114,7 +114,7 @@ class Admission:
         page in reserve for every running row keeps preemption rare."""
         seqs = self._seqs
         running = int((seqs.state == RUNNING).sum())
-        free = min(int((seqs.state == 0).sum()), limit - running)
+        free = min(int((seqs.state == FREE).sum()), limit - running)
         rows = group.rows[: max(0, free)]
         lengths = job.lengths[rows]
         counts = np.clip(budget - (np.cumsum(lengths) - lengths), 0, lengths)
@@ -136,6 +136,7 @@ class Admission:
         slots = seqs.open(len(rows), int(lengths.max()) + _growth(job), _scores(job))
         group.rows = group.rows[len(rows) :]
         job.running += len(rows)
+        job.admitted += len(rows)
         found = np.zeros(len(rows), np.int64)
         for i, (slot, row) in enumerate(zip(slots.tolist(), rows.tolist(), strict=True)):
             leaf, found[i] = self._resident(job, group.reading.leaf, row)

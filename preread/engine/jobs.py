@@ -123,7 +123,7 @@ class Group:
 
 class Job:
     """A batch on its way. groups: those with rows that have not been admitted, in order; open_rows:
-    rows that have not ended; running: rows that hold a slot."""
+    rows that have not ended; running: rows that hold a slot; admitted: rows that ever did."""
 
     def __init__(self, number: int, batch: TokenBatch, rows: Int64Array) -> None:
         """rows: those that are to run."""
@@ -131,7 +131,7 @@ class Job:
         self.batch = batch
         self.kind = batch.kind
         self.open_rows = len(rows)
-        self.running = 0
+        self.running = self.admitted = 0
         self.groups = deque(Group(*parts) for parts in _grouped(batch, rows) if len(parts[1]))
         self.lengths = np.diff(batch.own.offsets) - (self.kind == Kind.LIKELIHOOD)
 

@@ -139,7 +139,8 @@ class Replies:
         if not isinstance(self._work, Generate):
             return texts
         for i, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
-            stream = self._texts.setdefault(row, StopText(self._tokenizer, self._work.stop))
+            if (stream := self._texts.get(row)) is None:
+                stream = self._texts[row] = StopText(self._tokenizer, self._work.stop)
             if token >= 0:
                 texts[i] = stream.push(token)
             if finish[i] is not None and not stream.stopped:

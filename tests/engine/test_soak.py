@@ -1,0 +1,93 @@
+"""Random arrivals, cancels, forks, holds and failures, checked after every step: nothing leaks, and
+what was not cancelled is what a sequential run gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from preread.engine.engine import Engine
+from preread.engine.jobs import ChooseSpec, LikelihoodSpec
+from preread.engine.labels import label_trie
+from preread.engine.share import share
+from preread.testing.models import greedy as recomputed
+from preread.types import Finish
+from tests.engine.helpers import SMALL, Answers, Flaky, batch, greedy
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens(decoder, seed):
+    make = np.random.default_rng(seed)
+    flaky = Flaky(decoder)
+    plan = replace(Engine(decoder, SMALL).plan, extents=70, pages=120)
+    engine = Engine(flaky, replace(SMALL, max_sequences=10, batch_tokens=96), plan=plan)
+    books = [make.integers(0, 4, int(n)).tolist() for n in make.integers(20, 300, 5)]
+    asked: dict[int, list[list[int]]] = {}
+    cancelled: set[tuple[int, int]] = set()
+    answers: dict[int, Answers] = {}
+    held = []
+
+    def take() -> None:
+        for job, news in engine.step().items():
+            answers.setdefault(job, Answers()).add(news)
+
+    def submit() -> None:
+        n = int(make.integers(1, 6))
+        book = books[make.integers(5)][: int(make.integers(1, 300))]
+        own = [make.integers(0, 4, int(k)).tolist() for k in make.integers(2, 50, n)]
+        kind = make.integers(4)
+        if kind == 0:
+            engine.submit(
+                batch(own, ChooseSpec(label_trie([[1, 2], [3], [1, 1, 0]])), prefixes=[book])
+            )
+        elif kind == 1:
+            engine.submit(batch(own, LikelihoodSpec(np.ones(n, np.int32)), prefixes=[book]))
+        else:
+            keep, reuse = bool(make.integers(2)), bool(make.integers(4))
+            rows = own if kind == 2 else [book + o for o in own]
+            prefixes = [book] if kind == 2 and reuse else []
+            if not reuse:
+                rows = [book + o for o in own]
+            b = batch(rows, greedy(6), prefixes=prefixes, keep=keep, reuse=reuse)
+            asked[engine.submit(share(b, 64))] = [book + o for o in own]
+
+    for _ in range(120):
+        move = make.random()
+        if move < 0.3:
+            submit()
+        elif move < 0.36 and asked:
+            job = int(make.choice(list(asked)))
+            row = int(make.integers(len(asked[job])))
+            engine.cancel(job, np.array([row]))
+            cancelled.add((job, row))
+        elif move < 0.40:
+            held.append(engine.hold(np.array(books[make.integers(5)], np.int32)))
+        elif move < 0.45 and held and (reading := held.pop()) is not None:
+            engine.release(reading, lease_s=1.0)
+        flaky.most = 40 if 0.5 < move < 0.55 else 10**9
+        take()
+    for reading in held:
+        if reading is not None:
+            engine.release(reading)
+    for _ in range(2000):
+        if engine.idle and not engine.has_news:
+            break
+        take()
+
+    assert engine.idle
+    assert engine.pages.free == engine.pages.total
+    assert not any(segment.pins for segment in engine.tree.segments)
+    wrong = 0
+    for job, prompts in asked.items():
+        want = recomputed(decoder, prompts, 6)
+        for row, tokens in enumerate(want):
+            finish = answers[job].finish[row]
+            if finish is Finish.CANCELLED:
+                assert (job, row) in cancelled
+            else:
+                assert finish is Finish.LENGTH, answers[job].errors
+                wrong += answers[job].tokens[row] != tokens
+    assert len(asked) > 5
+    assert wrong == 0
