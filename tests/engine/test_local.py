@@ -194,7 +194,7 @@ async def test_closing_ends_running_rows_as_cancelled(model):
 
 
 async def test_a_cancelled_build_stops(model):
-    backend = LocalBackend(model, None, EngineSection(prefill_chunk=1, prefix_memory_mb=16))
+    backend = LocalBackend(model, None, EngineSection(prefill_chunk=8, prefix_memory_mb=16))
     seen = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(
