@@ -109,7 +109,8 @@ class ContextRef:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A generated answer. logprobs: natural log-probability of each token, if asked for."""
+    """A generated answer. logprobs: natural log-probability of each token, if asked for; notes:
+    what the user should know about how it came about."""
 
     text: str
     tokens: tuple[int, ...]
@@ -122,12 +123,14 @@ class Completion:
     unread: tuple[str, ...] = ()  # documents that no answering shard contained
     error: str = ""
     alternatives: tuple[Completion, ...] = ()  # what the other shards answered, best first
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Probabilities over given labels. probabilities sum to 1 over `labels`; `mass` is the total
-    probability the model gave to all of them, so a low mass says that it meant something else."""
+    probability the model gave to all of them, so a low mass says that it meant something else;
+    notes: what the user should know about how it came about."""
 
     label: str
     probabilities: dict[str, float]
@@ -137,6 +140,7 @@ class Choice:
     context: ContextRef | None = None
     unread: tuple[str, ...] = ()  # documents that the answering shard did not contain
     error: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

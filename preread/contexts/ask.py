@@ -13,6 +13,7 @@ from preread.backend import Backend, Choose, Generate, RequestBatch
 from preread.config import ContextSection
 from preread.contexts.merge import merge
 from preread.contexts.opened import Opened
+from preread.contexts.route import Route
 from preread.contexts.rows import Row, collect, follow
 from preread.errors import RequestError
 from preread.types import Choice, Completion, Finish, Message, Prefix
@@ -37,11 +38,19 @@ class AskOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """One question and the rows it became: rows[start:start + len(shards)]."""
+    """One question and the rows it became: rows[start:start + len(route.shards)]."""
 
     question: str
-    shards: tuple[int, ...]
+    route: Route
     start: int
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        return self.route.shards
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (self.route.note,) if self.route.note else ()
 
 
 async def ask(
@@ -114,9 +123,9 @@ def _plan(
     for i, question in enumerate(questions):
         if not question.strip():
             raise RequestError(f"Question {i} is empty.", hint='preread ask NAME "question"')
-        shards = context.router.route(_topic(question, options.history), options.shards).shards
-        asks.append(_Ask(question, shards, start))
-        start += len(shards)
+        route = context.router.route(_topic(question, options.history), options.shards)
+        asks.append(_Ask(question, route, start))
+        start += len(route.shards)
     used = sorted({shard for ask in asks for shard in ask.shards})
     place = {shard: i for i, shard in enumerate(used)}
     prefixes = tuple(Prefix(context.record.shards[s].system, options.history) for s in used)
@@ -158,10 +167,9 @@ def _finish(
         answers.append(replace(answer, context=context.ref, timing=timing))
     read = [s for s, a in zip(ask.shards, answers, strict=True) if a.finish_reason in done]
     unread = context.unread(read or ask.shards)
-    if len(answers) == 1:
-        return replace(answers[0], unread=unread)
-    merged = merge(answers, unread)
-    return merged if work.logprobs else replace(merged, logprobs=())
+    best = merge(answers, unread)
+    best = replace(best, notes=ask.notes + best.notes)
+    return best if work.logprobs else replace(best, logprobs=())
 
 
 def _choice(context: Opened, ask: _Ask, row: Row, labels: tuple[str, ...]) -> Choice:
@@ -177,4 +185,5 @@ def _choice(context: Opened, ask: _Ask, row: Row, labels: tuple[str, ...]) -> Ch
         context=context.ref,
         unread=context.unread(ask.shards),
         error=error,
+        notes=ask.notes,
     )

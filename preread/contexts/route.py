@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 FUSION = 60
 DEPTH = 1000  # sections of each ranking that count
+CJK = re.compile(  # kana, ideographs, hangul
+    "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U000323af]+"
+)
 
 
 @runtime_checkable
@@ -47,10 +51,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """shards, best first, and for each why it was chosen."""
+    """shards, best first, and for each why it was chosen; note: what the user should know."""
 
     shards: tuple[int, ...]
     reasons: tuple[str, ...]
+    note: str = ""
 
 
 class SectionIndex:
@@ -64,10 +69,9 @@ class SectionIndex:
 
     def search(self, question: str, limit: int = DEPTH) -> list[Hit]:
         """Sections with a word of the question that carries meaning (same stem), best first."""
-        words = dict.fromkeys(w for word in content(question) for w in re.findall(r"\w+", word))
-        if not words:
+        query = " OR ".join(dict.fromkeys(_terms(question)))
+        if not query:
             return []
-        query = " OR ".join(f'"{word}"' for word in words)
         with self._lock:
             db = self._db = self._db or self._fill()
             rows = db.execute(
@@ -96,7 +100,10 @@ class SectionIndex:
             ) from exc
         db.executemany(
             "INSERT INTO sections (rowid, path, text) VALUES (?, ?, ?)",
-            ((i, self.sources[p.source].path, self.text(p)) for i, p in enumerate(self.sections)),
+            (
+                (i, paired(self.sources[p.source].path), paired(self.text(p)))
+                for i, p in enumerate(self.sections)
+            ),
         )
         return db
 
@@ -110,6 +117,23 @@ class SectionIndex:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+
+
+def paired(text: str, *, ends: bool = True) -> str:
+    """Text in which Chinese, Japanese and Korean runs, which spaces do not part into words, are
+    overlapping pairs: "東京都" is "東京 京都 都" (ends=False: without the lone last character)."""
+
+    def pairs(run: re.Match[str]) -> str:
+        stop = len(run[0]) - (not ends and len(run[0]) > 1)
+        return f" {' '.join(run[0][i : i + 2] for i in range(stop))} "
+
+    return CJK.sub(pairs, text)
+
+
+def _terms(question: str) -> list[str]:
+    """The question's words as FTS5 terms. A lone character means every pair that begins with it."""
+    words = (w for c in content(paired(question, ends=False)) for w in re.findall(r"\w+", c))
+    return [f'"{w}"*' if len(w) == 1 and CJK.match(w) else f'"{w}"' for w in words]
 
 
 class Router:
@@ -141,7 +165,15 @@ class Router:
                 reasons.setdefault(shard, self._reason(reason, best[shard]))
         ranked = sorted(everything, key=lambda shard: (-scores.get(shard, 0.0), shard))[:count]
         unmatched = "no shard matches better"
-        return Route(tuple(ranked), tuple(reasons.get(shard, unmatched) for shard in ranked))
+        note = (
+            ""
+            if scores
+            else (
+                f"no document has a word of the question: asked the first {count} of "
+                f"{len(everything)} shards"
+            )
+        )
+        return Route(tuple(ranked), tuple(reasons.get(s, unmatched) for s in ranked), note)
 
     @cached_property
     def _index(self) -> SectionIndex:

@@ -10,7 +10,10 @@ STOP_WORDS = frozenset(
     "a about after all also an and any are as at be been before but by can could did do does for "
     "from had has have he her his how i if in into is it its may more must no not of on one only "
     "or our she should so such than that the their them then there these they this to under until "
-    "up was we were what when where which who whom why will with would you your".split()
+    "up was we were what when where which who whom why will with would you your "
+    # Pairs of characters, as search takes scripts without spaces (see contexts/route.py).
+    "です ます すか した して する いる ある ない から まで とは では には どう どこ いつ なに "
+    "什么 多少 怎么 哪里 是否 니다 니까 습니 입니 나요".split()
 )
 
 

@@ -198,6 +198,16 @@ async def test_leaving_a_stream_closes_the_batch() -> None:
     assert closed == [True]
 
 
+async def test_a_question_that_matches_nothing_is_answered_with_a_note() -> None:
+    options = AskOptions(shards=2)
+    answer = await ask(FakeBackend(), opened(*SPLIT), "Zymurgy?", options=options)
+    assert "asked the first 2 of 3 shards" in answer.notes[0]
+    (choice,) = await choose(FakeBackend(), opened(*SPLIT), ["Zymurgy?"], ["a", "b"])
+    assert "asked the first 1 of 3 shards" in choice.notes[0]
+    for context, question in ((opened(*SPLIT), "price?"), (opened(*ONE), "Zymurgy?")):
+        assert (await ask(FakeBackend(), context, question, options=options)).notes == ()
+
+
 async def test_history_comes_before_the_question() -> None:
     backend = FakeBackend()
     history = (Message("user", "price of salt?"), Message("assistant", "3 euros"))

@@ -9,7 +9,7 @@ import pytest
 
 from preread.contexts.catalog.base import ContextRecord, Part, ShardRecord
 from preread.contexts.layout import whole
-from preread.contexts.route import Router, SectionIndex, embed_sections, nearest
+from preread.contexts.route import Router, SectionIndex, embed_sections, nearest, paired
 from preread.errors import RequestError
 from tests.contexts.made import NOW, source
 
@@ -62,6 +62,40 @@ def test_a_question_that_matches_nothing_says_so() -> None:
     route = Router(record()).route("Zymurgy?", 2)
     assert route.shards == (0, 1)
     assert route.reasons == ("no shard matches better",) * 2
+    assert route.note and not Router(record()).route("ladder", 2).note
+
+
+@pytest.mark.parametrize(
+    ("question", "shard"),
+    [
+        ("東京の天気はどうですか。", 1),
+        ("iPhoneの価格は?", 2),
+        ("猫", 3),
+        ("정원에는 무엇이 있나요?", 4),
+        ("价格", 2),
+        ("りんごはいくら?", 5),
+    ],
+)
+def test_scripts_without_spaces_are_searched_by_pairs(question: str, shard: int) -> None:
+    texts = (
+        "公園は朝九時に開きます。",
+        "明日は東京都で雨が降る。",
+        "新しいiPhoneの価格は九万円，价格不变。",
+        "黒猫が眠っている。",
+        "정원이 아름답다.",
+        "りんごは百円です。",
+    )
+    sources = tuple(source(f"{i}.md", text) for i, text in enumerate(texts))
+    shards = tuple(ShardRecord("", (i,), 9, 0, (), (p,)) for i, p in enumerate(whole(sources)))
+    route = Router(replace(record(), sources=sources, shards=shards)).route(question, 1)
+    assert route.shards == (shard,) and not route.note and "has:" in route.reasons[0]
+
+
+def test_pairs() -> None:
+    assert paired("a 東京都 b").split() == ["a", "東京", "京都", "都", "b"]
+    assert paired("東京都", ends=False).split() == ["東京", "京都"]
+    assert paired("都", ends=False).split() == paired("都").split() == ["都"]
+    assert paired("no change") == "no change"
 
 
 @pytest.mark.parametrize(
