@@ -9,14 +9,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from preread.backend import Backend, Choose, Generate, RequestBatch
+from preread.backend import Backend, BackendInfo, Choose, Generate, RequestBatch
 from preread.config import ContextSection
 from preread.contexts.merge import merge
 from preread.contexts.opened import Opened
 from preread.contexts.route import Route
 from preread.contexts.rows import Row, collect, follow
 from preread.errors import RequestError
-from preread.types import Choice, Completion, Finish, Message, Prefix
+from preread.types import Choice, Completion, Finish, Message, Prefix, Usage
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
@@ -79,7 +79,7 @@ async def ask_many(
     asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
     rows = await collect(backend, batch) if questions else []
     return await asyncio.to_thread(
-        lambda: [_finish(context, ask, rows, work, options) for ask in asks]
+        lambda: [_finish(context, backend.info, ask, rows, work, options) for ask in asks]
     )
 
 
@@ -99,7 +99,7 @@ async def stream(
         async for text in texts:
             if len(rows) == 1:
                 yield text
-    yield await asyncio.to_thread(_finish, context, asks[0], rows, work, options)
+    yield await asyncio.to_thread(_finish, context, backend.info, asks[0], rows, work, options)
 
 
 async def choose(
@@ -111,7 +111,7 @@ async def choose(
     work = Choose(tuple(labels))
     asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
     rows = await collect(backend, batch) if questions else []
-    return [_choice(context, ask, rows[ask.start], work.labels) for ask in asks]
+    return [_choice(context, backend.info, ask, rows[ask.start], work.labels) for ask in asks]
 
 
 def _plan(
@@ -155,7 +155,12 @@ def _int32(values: list[int]) -> Int32Array:
 
 
 def _finish(
-    context: Opened, ask: _Ask, rows: Sequence[Row], work: Generate, options: AskOptions
+    context: Opened,
+    info: BackendInfo,
+    ask: _Ask,
+    rows: Sequence[Row],
+    work: Generate,
+    options: AskOptions,
 ) -> Completion:
     answers, done = [], (Finish.STOP, Finish.LENGTH)
     for row, shard in zip(rows[ask.start :], ask.shards, strict=False):
@@ -164,7 +169,8 @@ def _finish(
             found = context.evidence(shard).cite(answer.text, ask.question)
             answer = replace(answer, citations=found)
         timing = context.saved(answer.usage, answer.timing)
-        answers.append(replace(answer, context=context.ref, timing=timing))
+        notes = _beyond(info, answer.usage)
+        answers.append(replace(answer, context=context.ref, timing=timing, notes=notes))
     read = [s for s, a in zip(ask.shards, answers, strict=True) if a.finish_reason in done]
     unread = context.unread(read or ask.shards)
     best = merge(answers, unread)
@@ -172,7 +178,22 @@ def _finish(
     return best if work.logprobs else replace(best, logprobs=())
 
 
-def _choice(context: Opened, ask: _Ask, row: Row, labels: tuple[str, ...]) -> Choice:
+def _beyond(info: BackendInfo, usage: Usage) -> tuple[str, ...]:
+    """A note when a long question or answer went further than the model is known to read well."""
+    prompt = usage.cached_tokens + usage.computed_tokens
+    tokens = prompt + usage.output_tokens
+    if tokens <= info.effective_limit:
+        return ()
+    return (
+        f"{tokens:,} tokens, of them {prompt - usage.context_tokens:,} for the question and "
+        f"{usage.output_tokens:,} for the answer: {info.model} is known to read well up to "
+        f"{info.effective_limit:,}",
+    )
+
+
+def _choice(
+    context: Opened, info: BackendInfo, ask: _Ask, row: Row, labels: tuple[str, ...]
+) -> Choice:
     end = row.completion()
     error = end.error or ("Cancelled." if end.finish_reason is Finish.CANCELLED else "")
     probabilities = {} if error else dict(zip(labels, row.label_probs, strict=True))
@@ -185,5 +206,5 @@ def _choice(context: Opened, ask: _Ask, row: Row, labels: tuple[str, ...]) -> Ch
         context=context.ref,
         unread=context.unread(ask.shards),
         error=error,
-        notes=ask.notes,
+        notes=ask.notes + _beyond(info, row.usage),
     )

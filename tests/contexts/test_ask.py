@@ -208,6 +208,20 @@ async def test_a_question_that_matches_nothing_is_answered_with_a_note() -> None
         assert (await ask(FakeBackend(), context, question, options=options)).notes == ()
 
 
+async def test_going_beyond_what_is_read_well_is_said() -> None:
+    context, question = opened(*ONE), "Who is the owner of the shop?"
+    usage = (await ask(FakeBackend(), context, question)).usage
+    used = usage.computed_tokens + usage.output_tokens
+    enough = FakeBackend(effective_limit=used)
+    assert (await ask(enough, context, question)).notes == ()
+    less = FakeBackend(effective_limit=used - 1)
+    (note,) = (await ask(less, context, question)).notes
+    assert f"{used} tokens, of them 10 for the question and 2 for the answer" in note
+    assert f"up to {used - 1}" in note
+    assert (await choose(less, context, [question + " Say."], ["a b", "c"]))[0].notes == ()
+    assert (await choose(less, context, [question + " Do say."], ["a b", "c"]))[0].notes
+
+
 async def test_history_comes_before_the_question() -> None:
     backend = FakeBackend()
     history = (Message("user", "price of salt?"), Message("assistant", "3 euros"))
