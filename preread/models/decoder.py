@@ -27,7 +27,7 @@ class PackedDecoder:
         self._embed = tensors["embed"]
         self._head = tensors["embed"] if config.tied else tensors["head"]
         self._norm = tensors["norm"]
-        self._layers = tuple(Layer.of(tensors, i) for i in range(config.layers))
+        self._layers = tuple(Layer.of(tensors, i, config) for i in range(config.layers))
         self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(self.device)
 
     @property
@@ -65,7 +65,7 @@ class PackedDecoder:
     def hidden(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """tokens, positions: int64 [T] on the device -> [T, E] after the final norm.
 
-        attend gets contiguous q and k; v is a view with a stride per token, so copy what you keep.
+        attend gets q, k and v as views with a stride per token: copy what you keep.
         """
         x = F.embedding(tokens, self._embed)
         angles = rope_angles(positions, self._frequencies, self.dtype)

@@ -87,7 +87,7 @@ def parameter_count(config: ModelConfig) -> int:
 @dataclass(frozen=True, slots=True)
 class Layer:
     """Weights of one layer. Q, K and V are one projection, gate and up another: fewer and larger
-    matrix products, and the input is read once."""
+    matrix products, and the input is read once. qk_norm [heads + kv_heads, D]: of every head."""
 
     attn_norm: torch.Tensor
     mlp_norm: torch.Tensor
@@ -99,14 +99,19 @@ class Layer:
     out_bias: torch.Tensor | None = None
     gate_up_bias: torch.Tensor | None = None
     down_bias: torch.Tensor | None = None
-    q_norm: torch.Tensor | None = None
-    k_norm: torch.Tensor | None = None
+    qk_norm: torch.Tensor | None = None
 
     @staticmethod
-    def of(tensors: Mapping[str, torch.Tensor], index: int) -> Layer:
+    def of(tensors: Mapping[str, torch.Tensor], index: int, config: ModelConfig) -> Layer:
         """Layer `index` of tensors named by `layout`."""
-        names = (field.name for field in fields(Layer))
-        return Layer(**{n: tensors[f"{index}.{n}"] for n in names if f"{index}.{n}" in tensors})
+        own = {
+            f.name: t for f in fields(Layer) if (t := tensors.get(f"{index}.{f.name}")) is not None
+        }
+        if config.qk_norm:
+            q, k = tensors[f"{index}.q_norm"], tensors[f"{index}.k_norm"]
+            heads = (q.expand(config.heads, -1), k.expand(config.kv_heads, -1))
+            own["qk_norm"] = torch.cat(heads)
+        return Layer(**own)
 
 
 def attention_block(
@@ -121,11 +126,11 @@ def attention_block(
     tokens, heads, kv_heads = x.shape[0], config.heads, config.kv_heads
     h = F.linear(rms_norm(x, layer.attn_norm, config.norm_eps), layer.qkv, layer.qkv_bias)
     h = h.view(tokens, heads + 2 * kv_heads, config.head_dim)
-    q, k, v = h.split_with_sizes((heads, kv_heads, kv_heads), dim=1)
-    if layer.q_norm is not None and layer.k_norm is not None:
-        q = rms_norm(q, layer.q_norm, config.norm_eps)
-        k = rms_norm(k, layer.k_norm, config.norm_eps)
-    attended = attend(index, rotate(q, *angles), rotate(k, *angles), v)
+    qk, v = h.split_with_sizes((heads + kv_heads, kv_heads), dim=1)
+    if layer.qk_norm is not None:
+        qk = rms_norm(qk, layer.qk_norm, config.norm_eps)
+    q, k = rotate(qk, *angles).split_with_sizes((heads, kv_heads), dim=1)
+    attended = attend(index, q, k, v)
     return F.linear(attended.reshape(tokens, heads * config.head_dim), layer.out, layer.out_bias)
 
 
