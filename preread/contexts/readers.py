@@ -128,16 +128,25 @@ class _Page(HTMLParser):
 
 
 def read_cues(text: str) -> Lines:
-    """The spoken lines of WebVTT or SubRip, as "Speaker: text" where a voice is marked.
+    """The spoken lines of WebVTT, as "Speaker: text" where a voice is marked.
 
     Cue numbers, timings, settings and NOTE, STYLE and REGION blocks go. A line equal to the last
-    kept one goes too: rolling captions say each line two or three times. Only whole lines are
-    compared, since people repeat words.
+    one of a cue before goes too: rolling captions say each line two or three times. Only whole
+    lines are compared, since people repeat words.
     """
+    return _spoken([(line, at) for at, line in enumerate(text.split("\n"), 1)])
+
+
+def read_subrip(text: str) -> Lines:
+    """The same for SubRip, where a cue ends at the next number and timing: blank lines say nothing,
+    players show what stands behind them."""
+    return _spoken([(line, at) for at, line in enumerate(text.split("\n"), 1) if line.strip()])
+
+
+def _spoken(lines: Lines) -> Lines:
     kept: Lines = []
     spoken = False  # within a cue's payload
-    lines = [*text.split("\n"), ""]
-    for number, (line, after) in enumerate(pairwise(lines), 1):
+    for (line, number), (after, _) in pairwise([*lines, ("", 0)]):
         if line.strip().isdigit() and TIMING.match(after):
             spoken = False  # the number of the next cue, with no blank line before it
         elif not line.strip():

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from preread.config import ContextSection
 from preread.contexts.catalog.base import SourceRecord
-from preread.contexts.readers import read_cues, read_html
+from preread.contexts.readers import read_cues, read_html, read_subrip
 from preread.errors import SourceError
 
 SUFFIXES = (".txt", ".md", ".rst", ".html", ".vtt", ".srt", ".json", ".csv")
 BACKUPS = ("~", ".swp", ".swo", ".bak", ".orig", ".tmp")
-READERS = {".html": read_html, ".vtt": read_cues, ".srt": read_cues}
+READERS = {".html": read_html, ".vtt": read_cues, ".srt": read_subrip}
 UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 STDIN = "-"
 SHOWN = 5

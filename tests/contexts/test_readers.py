@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preread.contexts.readers import read_cues, read_html
+from preread.contexts.readers import read_cues, read_html, read_subrip
 
 PAGE = """<!doctype html>
 <html><head><title>Our
@@ -117,7 +117,15 @@ def test_subrip_numbers_are_not_spoken() -> None:
     srt = (
         "1\n00:00:01,000 --> 00:00:02,000\n42\n2\n00:00:03,000 --> 00:00:04,000\n<i>Forty-two?</i>"
     )
-    assert read_cues(srt) == [("42", 3), ("Forty-two?", 6)]
+    assert read_subrip(srt) == [("42", 3), ("Forty-two?", 6)]
+
+
+def test_blank_lines_end_no_cue_of_subrip() -> None:
+    srt = (
+        "1\n00:00:01,000 --> 00:00:02,000\nfirst\n\nsecond\n \n\n"
+        "2\n\n00:00:03,000 --> 00:00:04,000\n\nthird\n\n\n7 of them\n"
+    )
+    assert read_subrip(srt) == [("first", 3), ("second", 5), ("third", 12), ("7 of them", 15)]
 
 
 def test_odd_times_and_what_is_no_tag_lose_no_words() -> None:
@@ -125,7 +133,7 @@ def test_odd_times_and_what_is_no_tag_lose_no_words() -> None:
         "1\n00:00:01,5 --> 00:00:02\nx < 5 and y > 3\n\n"
         "2\n0:03 --> 0:04\nask <ann@x.org> or <I>Bob</I> <00:00:03.500><c.red>soon</c>"
     )
-    assert read_cues(srt) == [("x < 5 and y > 3", 3), ("ask <ann@x.org> or Bob soon", 7)]
+    assert read_subrip(srt) == [("x < 5 and y > 3", 3), ("ask <ann@x.org> or Bob soon", 7)]
 
 
 def test_tags_that_never_end_are_words() -> None:
