@@ -7,6 +7,7 @@ import html
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import NamedTuple
 
 Lines = list[tuple[str, int]]  # (text, line of the file from 1)
 
@@ -22,7 +23,8 @@ HEADS = frozenset(OPENING.values()) - {"- "}
 CELLS = frozenset({"td", "th"})
 
 # Looser than either standard: a cue whose times are odd is still spoken.
-TIMING = re.compile(r"\s*(?:\d+:){1,2}\d+(?:[.,]\d*)?\s*-->")
+TIME = r"(?:\d+:){1,2}\d+(?:[.,]\d*)?"
+TIMING = re.compile(rf"\s*({TIME})\s*-->(?:\s*({TIME}))?")
 VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s+([^<>]*)>")
 # Tags of WebVTT and SubRip and the times of karaoke; "x < 5 and y > 3" and <ann@x.org> are words.
 TAG = re.compile(
@@ -131,8 +133,8 @@ def read_cues(text: str) -> Lines:
     """The spoken lines of WebVTT, as "Speaker: text" where a voice is marked.
 
     Cue numbers, timings, settings and NOTE, STYLE and REGION blocks go. A line equal to the last
-    one of a cue before goes too: rolling captions say each line two or three times. Only whole
-    lines are compared, since people repeat words.
+    one of a cue that touches or overlaps this one goes too: rolling captions say each line two or
+    three times. Only whole lines are compared, since people repeat words.
     """
     return _spoken([(line, at) for at, line in enumerate(text.split("\n"), 1)])
 
@@ -146,21 +148,40 @@ def read_subrip(text: str) -> Lines:
 def _spoken(lines: Lines) -> Lines:
     kept: Lines = []
     spoken = False  # within a cue's payload
+    cue = said = _Cue(0, 0.0, 0.0)  # the one that is read, the last one that said kept[-1]
     for (line, number), (after, _) in pairwise([*lines, ("", 0)]):
         if line.strip().isdigit() and TIMING.match(after):
             spoken = False  # the number of the next cue, with no blank line before it
         elif not line.strip():
             # A padding line (" ") inside a cue does not end it; only an empty one does.
             spoken = spoken and line != ""
-        elif TIMING.match(line):
+        elif timing := TIMING.match(line):
             spoken = True
+            cue = _Cue(number, _seconds(timing[1]), _seconds(timing[2] or timing[1]))
         elif spoken:
-            kept += ((words, number) for words in _voices(line) if [words] != _last(kept))
+            for words in _voices(line):
+                if not (cue.rolls_on(said) and kept[-1][0] == words):
+                    kept.append((words, number))
+                said = cue
     return kept
 
 
-def _last(lines: Lines) -> list[str]:
-    return [lines[-1][0]] if lines else []
+class _Cue(NamedTuple):
+    """Line of its timing; times in seconds."""
+
+    line: int
+    start: float
+    end: float
+
+    def rolls_on(self, before: _Cue) -> bool:
+        """Whether it may say again what an earlier cue said."""
+        touch = self.start <= before.end and before.start <= self.end
+        return 0 < before.line < self.line and touch
+
+
+def _seconds(time: str) -> float:
+    parts = reversed(time.replace(",", ".").split(":"))
+    return sum(float(part) * 60**power for power, part in enumerate(parts))
 
 
 def _voices(line: str) -> list[str]:

@@ -109,6 +109,7 @@ def test_captions_become_speaker_and_text() -> None:
     assert read_cues(VTT) == [
         ("Ann Lee: Hello big world", 13),
         ("Bob: Yes & no", 13),
+        ("Bob: Yes & no", 21),
         ("a < b, they say", 22),
     ]
 
@@ -143,5 +144,13 @@ def test_tags_that_never_end_are_words() -> None:
 
 def test_rolling_captions_are_said_once() -> None:
     cues = ["one", "one\ntwo", "two\nthree", "three", "one"]
-    text = "".join(f"00:0{i}.000 --> 00:0{i}.900\n{cue}\n\n" for i, cue in enumerate(cues))
+    text = "".join(f"00:0{i}.000 --> 00:0{i + 1}.000\n{cue}\n\n" for i, cue in enumerate(cues))
     assert [line for line, _ in read_cues(text)] == ["one", "two", "three", "one"]
+
+
+def test_what_is_said_again_later_is_kept() -> None:
+    later = "00:01.000 --> 00:02.000\nNo.\n\n00:02.100 --> 00:03.000\nNo.\n"
+    assert read_cues(later) == [("No.", 2), ("No.", 5)]
+    both = "1\n0:00:01,000 --> 0:00:02,000\n- No.\n- No.\n\n2\n0:00:01,500 --> 0:00:03,000\n- No.\n"
+    assert read_subrip(both) == [("- No.", 3), ("- No.", 4)]
+    assert read_cues("1:00:01.000 -->\nNo.\n\n00:02.000 --> soon\nNo.") == [("No.", 2), ("No.", 5)]
