@@ -40,6 +40,7 @@ class EngineSection:
     prefill_chunk: int = 2048  # tokens of one prefix computed per step
     shared_min_rows: int = 2  # sequences on a segment from which the shared pass pays
     private_tokens: int = 512  # a prompt's own part from this length on lies in the prefix arena
+    save_every_s: float = 10.0  # a long reading is saved this often, and taken up when killed
     lease_s: float = 600.0  # a prefix stays resident this long after its last use
     truth_check: bool = False  # run the arena's check() after every step (slow; tests)
 

@@ -47,6 +47,7 @@ class Builder:
         self, thread: EngineThread, engine: Engine, store: Store | None, metrics: Metrics
     ) -> None:
         """engine: for its arena, whose held slots any thread may fill and read."""
+        self._save_every_s = engine.config.save_every_s
         self._thread = thread
         self._arena = engine.arena.kv
         self._token_bytes = engine.shape.token_bytes
@@ -92,7 +93,7 @@ class Builder:
         reading = self._hold(tokens, gone)
         try:
             loaded, load_ms = self._load(tokens, reading)
-            computed = self._compute(reading, progress, gone)
+            computed = self._compute(tokens, reading, progress, gone)
         except BaseException:
             self._thread.send(lambda engine: engine.release(reading))
             raise
@@ -131,8 +132,16 @@ class Builder:
         self._metrics.add("engine.prefix_loaded_tokens", done - start)
         return done - start, report.ms
 
-    def _compute(self, reading: Reading, progress: Progress | None, gone: threading.Event) -> int:
-        """Compute what is missing; returns how much of it was ours to compute."""
+    def _compute(
+        self,
+        tokens: Int32Array,
+        reading: Reading,
+        progress: Progress | None,
+        gone: threading.Event,
+    ) -> int:
+        """Compute what is missing; returns how much of it was ours to compute. A long reading is
+        saved as it goes, so that a killed build is taken up where it was."""
+        saved = time.perf_counter()
         moved: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         mine = self._thread.call(
             lambda engine: engine.read(reading, lambda *state: moved.put(state))
@@ -151,6 +160,13 @@ class Builder:
                 raise reading.error
             if ready == upto:
                 return mine
+            if mine and time.perf_counter() - saved >= self._save_every_s:
+                self._save_whole_chunks(tokens[:ready], reading)
+                saved = time.perf_counter()
+
+    def _save_whole_chunks(self, tokens: Int32Array, reading: Reading) -> None:
+        if self._store is not None:
+            self.save(tokens[: len(tokens) - len(tokens) % self._store.chunk_tokens], reading)
 
     def save(self, tokens: Int32Array, reading: Reading) -> tuple[tuple[str, ...], bool]:
         """Store what the tiers lack: (keys of all chunks, whether the tiers have everything)."""

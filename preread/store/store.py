@@ -77,6 +77,11 @@ class Store:
         # Bad chunks that could not be set aside: neither matched nor read until written anew.
         self._suspect: set[tuple[str, ChunkKey]] = set()
 
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a whole chunk: a prefix cut at a multiple of it has no chunk of its own."""
+        return self._layout.geometry.chunk_tokens
+
     def keys(self, tokens: Tokens) -> tuple[str, ...]:
         """Hex keys of all chunks of these tokens: what gc must keep."""
         return tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,28 @@ async def test_another_process_loads_what_one_computed(model):
     assert rows[0].usage.cached_tokens >= built.tokens - 64  # the last span is whole or not kept
     assert built.stored and built.chunk_keys == again.chunk_keys
     assert again.computed_tokens == 0
+
+
+async def test_a_killed_build_is_taken_up_where_it_was(model):
+    tier, config = MemoryTier(), replace(CONFIG, save_every_s=0.0, prefill_chunk=128)
+    long = Prefix(BOOK.system * 3)
+    first = LocalBackend(model, store_of(model, tier), config)
+
+    def die(ready: int, of: int) -> None:
+        if ready > of / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await first.build(long, progress=die)
+    await first.close()
+    second = LocalBackend(model, store_of(model, tier), config)
+    built = await second.build(long)
+    rows = await collect(second, RequestBatch(SHORT, list(QUESTIONS), (long,)))
+    cold = await collect(second, RequestBatch(SHORT, list(QUESTIONS), (long,), reuse=False))
+    await second.close()
+    assert built.tokens / 4 < built.loaded_tokens < built.tokens
+    assert built.loaded_tokens + built.computed_tokens == built.tokens
+    assert [r.tokens for r in rows] == [r.tokens for r in cold]
 
 
 async def test_a_longer_version_loads_the_common_part(model):
