@@ -21,6 +21,7 @@ OPENING = {"li": "- ", "title": "# ", **{f"h{n}": "#" * n + " " for n in range(1
 MARKS = frozenset(mark.strip() for mark in OPENING.values())
 HEADS = frozenset(OPENING.values()) - {"- "}
 CELLS = frozenset({"td", "th"})
+RESCANNED = 1 << 23  # characters looked through in vain for the ends of markup
 
 # Looser than either standard: a cue whose times are odd is still spoken.
 TIME = r"(?:\d+:){1,2}\d+(?:[.,]\d*)?"
@@ -37,6 +38,7 @@ def read_html(text: str) -> Lines:
     """The visible text; headings, list items and table cells keep their marks."""
     page = _Page()
     page.feed(LINE_REFERENCE.sub(" ", text))  # only line ends of the file count as lines
+    page.pass_unended()
     page.close()
     page.flush()
     return page.lines
@@ -54,6 +56,24 @@ class _Page(HTMLParser):
         self._pre = False
         self._gap = False  # a paragraph ended: a blank line goes before the next one
         self._newline = False  # the file's line ended: so does ours if words follow
+
+    def pass_unended(self) -> None:
+        """Read on after markup that never ends ("<a <a", an open comment): it is text as far as the
+        next bracket. The parser looks for the end of each to the end of the page, so when that has
+        been too much, all the rest is text."""
+        left = RESCANNED
+        while (rest := self.rawdata).startswith("<"):
+            left -= len(rest)
+            end = rest.find(">") + 1 or rest.find("<", 1) if left > 0 else -1
+            end = end if end > 0 else len(rest)
+            self.handle_data(html.unescape(rest[:end]))
+            self.updatepos(0, end)
+            self.rawdata = rest[end:]
+            self.feed("")
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """`<![if !IE]>` and the like are comments; the parser's own stops at unknown ones."""
+        return self.parse_bogus_comment(i, report)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in HIDDEN:
@@ -181,7 +201,7 @@ class _Cue(NamedTuple):
 
 def _seconds(time: str) -> float:
     parts = reversed(time.replace(",", ".").split(":"))
-    return sum(float(part) * 60**power for power, part in enumerate(parts))
+    return sum(float(part) * 60.0**power for power, part in enumerate(parts))
 
 
 def _voices(line: str) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +58,32 @@ def test_html_keeps_marks_and_lines() -> None:
 
 def test_a_long_line_of_many_tags_is_read_in_one_go() -> None:
     assert read_html("<p>" + "<b>x</b> " * 20_000) == [("x " * 19_999 + "x", 1)]
+
+
+def test_markup_that_never_ends_is_text() -> None:
+    assert read_html("<p>a</p>\n<b x='>c</b>\n<!-- d > e &amp; <i>f</i>") == [
+        ("a", 1),
+        ("", 2),
+        ("<b x='>c", 2),
+        ("<!-- d > e & f", 3),
+    ]
+    assert read_html("x <a") == [("x <a", 1)]
+    assert read_html("a<![if !IE]>b<![endif]>c<![foo[d]]>e") == [("abce", 1)]
+
+
+def test_markup_that_never_ends_is_not_looked_for_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = []
+    parse = HTMLParser.parse_starttag
+
+    def counted(self: HTMLParser, i: int) -> int:
+        looked.append(i)
+        return parse(self, i)
+
+    monkeypatch.setattr(HTMLParser, "parse_starttag", counted)
+    assert read_html("<a " * 20_000) == [(("<a " * 20_000).strip(), 1)]
+    assert len(looked) < 200
 
 
 def test_a_line_end_by_reference_is_no_line_of_the_file() -> None:
