@@ -47,10 +47,6 @@ def compare_command(
     from preread.contexts.compare import CompareOptions, compare_arms, parse_arms
     from preread.contexts.questions import read_questions
 
-    if top < 1 or limit < 0:
-        raise RequestError(
-            f"--top is {top}, --limit {limit}.", hint="Give --top 1 or more, --limit 0 or more."
-        )
     _check_place(html)
     names = parse_arms(arms)
     asked = read_questions(questions)[: limit or None]

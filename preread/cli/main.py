@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from preread.cli.output import fail
+from preread import __version__
+from preread.cli.output import INTERRUPTED, USAGE, fail
 from preread.config import local_model
 
 app = typer.Typer(
     name="preread",
-    help="Give the model its pre-read once; ask it anything, any number of times.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -29,10 +29,25 @@ Model = Annotated[
 ]
 System = Annotated[str, typer.Option("--system", help="Instructions in place of the default ones.")]
 Session = Annotated[str, typer.Option("--session", "-s", help="Keep and continue a history.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longest answer; 0: as configured.")]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", min=0, help="Longest answer; 0: as configured.")
+]
 NoResident = Annotated[
     bool, typer.Option("--no-resident", help="Do not use a running `preread up`.")
 ]
+
+
+@app.callback()
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Give the model its pre-read once; ask it anything, any number of times."""
+    if version:
+        print(f"preread {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(USAGE)
 
 
 @app.command()
@@ -61,7 +76,7 @@ def ask(
     schema: Annotated[
         Path | None, typer.Option(help="JSON schema file the answer must satisfy.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
     no_resident: NoResident = False,
     json: Json = False,
@@ -157,8 +172,8 @@ def compare(
         "cached,incontext,bm25"
     ),
     html: Annotated[Path | None, typer.Option(help="Page to write (compare-NAME.html).")] = None,
-    limit: Annotated[int, typer.Option(help="Only the first N questions; 0: all.")] = 0,
-    top: Annotated[int, typer.Option(help="Passages of the bm25 arm.")] = 5,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first N questions; 0: all.")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="Passages of the bm25 arm.")] = 5,
     json: Json = False,
 ) -> None:
     """Ask every arm the same questions; count build time; print the break-even question count."""
@@ -170,7 +185,9 @@ def compare(
 @app.command()
 def doctor(
     model: Model = "",
-    prompts: Annotated[int, typer.Option(help="Random prompts of the parity check; 0: none.")] = 8,
+    prompts: Annotated[
+        int, typer.Option(min=0, help="Random prompts of the parity check; 0: none.")
+    ] = 8,
     json: Json = False,
 ) -> None:
     """Check this machine, the home folder, and that cached equals uncached on your weights."""
@@ -190,7 +207,9 @@ def demo(json: Json = False) -> None:
 @app.command()
 def up(
     model: Model = "",
-    idle: Annotated[float, typer.Option(help="Seconds without a request; 0: as configured.")] = 0,
+    idle: Annotated[
+        float, typer.Option(min=0, help="Seconds without a request; 0: as configured.")
+    ] = 0,
     foreground: Annotated[bool, typer.Option(help="Stay in this terminal.")] = False,
     json: Json = False,
 ) -> None:
@@ -212,6 +231,8 @@ def main() -> None:
     """Entry point: errors become one paragraph and an exit code."""
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer swallows Ctrl-C
+            raise KeyboardInterrupt
     except BaseException as exc:
         code = fail(exc, json="--json" in sys.argv[1:])
     sys.exit(code if isinstance(code, int) else 0)

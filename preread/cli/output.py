@@ -41,11 +41,13 @@ def fail(exc: BaseException, *, json: bool) -> int:
     if isinstance(exc, SystemExit):
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     if isinstance(exc, KeyboardInterrupt | typer.Abort):
-        code, kind, text = INTERRUPTED, "Interrupted", "stopped by Ctrl-C"
+        code, kind, text = (
+            INTERRUPTED,
+            "Interrupted",
+            "stopped by Ctrl-C. The same command goes on.",
+        )
     elif isinstance(exc, click_error):
-        text = exc.format_message()  # type: ignore[attr-defined]
-        text += "" if text.startswith("Usage:") else " See: preread --help"
-        code, kind = USAGE, "Usage"
+        code, kind, text = USAGE, "Usage", _usage_text(exc)
     elif isinstance(exc, PrereadError):
         code, kind, text = exc.exit_code, type(exc).__name__, str(exc)
     elif isinstance(exc, BrokenPipeError):
@@ -61,6 +63,13 @@ def fail(exc: BaseException, *, json: bool) -> int:
     if json:
         emit({"error": {"type": kind, "message": text, "exit_code": code}})
     return code
+
+
+def _usage_text(exc: BaseException) -> str:
+    """What click says about a wrong call, and where to read more: the help of that command."""
+    said: str = exc.format_message()  # type: ignore[attr-defined]
+    context = getattr(exc, "ctx", None)
+    return f"{said.rstrip('.')}. See: {context.command_path if context else 'preread'} --help"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from preread.errors import UnknownName, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+LONGEST_TTL_S = 5200 * 604_800.0  # a century; dates must stay representable
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -37,12 +38,13 @@ def stdin_name(data: bytes) -> str:
 
 
 def parse_ttl(text: str) -> float:
-    """Seconds of "30s", "90m", "12h", "7d" or "2w". Raises UsageError."""
+    """Seconds of "30s", "90m", "12h", "7d" or "2w", at most a century. Raises UsageError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", text)
     seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
-    if seconds <= 0:
+    if not 0 < seconds <= LONGEST_TTL_S:
         raise UsageError(
-            f"{text!r} is not a length of time.", hint="Write 30s, 90m, 12h, 7d or 2w."
+            f"{text!r} is not a length of time.",
+            hint="Write 30s, 90m, 12h, 7d or 2w; at most 5200w.",
         )
     return seconds
 

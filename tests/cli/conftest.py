@@ -42,6 +42,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> Callable[..., Result]:
     def run(*arguments: str | Path, stdin: str | None = None) -> Result:
         texts = [str(a) for a in arguments]
         result = CliRunner().invoke(app, texts, input=stdin, standalone_mode=False)
+        result.exit_code = result.exit_code or int(result.return_value or 0)
         if result.exception and not isinstance(result.exception, SystemExit):
             result.exit_code = fail(result.exception, json=False)
             result.message = str(result.exception)  # type: ignore[attr-defined]

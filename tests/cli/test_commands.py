@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from preread import __version__
 from preread.config import local_model
 from tests.cli.conftest import one_json
 
@@ -142,8 +143,12 @@ def test_verify_rm_and_gc(call: Call, docs: Path, home: Path) -> None:
         (("build", "n", "missing.md"), 2, "missing.md"),
         (("build", "n", "x.md", "--ttl", "soon"), 2, "7d"),
         (("build", "n", "x.md", "--model", "no/such/folder"), 2, "no/such/folder"),
-        (("ask", "nobody"), 2, "preread --help"),
+        (("build", "n", "x.md", "--ttl", "999999999999w"), 2, "at most"),
+        (("ask", "nobody"), 2, "Missing argument 'question'. See: preread ask --help"),
+        (("ask", "nobody", "Who?", "--max-tokens", "-1"), 2, "--max-tokens"),
+        (("doctor", "--prompts", "-1"), 2, "preread doctor --help"),
         (("frobnicate",), 2, "preread --help"),
+        (("--frobnicate",), 2, "No such option: --frobnicate. See: preread --help"),
     ],
 )
 def test_wrong_calls_say_what_to_do(
@@ -157,6 +162,13 @@ def test_wrong_calls_say_what_to_do(
     assert result.exit_code == code
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said
+
+
+def test_no_command_is_answered_with_the_help(call: Call) -> None:
+    bare = call()
+    assert bare.exit_code == 2 and "Commands:" in bare.stdout
+    assert call("--help").stdout == bare.stdout
+    assert call("--version").stdout == f"preread {__version__}\n"
 
 
 def test_a_folder_called_reader_is_not_the_bundled_model(

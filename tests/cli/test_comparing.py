@@ -231,18 +231,23 @@ def questions(tmp_path: Path) -> Path:
     ("options", "message"),
     [
         (["--arms", "cached,rag"], "'rag'; there are: cached, incontext, bm25"),
-        (["--top", "0"], "--top is 0"),
-        (["--limit", "-1"], "--limit -1"),
+        (["--top", "0"], "--top': 0"),
+        (["--limit", "-1"], "--limit': -1"),
         (["--html", "/no/such/folder/page.html"], "/no/such/folder/page.html cannot be written"),
         (["--html", "/tmp"], "/tmp cannot be written"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_opened(
-    call: Call, questions: Path, home: Path, options: list[str], message: str
+    call: Call,
+    questions: Path,
+    home: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = call("compare", "nothing", questions, *options)
     assert result.exit_code == 2
-    assert message in result.message  # type: ignore[attr-defined]
+    assert message in capsys.readouterr().err
     assert not home.exists()
 
 

@@ -68,3 +68,18 @@ def test_a_dead_resident_process_is_not_waited_for(
         stale.bind(str(home / "resident.sock"))
     done = preread("ask", docs, "Who?", "--json")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--json", ""])
+def test_ctrl_c_is_130_and_still_one_object(tmp_path: Path, flag: str) -> None:
+    code = (
+        "import signal, sys\nfrom preread.cli import main, managing\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "managing.list_command = lambda json: signal.raise_signal(signal.SIGINT)\n"
+        "sys.argv = ['preread', 'list', *filter(None, sys.argv[1:])]\nmain.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True)
+    assert done.returncode == 130 and "Ctrl-C" in done.stderr and "Traceback" not in done.stderr
+    assert [json.loads(line)["error"]["exit_code"] for line in done.stdout.splitlines()] == (
+        [130] if flag else []
+    )
