@@ -27,11 +27,11 @@ from preread.errors import HomeError, SourceError
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
-    """instructions: for a context that must be built; refresh: rebuild a stale one (else it answers
+    """instructions: other ones rebuild the context, "" leaves them as they are; refresh: rebuild a stale one (else it answers
     as it is and a note says so); stdin: the bytes of target "-"; on_plan: told the fit and the
     shards before anything is computed; on_build: told what a build did."""
 
-    instructions: str = DEFAULT_INSTRUCTIONS
+    instructions: str = ""
     refresh: bool = True
     stdin: bytes | None = None
     embedder: Embedder | None = None
@@ -95,10 +95,13 @@ class _Door:
                 )
             notes = [f"sources cannot be read, answering from the kept text: {why}"]
             sources = Sources(record.sources, record.patterns)
+        instructions = self.options.instructions or record.instructions
         if state.label == "fresh":
-            if not changes:
+            reasons = [changes.describe()] if changes else []
+            reasons += ["the instructions changed"] * (instructions != record.instructions)
+            if not reasons:
                 return record, notes
-            state = State("stale", changes.describe())
+            state = State("stale", ", ".join(reasons))
             if not self.options.refresh:
                 note = f"{state.reason} since the build; answering from version {record.version}"
                 return record, [note]
@@ -106,7 +109,7 @@ class _Door:
             notes.append(f"the vectors of {record.embedding.embedder!r} were not renewed")
         lasts = None if record.expires_at is None else record.expires_at - record.created_at
         request = BuildRequest(
-            record.name, record.patterns, record.instructions, ttl_s=lasts, sources=sources
+            record.name, record.patterns, instructions, ttl_s=lasts, sources=sources
         )
         outcome = await self._build(request)
         notes.append(f"rebuilt: {outcome.describe()}" if changes else f"rebuilt: {state.reason}")
@@ -115,7 +118,8 @@ class _Door:
     async def _build_new(
         self, name: str, patterns: tuple[str, ...], stdin: bytes | None = None
     ) -> tuple[ContextRecord, list[str]]:
-        request = BuildRequest(name, patterns, self.options.instructions, stdin=stdin)
+        instructions = self.options.instructions or DEFAULT_INSTRUCTIONS
+        request = BuildRequest(name, patterns, instructions, stdin=stdin)
         outcome = await self._build(request)
         return outcome.record, list(outcome.notes)
 

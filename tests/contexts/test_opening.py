@@ -9,6 +9,7 @@ import pytest
 
 from preread.contexts.ask import ask, choose, stream
 from preread.contexts.catalog.sqlite import SqliteCatalog
+from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.names import derived_name
 from preread.contexts.session import Session
 from preread.errors import HomeError, SourceError, StateError, UnknownName
@@ -131,6 +132,20 @@ async def test_a_path_is_built_when_missing_and_found_again(
     shutil.rmtree(bench.docs)
     kept = await bench.open("docs")
     assert kept.record.version == 2 and "kept text" in kept.notes[0]
+
+
+async def test_other_instructions_rebuild_and_none_leave_them(bench: Shop) -> None:
+    place = str(bench.docs)
+    await bench.open(place)
+    kept = await bench.open(place, instructions="Be brief.", refresh=False)
+    assert kept.record.version == 1 and "instructions changed" in kept.notes[0]
+    other = await bench.open(place, instructions="Be brief.")
+    assert (other.record.version, other.record.instructions) == (2, "Be brief.")
+    assert "rebuilt: the instructions changed" in other.notes[0]
+    assert (await bench.open(place)).record == other.record
+    assert (await bench.open(place, instructions="Be brief.")).record == other.record
+    back = await bench.open(place, instructions=DEFAULT_INSTRUCTIONS)
+    assert back.record.instructions == DEFAULT_INSTRUCTIONS
 
 
 async def test_a_glob_is_a_path(bench: Shop) -> None:
