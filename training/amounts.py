@@ -1,5 +1,9 @@
 """Random amounts, dates and codes in the many ways people write them. Each maker takes an rng."""
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import random
 import string
 from collections.abc import Callable, Mapping
@@ -8,15 +12,15 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July",
     "August", "September", "October", "November", "December",
-)  # fmt: skip
+)
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
     "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-)  # fmt: skip
+)
 ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
     "eleventh", "twelfth",
-)  # fmt: skip
+)
 CURRENCIES = ("euros", "pounds", "dollars", "crowns", "francs", "marks", "florins", "credits")
 SIGNS = ("€", "£", "$", "CHF ", "EUR ")
 
@@ -198,5 +202,5 @@ AMOUNTS: Mapping[str, Callable[[random.Random], str]] = {
     "extension": lambda rng: str(rng.randrange(100, 9999)),
     "weekday": lambda rng: rng.choice(WEEKDAYS),
     "month": lambda rng: rng.choice(MONTHS),
-}  # fmt: skip
+}
 """Type name -> maker."""

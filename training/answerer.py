@@ -1,4 +1,6 @@
-"""What the evaluation asks: anything that answers chats. Here through transformers; other engines fit the same shape."""
+"""What the evaluation asks: anything that answers chats. Here through transformers; other engines
+fit the same shape.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,20 +28,27 @@ class TransformersAnswerer:
         self.torch = torch
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if self.device == "cuda" else torch.float32)
-        self.model.to(self.device).eval()
+        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self.model: Any = model.to(self.device).eval()
         self.batch_tokens = batch_tokens or (150_000 if self.device == "cuda" else 6_000)
 
     def answer(self, chats: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
         """See Answerer."""
-        ids = [self.tokenizer(render(chat, True), add_special_tokens=False)["input_ids"] for chat in chats]
+        ids = [
+            self.tokenizer(render(chat, True), add_special_tokens=False)["input_ids"]
+            for chat in chats
+        ]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out = [""] * len(ids)
         while order:
-            longest, batch = len(ids[order[-1]]), []
+            longest = len(ids[order[-1]])
+            batch: list[int] = []
             while order and (len(batch) + 1) * longest <= max(self.batch_tokens, longest):
                 batch.append(order.pop())
-            for index, text in zip(batch, self._generate([ids[i] for i in batch], max_tokens), strict=True):
+            for index, text in zip(
+                batch, self._generate([ids[i] for i in batch], max_tokens), strict=True
+            ):
                 out[index] = text
         return out
 
@@ -53,7 +62,14 @@ class TransformersAnswerer:
         end = self.tokenizer.convert_tokens_to_ids(END)
         with torch.inference_mode():
             made = self.model.generate(
-                input_ids=tokens.to(self.device), attention_mask=mask.to(self.device), max_new_tokens=max_tokens,
-                do_sample=False, eos_token_id=end, pad_token_id=0,
-            )  # fmt: skip
-        return [str(text) for text in self.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)]
+                input_ids=tokens.to(self.device),
+                attention_mask=mask.to(self.device),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=0,
+            )
+        return [
+            str(text)
+            for text in self.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        ]

@@ -1,7 +1,8 @@
 """The language bank: parser, checks and the blocks it yields.
 
-Every rule of bank/README.md is checked; an error names file and line. Blocks of the folder `schemas/` have the same
-form, and may besides use phrase types (`np_thing`, `where`, ...) and slots inside questions.
+Every rule of bank/README.md is checked; an error names file and line. Blocks of the folder
+`schemas/` have the same form, and may besides use phrase types (`np_thing`, `where`, ...) and
+slots inside questions.
 """
 
 import re
@@ -70,7 +71,9 @@ class Bank:
     rivals: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """policy -> policies on the same topic, which must not stand in one document with it"""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """first word -> all fixed alternatives of the bank that begin with it ("at" -> "at the side door", ...)"""
+    """first word -> all fixed alternatives of the bank that begin with it ("at" -> "at the side
+    door", ...)
+    """
 
 
 @dataclass(slots=True)
@@ -138,7 +141,9 @@ def _slot_type(text: str) -> SlotType:
     return SlotType("", options) if len(options) > 1 else SlotType(text.strip())
 
 
-def _question(raw: _Raw, head: str, text: str, slots: Mapping[str, SlotType], syn: Synonyms) -> Question:
+def _question(
+    raw: _Raw, head: str, text: str, slots: Mapping[str, SlotType], syn: Synonyms
+) -> Question:
     """Parse `q`, `q SLOT` or `q SLOT = FORM` and its text (the FORM holds no colon)."""
     spec = head[1:].strip()
     slot, _, form = (part.strip() for part in spec.partition("="))
@@ -154,7 +159,9 @@ def _question(raw: _Raw, head: str, text: str, slots: Mapping[str, SlotType], sy
 
 
 def _check(raw: _Raw, block: Block, types: frozenset[str], strict: bool) -> None:
-    """Raise on a broken rule. An answer that is no piece of some statement is tolerated unless `strict`."""
+    """Raise on a broken rule. An answer that is no piece of some statement is tolerated unless
+    `strict`.
+    """
     for name, slot in block.slots.items():
         if slot.kind and slot.kind not in types:
             raise BankError(f"{raw.origin}: slot {name}: unknown type {slot.kind!r}")
@@ -166,7 +173,9 @@ def _check(raw: _Raw, block: Block, types: frozenset[str], strict: bool) -> None
             raise BankError(f"{raw.origin}: every slot once, not {names}: {template.source!r}")
         for question in block.questions:
             if strict and question.answer.source.lower() not in template.source.lower():
-                raise BankError(f"{raw.origin}: answer {question.answer.source!r} not in {template.source!r}")
+                raise BankError(
+                    f"{raw.origin}: answer {question.answer.source!r} not in {template.source!r}"
+                )
     for question in block.questions:
         if raw.kind == "fact" and question.keys != {"s"}:
             raise BankError(f"{raw.origin}: a question needs {{s}} alone: {question.text.source!r}")
@@ -201,7 +210,8 @@ def _build(raw: _Raw, syn: Synonyms, types: frozenset[str], strict: bool) -> Blo
 def load_bank(types: frozenset[str], strict: bool = True, folder: Path = HERE) -> Bank:
     """Read `bank/*.txt` and `schemas/*.txt`.
 
-    With `strict` a faulty block raises BankError, otherwise it is left out and named on standard output.
+    With `strict` a faulty block raises BankError, otherwise it is left out and named on standard
+    output.
     """
     paths = sorted((folder / "bank").glob("*.txt")) + sorted((folder / "schemas").glob("*.txt"))
     raws, synonyms, fillers = _read(paths)
@@ -215,18 +225,29 @@ def load_bank(types: frozenset[str], strict: bool = True, folder: Path = HERE) -
                 raise
             print(f"left out: {error}", flush=True)
     fill = tuple(compile_template(text, syn) for _, text in fillers)
-    by_kind = {kind: tuple(b for b in blocks if b.kind == kind) for kind in ("fact", "policy", "schema")}
+    by_kind = {
+        kind: tuple(b for b in blocks if b.kind == kind) for kind in ("fact", "policy", "schema")
+    }
     return Bank(by_kind["fact"], by_kind["policy"], by_kind["schema"], fill, syn)
 
 
 def pooled_options(blocks: Iterable[Block]) -> dict[str, tuple[str, ...]]:
-    """All fixed alternatives, by their first word; where that is no small word they stay with their block."""
+    """All fixed alternatives, by their first word; where that is no small word they stay with
+    their block.
+    """
     pool: dict[str, list[str]] = {}
     for block in blocks:
         for slot in block.slots.values():
             for option in slot.options:
                 pool.setdefault(option.split(" ", 1)[0], []).append(option)
-    return {word: tuple(dict.fromkeys(options)) for word, options in pool.items() if word in _SMALL_WORDS}
+    return {
+        word: tuple(dict.fromkeys(options))
+        for word, options in pool.items()
+        if word in _SMALL_WORDS
+    }
 
 
-_SMALL_WORDS = frozenset("in at on by under behind with the a an to from near before after if because for when next outside over".split())
+_SMALL_WORDS = frozenset(
+    "in at on by under behind with the a an to from near before after if because for when next "
+    "outside over".split()
+)

@@ -61,7 +61,18 @@ MAKERS: dict[str, tuple[Maker, float]] = {
     "label": (_one(labels.make), 0.9),
     "extraction": (_one(extraction.make), 0.3),
 }
-ASK_WEIGHT = {"policy": 6.5, "schema": 4.0, "event": 3.5, "fact": 4.0, "two-hop": 5.0, "comparison": 5.0, "list": 4.0, "label": 7.0, "extraction": 5.0, "permission": 4.0}
+ASK_WEIGHT = {
+    "policy": 6.5,
+    "schema": 4.0,
+    "event": 3.5,
+    "fact": 4.0,
+    "two-hop": 5.0,
+    "comparison": 5.0,
+    "list": 4.0,
+    "label": 7.0,
+    "extraction": 5.0,
+    "permission": 4.0,
+}
 
 
 def make_units(world: World, plan: Plan) -> list[Unit]:
@@ -103,7 +114,9 @@ def _paragraphs(units: Sequence[Unit], world: World) -> list[tuple[str, str]]:
 def filler(world: World) -> str:
     """A sentence that answers nothing."""
     template = world.rng.choice(world.bank.fillers)
-    return template.render({name: world.draw(name) for name in template.slots}, world.rng, world.rate)
+    return template.render(
+        {name: world.draw(name) for name in template.slots}, world.rng, world.rate
+    )
 
 
 def _join(paragraphs: Sequence[tuple[str, str]], world: World) -> str:
@@ -142,10 +155,18 @@ def document(units: Sequence[Unit], world: World, plain: bool) -> str:
     while at < len(paragraphs):
         take = max(1, int(step * (0.5 + rng.random())))
         chunk = paragraphs[at : at + take]
-        title = next((t for t, _ in chunk if t), "") if rng.random() < 0.5 else layout.section_title(rng)
+        title = (
+            next((t for t, _ in chunk if t), "")
+            if rng.random() < 0.5
+            else layout.section_title(rng)
+        )
         greeting = layout.greeting(world)
         body = _join(chunk, world)
-        sections.append(layout.header(title or "Notes", style, rng) + (f"{greeting}\n\n" if greeting else "") + body)
+        sections.append(
+            layout.header(title or "Notes", style, rng)
+            + (f"{greeting}\n\n" if greeting else "")
+            + body
+        )
         at += take
     return "\n\n".join(sections)
 
@@ -182,7 +203,7 @@ def make_turns(units: Sequence[Unit], world: World, plan: Plan) -> list[tuple[st
     pairs, weights = _asks(units, "" if plan.skill == "unanswerable" else plan.skill)
     out: list[tuple[str, Turn]] = []
     seen: set[str] = set()
-    miss = 1.0 if plan.skill == "unanswerable" else 0.0 if plan.skill else 0.13
+    miss = 1.0 if plan.skill == "unanswerable" else 0.0 if plan.skill else 0.09
     for _ in range(plan.turns * 3):
         if len(out) >= plan.turns:
             break
@@ -197,12 +218,18 @@ def make_turns(units: Sequence[Unit], world: World, plan: Plan) -> list[tuple[st
             continue
         seen.add(turns[0].question)
         for index, turn in enumerate(turns):
-            question = turn.question[0].upper() + turn.question[1:] if rng.random() < 0.9 else turn.question
+            question = (
+                turn.question[0].upper() + turn.question[1:]
+                if rng.random() < 0.9
+                else turn.question
+            )
             out.append((skill if not index else "follow-up", Turn(question, turn.answer)))
     return out
 
 
-def make_conversation(rng: random.Random, bank: Bank, plan: Plan, held_out: bool = False) -> Conversation | None:
+def make_conversation(
+    rng: random.Random, bank: Bank, plan: Plan, held_out: bool = False
+) -> Conversation | None:
     """A whole conversation, or None when nothing could be asked."""
     world = World(rng, bank, held_out)
     units = make_units(world, plan)
@@ -215,10 +242,14 @@ def make_conversation(rng: random.Random, bank: Bank, plan: Plan, held_out: bool
     if not usual and rng.random() < 0.2:
         instruction = f"{layout.greeting(world)}\n{instruction}".strip()
     skills = tuple(skill for skill, _ in turns)
-    return Conversation(_messages(instruction, text, [turn for _, turn in turns], usual, rng), skills)
+    return Conversation(
+        _messages(instruction, text, [turn for _, turn in turns], usual, rng), skills
+    )
 
 
-def _messages(instruction: str, text: str, turns: Sequence[Turn], usual: bool, rng: random.Random) -> tuple[Message, ...]:
+def _messages(
+    instruction: str, text: str, turns: Sequence[Turn], usual: bool, rng: random.Random
+) -> tuple[Message, ...]:
     """Document in the system message, or (variation) in the first user message."""
     messages: list[Message] = []
     first = ""

@@ -20,6 +20,7 @@ from training.documents import Message, Plan, make_conversation
 from training.make_tokenizer import open_bank
 from training.report import markdown
 
+READER = Path(__file__).parent.parent / "preread" / "assets" / "reader"
 CHARS = 3.1
 """Characters of a token, to hit a wanted length."""
 
@@ -37,17 +38,27 @@ class Row(NamedTuple):
     name: str
     tokens: int
     right: float
-    count: int
+    cases: int
     target: float
 
 
 SUITE: tuple[tuple[str, str, int, float], ...] = (
-    ("single fact", "single", 500, 0.95), ("single fact", "single", 1000, 0.95), ("single fact", "single", 2000, 0.95),
-    ("single fact", "single", 4000, 0.95), ("single fact", "single", 12_000, 0.85),
-    ("bank policies", "policy", 1500, 0.0), ("bank facts", "fact", 1500, 0.0), ("schemas", "schema", 1500, 0.0), ("events", "event", 1500, 0.0),
-    ("two hops", "two-hop", 1500, 0.85), ("comparison", "comparison", 1500, 0.0), ("list", "list", 1500, 0.0),
-    ("unanswerable", "unanswerable", 1500, 0.9), ("follow-up", "follow-up", 1500, 0.0), ("label", "label", 800, 0.95),
-)  # fmt: skip
+    ("single fact", "single", 500, 0.95),
+    ("single fact", "single", 1000, 0.95),
+    ("single fact", "single", 2000, 0.95),
+    ("single fact", "single", 4000, 0.95),
+    ("single fact", "single", 12_000, 0.85),
+    ("bank policies", "policy", 1500, 0.0),
+    ("bank facts", "fact", 1500, 0.0),
+    ("schemas", "schema", 1500, 0.0),
+    ("events", "event", 1500, 0.0),
+    ("two hops", "two-hop", 1500, 0.85),
+    ("comparison", "comparison", 1500, 0.0),
+    ("list", "list", 1500, 0.0),
+    ("unanswerable", "unanswerable", 1500, 0.9),
+    ("follow-up", "follow-up", 1500, 0.0),
+    ("label", "label", 800, 0.95),
+)
 
 
 def cases(bank: Bank, skill: str, tokens: int, count: int, seed: int) -> list[Case]:
@@ -71,7 +82,9 @@ def pairs(answer: str) -> set[tuple[str, ...]]:
     try:
         found: dict[str, Any] = json.loads(answer)
         entities = {("entity", e["name"], e["type"]) for e in found["entities"]}
-        return entities | {("relation", r["subject"], r["relation"], r["object"]) for r in found["relations"]}
+        return entities | {
+            ("relation", r["subject"], r["relation"], r["object"]) for r in found["relations"]
+        }
     except (ValueError, KeyError, TypeError):
         return set()
 
@@ -86,7 +99,9 @@ def extraction(answerer: Answerer, bank: Bank, count: int, seed: int) -> Row:
     return Row("extraction (F1)", 500, 2 * hit / max(1, expected + returned), count, 0.9)
 
 
-def synthetic(answerer: Answerer, bank: Bank, count: int, seed: int) -> tuple[list[Row], list[dict[str, str]]]:
+def synthetic(
+    answerer: Answerer, bank: Bank, count: int, seed: int
+) -> tuple[list[Row], list[dict[str, str]]]:
     """Every skill of the suite; the rows and the mistakes."""
     rows, mistakes = [], []
     for name, skill, tokens, target in SUITE:
@@ -96,7 +111,15 @@ def synthetic(answerer: Answerer, bank: Bank, count: int, seed: int) -> tuple[li
             good = handbooks.normal(got) == handbooks.normal(case.answer)
             right += good
             if not good:
-                mistakes.append({"skill": name, "tokens": str(tokens), "question": case.chat[-1].content, "expected": case.answer, "got": got})
+                mistakes.append(
+                    {
+                        "skill": name,
+                        "tokens": str(tokens),
+                        "question": case.chat[-1].content,
+                        "expected": case.answer,
+                        "got": got,
+                    }
+                )
         rows.append(Row(name, tokens, right / count, count, target))
         print(f"{name:16} {tokens:6} {right / count:.3f}", flush=True)
     rows.append(extraction(answerer, bank, max(1, count // 2), seed))
@@ -104,7 +127,9 @@ def synthetic(answerer: Answerer, bank: Bank, count: int, seed: int) -> tuple[li
     return rows, mistakes
 
 
-def hand_written(answerer: Answerer, texts: Sequence[tuple[Path, Path]]) -> dict[str, list[handbooks.Outcome]]:
+def hand_written(
+    answerer: Answerer, texts: Sequence[tuple[Path, Path]]
+) -> dict[str, list[handbooks.Outcome]]:
     """Every hand-written document that exists here."""
     out = {}
     for folder, questions in texts:
@@ -118,12 +143,15 @@ def hand_written(answerer: Answerer, texts: Sequence[tuple[Path, Path]]) -> dict
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=READER)
     parser.add_argument("--count", type=int, default=200, help="cases of each row")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    dev, examples = Path(__file__).parent / "dev_handbook", Path(__file__).parent.parent / "examples"
+    dev, examples = (
+        Path(__file__).parent / "dev_handbook",
+        Path(__file__).parent.parent / "examples",
+    )
     texts = [(examples / "handbook", examples / "handbook_questions.jsonl")]
     texts += [(dev / name, dev / name / "questions.jsonl") for name in ("seedbank", "brewer")]
     answerer, started = TransformersAnswerer(options.folder), time.monotonic()
@@ -133,13 +161,17 @@ def main() -> None:
         "seed": options.seed,
         "seconds": round(time.monotonic() - started, 1),
         "rows": [row._asdict() for row in rows],
-        "hand_written": {name: [o._asdict() for o in outcomes] for name, outcomes in written.items()},
+        "hand_written": {
+            name: [o._asdict() for o in outcomes] for name, outcomes in written.items()
+        },
         "mistakes": mistakes,
     }
     if options.write:
         options.write.parent.mkdir(parents=True, exist_ok=True)
         options.write.write_text(markdown(result), encoding="utf-8")
-        options.write.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        options.write.with_suffix(".json").write_text(
+            json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write trained weights as an ordinary hub folder.
 
-    python -m training.export CHECKPOINT preread/assets/reader
+python -m training.export CHECKPOINT preread/assets/reader
 """
 
 import argparse
@@ -45,7 +45,10 @@ def hub_config(shape: Shape) -> dict[str, object]:
 def hub_weights(model: Reader) -> dict[str, torch.Tensor]:
     """The weights under transformers' names, in bf16."""
     state = model.state_dict()
-    return {f"model.{name}": tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in state.items()}
+    return {
+        f"model.{name}": tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in state.items()
+    }
 
 
 def write(model: Reader, folder: Path) -> None:

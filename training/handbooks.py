@@ -27,7 +27,12 @@ def normal(text: str) -> str:
 
 def loose(text: str) -> str:
     """`normal` without a leading article or preposition."""
-    return re.sub(r"^(?:(?:the|a|an|in|on|at|by|for|to|from|with|of|within|up to|about|only|until|before|after)\s+)+", "", normal(text))
+    return re.sub(
+        r"^(?:(?:the|a|an|in|on|at|by|for|to|from|with|of|within|up to|about|only|until|before"
+        r"|after)\s+)+",
+        "",
+        normal(text),
+    )
 
 
 def read_folder(folder: Path) -> str:
@@ -35,16 +40,23 @@ def read_folder(folder: Path) -> str:
     parts = []
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".md", ".txt", ".rst") and path.name != "README.md":
-            parts.append(f"[{path.relative_to(folder.parent).as_posix()}]\n{path.read_text(encoding='utf-8').strip()}")
+            parts.append(
+                f"[{path.relative_to(folder.parent).as_posix()}]\n{path.read_text(encoding='utf-8').strip()}"
+            )
     return "\n\n".join(parts)
 
 
 def run(answerer: Answerer, folder: Path, questions: Path) -> list[Outcome]:
     """Ask every question of a `questions.jsonl` about a folder, each on its own."""
     text = read_folder(folder)
-    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [
+        json.loads(line)
+        for line in questions.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
     chats: Sequence[Sequence[Message]] = [
-        (Message("system", f"{INSTRUCTION}\n\n{text}"), Message("user", row["question"])) for row in rows
+        (Message("system", f"{INSTRUCTION}\n\n{text}"), Message("user", row["question"]))
+        for row in rows
     ]
     outcomes = []
     for row, got in zip(rows, answerer.answer(chats, 40), strict=True):

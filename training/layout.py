@@ -1,5 +1,9 @@
 """How a document looks: headings, bullets, line widths, paths, instructions."""
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import random
 import re
 import textwrap
@@ -79,7 +83,7 @@ def greeting(world: World) -> str:
     org = world.values.draw("org")
     return rng.choice((
         f"Welcome to {org}.", f"This is the handbook of {org}.", f"These notes are for everybody at {org}.",
-        f"Dear all,", f"Minutes of the meeting of {world.values.draw('date')}.", f"Last changed on {world.values.draw('date')}.",
+        "Dear all,", f"Minutes of the meeting of {world.values.draw('date')}.", f"Last changed on {world.values.draw('date')}.",
         f"From: {world.values.draw('person')}\nTo: {world.values.draw('person')}", f"The following applies at {org} in {world.values.draw('city')}.",
         f"Version {world.values.draw('version')}, {world.values.draw('date')}.",
     ))

@@ -24,7 +24,9 @@ def words(block: Block) -> list[str]:
 def alike(blocks: Sequence[Block], threshold: float = THRESHOLD) -> dict[str, frozenset[str]]:
     """For each block the names of the others on the same topic."""
     bags = [words(block) for block in blocks]
-    index = {word: place for place, word in enumerate(sorted({word for bag in bags for word in bag}))}
+    index = {
+        word: place for place, word in enumerate(sorted({word for bag in bags for word in bag}))
+    }
     counts = np.zeros((len(blocks), len(index)), np.float32)
     for row, bag in enumerate(bags):
         for word in bag:
@@ -34,7 +36,8 @@ def alike(blocks: Sequence[Block], threshold: float = THRESHOLD) -> dict[str, fr
     weights /= np.linalg.norm(weights, axis=1, keepdims=True) + 1e-6
     close = weights @ weights.T > threshold
     names = [block.name for block in blocks]
-    return {
-        name: frozenset(names[other] for other in np.flatnonzero(close[row]) if other != row)
-        for row, name in enumerate(names)
-    }
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for row, other in zip(*np.nonzero(close), strict=True):
+        if row != other:
+            found[names[row]].add(names[other])
+    return {name: frozenset(others) for name, others in found.items()}

@@ -2,9 +2,9 @@
 
     python -m training.make_tokenizer preread/assets/reader
 
-A word gets the same pieces with and without a space before it: pieces are learnt from bare words, and the merges of a
-space with a first piece come last. So what the model copies out of the middle of a sentence to the start of an answer
-differs in one token at most. Digits are single tokens.
+A word gets the same pieces with and without a space before it: pieces are learnt from bare words,
+and the merges of a space with a first piece come last. So what the model copies out of the middle
+of a sentence to the start of an answer differs in one token at most. Digits are single tokens.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -52,10 +53,12 @@ def corpus(bank: Bank, documents: int, seed: int) -> Iterator[str]:
 
 def pieces(pattern: str) -> pre_tokenizers.PreTokenizer:
     """Split by a pattern, then map bytes to letters."""
-    return pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(pattern), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def train(bank: Bank, documents: int, seed: int) -> Tokenizer:
@@ -72,8 +75,11 @@ def train(bank: Bank, documents: int, seed: int) -> Tokenizer:
     follows: Counter[str] = Counter()
     for start in range(0, len(texts), 200):
         for encoding in bare.encode_batch(texts[start : start + 200]):
-            tokens = encoding.tokens
-            follows.update(b for a, b in zip(tokens, tokens[1:], strict=False) if a == SPACE and b[0] != SPACE and not b.isdigit())
+            follows.update(
+                second
+                for first, second in pairwise(encoding.tokens)
+                if first == SPACE and second[0] != SPACE and not second.isdigit()
+            )
     model = json.loads(bare.to_str())["model"]
     return assemble(model, [piece for piece, _ in follows.most_common()])
 
@@ -93,7 +99,9 @@ def assemble(model: dict[str, object], spaced: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pieces(WORDS)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
     return tokenizer
 
 
@@ -112,7 +120,9 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         "additional_special_tokens": [START],
         "chat_template": CHAT_TEMPLATE,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def main() -> None:
@@ -127,8 +137,15 @@ def main() -> None:
     sample = list(corpus(open_bank(), 100, options.seed + 1))
     tokens = sum(len(e.ids) for e in tokenizer.encode_batch(sample))
     words = sum(len(text.split()) for text in sample)
-    print(json.dumps({"vocabulary": tokenizer.get_vocab_size(), "tokens_per_word": round(tokens / words, 3),
-                      "characters_per_token": round(sum(map(len, sample)) / tokens, 3)}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "vocabulary": tokenizer.get_vocab_size(),
+                "tokens_per_word": round(tokens / words, 3),
+                "characters_per_token": round(sum(map(len, sample)) / tokens, 3),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

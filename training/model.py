@@ -1,13 +1,15 @@
-"""The training model: Qwen3's arithmetic over a flat batch of sequences, with Qwen3's parameter names.
+"""The training model: Qwen3's arithmetic over a flat batch, with Qwen3's parameter names.
 
-Sequences lie one after the other in one row of T tokens; `bounds` says where each starts. Attention stays inside a
-sequence. On a GPU this is one variable-length kernel, elsewhere a slow loop that serves as its twin.
+Sequences lie one after the other in one row of T tokens; `bounds` says where each starts.
+Attention stays inside a sequence. On a GPU this is one variable-length kernel, elsewhere a slow
+loop that serves as its twin.
 """
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,9 @@ class Shape:
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-"""(q (T, H, D), k (T, G, D), v (T, G, D), bounds (S+1,), longest) -> (T, H, D), causal inside each sequence"""
+"""(q (T, H, D), k (T, G, D), v (T, G, D), bounds (S+1,), longest) -> (T, H, D), causal inside each
+sequence
+"""
 
 
 def loop_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int) -> Tensor:
@@ -39,10 +43,13 @@ def loop_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int
     out = torch.zeros_like(q)
     group = q.shape[1] // k.shape[1]
     edges = bounds.tolist()
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         if stop > start:
-            rows = (x[start:stop].transpose(0, 1) for x in (q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)))
-            out[start:stop] = F.scaled_dot_product_attention(*rows, is_causal=True).transpose(0, 1)
+            queries = q[start:stop].transpose(0, 1)
+            keys = k[start:stop].repeat_interleave(group, 1).transpose(0, 1)
+            values = v[start:stop].repeat_interleave(group, 1).transpose(0, 1)
+            made = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+            out[start:stop] = made.transpose(0, 1)
     return out
 
 
@@ -51,15 +58,20 @@ def flash_attention() -> Attention:
     from torch.nn.attention.varlen import varlen_attn
 
     names = inspect.signature(varlen_attn).parameters
-    extra: dict[str, Any] = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    extra: dict[str, Any] = (
+        {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    )
     grouped = "enable_gqa" in names
 
     def attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int) -> Tensor:
+        options = dict(extra)
         if grouped:
-            return varlen_attn(q, k, v, bounds, bounds, longest, longest, enable_gqa=True, **extra)
-        group = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        return varlen_attn(q, k, v, bounds, bounds, longest, longest, **extra)
+            options["enable_gqa"] = True
+        else:
+            group = q.shape[1] // k.shape[1]
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
+        return cast(Tensor, out)
 
     return attention
 
@@ -85,7 +97,10 @@ class SelfAttention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        wide, narrow = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+        wide, narrow = (
+            shape.num_attention_heads * shape.head_dim,
+            shape.num_key_value_heads * shape.head_dim,
+        )
         self.q_proj = nn.Linear(shape.hidden_size, wide, bias=False)
         self.k_proj = nn.Linear(shape.hidden_size, narrow, bias=False)
         self.v_proj = nn.Linear(shape.hidden_size, narrow, bias=False)
@@ -93,14 +108,21 @@ class SelfAttention(nn.Module):
         self.q_norm = nn.RMSNorm(shape.head_dim, eps=shape.rms_norm_eps)
         self.k_norm = nn.RMSNorm(shape.head_dim, eps=shape.rms_norm_eps)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], bounds: Tensor, attend: Attention, longest: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        turn: tuple[Tensor, Tensor],
+        bounds: Tensor,
+        attend: Attention,
+        longest: int,
+    ) -> Tensor:
         """x (T, C) -> (T, C)."""
         tokens, size = x.shape[0], self.shape.head_dim
         q = rotate(self.q_norm(self.q_proj(x).view(tokens, -1, size)), *turn)
         k = rotate(self.k_norm(self.k_proj(x).view(tokens, -1, size)), *turn)
         v = self.v_proj(x).view(tokens, -1, size)
         out = attend(q.to(v.dtype), k.to(v.dtype), v, bounds, longest)
-        return self.o_proj(out.reshape(tokens, -1))
+        return cast(Tensor, self.o_proj(out.reshape(tokens, -1)))
 
 
 class MLP(nn.Module):
@@ -114,7 +136,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (T, C) -> (T, C)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
 
 
 class Layer(nn.Module):
@@ -127,10 +149,17 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_norm_eps)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], bounds: Tensor, attend: Attention, longest: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        turn: tuple[Tensor, Tensor],
+        bounds: Tensor,
+        attend: Attention,
+        longest: int,
+    ) -> Tensor:
         """x (T, C) -> (T, C)."""
         x = x + self.self_attn(self.input_layernorm(x), turn, bounds, attend, longest)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
 class Reader(nn.Module):
@@ -149,9 +178,13 @@ class Reader(nn.Module):
         if isinstance(module, nn.Embedding | nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, SelfAttention):
-            nn.init.normal_(module.o_proj.weight, std=0.02 / (2 * self.shape.num_hidden_layers) ** 0.5)
+            nn.init.normal_(
+                module.o_proj.weight, std=0.02 / (2 * self.shape.num_hidden_layers) ** 0.5
+            )
         if isinstance(module, MLP):
-            nn.init.normal_(module.down_proj.weight, std=0.02 / (2 * self.shape.num_hidden_layers) ** 0.5)
+            nn.init.normal_(
+                module.down_proj.weight, std=0.02 / (2 * self.shape.num_hidden_layers) ** 0.5
+            )
 
     def hidden(self, tokens: Tensor, bounds: Tensor, longest: int) -> Tensor:
         """tokens (T,) and bounds (S+1,) -> hidden states (T, C)."""
@@ -163,12 +196,16 @@ class Reader(nn.Module):
             x = x.to(torch.bfloat16)
         for layer in self.layers:
             x = layer(x, turn, bounds, self.attend, longest)
-        return self.norm(x)
+        return cast(Tensor, self.norm(x))
 
-    def loss(self, tokens: Tensor, bounds: Tensor, index: Tensor, weights: Tensor, longest: int) -> Tensor:
+    def loss(
+        self, tokens: Tensor, bounds: Tensor, index: Tensor, weights: Tensor, longest: int
+    ) -> Tensor:
         """Weighted cross entropy of the tokens after the positions `index` (K,)."""
         states = self.hidden(tokens, bounds, longest)[index]
         logits = F.linear(states, self.embed_tokens.weight).float()
         each = F.cross_entropy(logits, tokens[index + 1], reduction="none")
         answers = weights > 0.06
-        return torch.stack([(each * weights).sum() / weights.sum(), (each * answers).sum() / answers.sum()])
+        return torch.stack(
+            [(each * weights).sum() / weights.sum(), (each * answers).sum() / answers.sum()]
+        )

@@ -1,7 +1,8 @@
 """Muon for the matrices, AdamW for the rest.
 
-Muon replaces each matrix's averaged gradient by the nearest orthogonal matrix (five Newton-Schulz steps in bf16),
-scaled so that one learning rate fits both. Matrices of one shape are updated as one batch.
+Muon replaces each matrix's averaged gradient by the nearest orthogonal matrix (five Newton-Schulz
+steps in bf16), scaled so that one learning rate fits both. Matrices of one shape are updated as
+one batch.
 """
 
 from collections import defaultdict
@@ -20,7 +21,8 @@ def orthogonal(x: Tensor) -> Tensor:
     for _ in range(5):
         square = y @ y.mT
         y = 3.4445 * y + (-4.7750 * square + 2.0315 * square @ square) @ y
-    return y.mT if tall else y
+    out: Tensor = y.mT if tall else y
+    return out
 
 
 class Optimizer:
@@ -32,12 +34,17 @@ class Optimizer:
         chosen = {id(p) for p in self.muon}
         rest = [p for p in model.parameters() if id(p) not in chosen]
         fused = next(model.parameters()).is_cuda
-        self.adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+        self.adam = torch.optim.AdamW(
+            rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=fused
+        )
         self.decay = decay
         self.groups: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
         for p in self.muon:
-            self.groups[tuple(p.shape)].append(nn.Parameter(p) if not isinstance(p, nn.Parameter) else p)
-        self.momentum = {shape: torch.zeros(len(ps), *shape, device=ps[0].device) for shape, ps in self.groups.items()}
+            self.groups[tuple(p.shape)].append(p)
+        self.momentum = {
+            shape: torch.zeros(len(ps), *shape, device=ps[0].device)
+            for shape, ps in self.groups.items()
+        }
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -50,8 +57,8 @@ class Optimizer:
             average = self.momentum[shape].mul_(0.95).add_(grads, alpha=0.05)
             update = orthogonal(grads.mul_(0.05).add_(average, alpha=0.95)).float()
             scale = 0.2 * max(shape) ** 0.5
-            torch._foreach_mul_(parameters, 1 - rate * self.decay)
-            torch._foreach_add_(parameters, list(update.unbind(0)), alpha=-rate * scale)
+            torch._foreach_mul_(tuple(parameters), 1 - rate * self.decay)
+            torch._foreach_add_(tuple(parameters), update.unbind(0), alpha=-rate * scale)
 
     def zero(self, parameters: Iterable[nn.Parameter]) -> None:
         """Forget the gradients."""

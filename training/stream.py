@@ -1,14 +1,15 @@
 """Worker processes that turn the generator into an endless stream of token arrays.
 
-One worker puts chunks of whole sequences into a queue: token ids (uint16), weights of each token as a target in percent
-(uint8; 0 means part of a document) and the lengths of the sequences. Attention never crosses sequences.
+One worker puts chunks of whole sequences into a queue: token ids (uint16), weights of each token
+as a target in percent (uint8; 0 means part of a document) and the lengths of the sequences.
+Attention never crosses sequences.
 """
 
 import multiprocessing as mp
 import os
 import queue
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -39,19 +40,35 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Shares of the sequence lengths of a phase: (share, lowest, highest) in tokens of the document."""
+    """Shares of the sequence lengths of a phase: (share, lowest, highest) in tokens of the
+    document.
+    """
 
     shares: tuple[tuple[float, int, int], ...]
     limit: int
 
 
 PHASES: tuple[Lengths, ...] = (
-    Lengths(((0.3, 60, 600), (0.45, 500, 1800), (0.2, 1800, 4000), (0.05, 4000, 6000)), 7168),
-    Lengths(((0.35, 100, 1500), (0.38, 1500, 4200), (0.17, 4200, 8000), (0.1, 8000, 14800)), LONGEST),
-)  # fmt: skip
+    Lengths(((0.25, 60, 600), (0.37, 500, 1800), (0.31, 1800, 4200), (0.07, 4200, 8000)), 8704),
+    Lengths(
+        ((0.35, 100, 1500), (0.38, 1500, 4200), (0.17, 4200, 8000), (0.1, 8000, 14800)), LONGEST
+    ),
+)
 
 
-FOCUS = ("label", "label", "label", "comparison", "comparison", "list", "extraction", "extraction", "two-hop", "two-hop", "fact")
+FOCUS = (
+    "label",
+    "label",
+    "label",
+    "comparison",
+    "comparison",
+    "list",
+    "extraction",
+    "extraction",
+    "two-hop",
+    "two-hop",
+    "fact",
+)
 """Skills to which some conversations are devoted, so that the rarer ones get their share."""
 
 
@@ -77,7 +94,7 @@ def weigh(ids: npt.NDArray[np.uint16], marker: Sequence[int], end: int) -> npt.N
     weights = np.zeros(len(ids), np.uint8)
     starts = np.flatnonzero(ids == marker[0])
     ends = np.flatnonzero(ids == end)
-    for start in starts:
+    for start in starts.tolist():
         begin = start + len(marker)
         if begin < len(ids) and np.array_equal(ids[start:begin], marker):
             stop = int(ends[np.searchsorted(ends, begin)]) + 1
@@ -126,16 +143,20 @@ def work(folder: str, seed: int, phase: "Synchronized[int]", out: Any) -> None:
 
 
 class Batch(NamedTuple):
-    """A flat batch: `tokens` (T,), `bounds` (S+1,) cumulative, `index` (K,) positions that predict, `weights` (K,)."""
+    """A flat batch: `tokens` (T,), `bounds` (S+1,) cumulative, `places` (K,) positions that
+    predict, `weights` (K,).
+    """
 
     tokens: npt.NDArray[np.int64]
     bounds: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
 
 
 class Stream:
-    """Batches from many workers. When workers are slower than the model, sequences are shown again."""
+    """Batches from many workers. When workers are slower than the model, sequences are shown
+    again.
+    """
 
     def __init__(self, folder: Path, workers: int, seed: int, reuse: int = 3) -> None:
         context = mp.get_context("spawn")
@@ -147,7 +168,11 @@ class Stream:
         self.fresh = 0
         self.shown = 0
         self.processes = [
-            context.Process(target=work, args=(str(folder), 1000 * seed + n, self.phase, self.queue), daemon=True)
+            context.Process(
+                target=work,
+                args=(str(folder), 1000 * seed + n, self.phase, self.queue),
+                daemon=True,
+            )
             for n in range(workers)
         ]
         for process in self.processes:
@@ -161,7 +186,9 @@ class Stream:
         self.fresh += len(chunk.tokens)
         at = 0
         for length in chunk.lengths:
-            self.pool.append((chunk.tokens[at : at + length], chunk.weights[at : at + length], self.reuse))
+            self.pool.append(
+                (chunk.tokens[at : at + length], chunk.weights[at : at + length], self.reuse)
+            )
             at += int(length)
         return True
 
@@ -204,7 +231,9 @@ def pack(
     sequences: int,
     rng: np.random.Generator,
 ) -> Batch:
-    """Lay sequences one after the other and choose which positions are predicted: all answers, some documents."""
+    """Lay sequences one after the other and choose which positions are predicted: all answers,
+    some documents.
+    """
     tokens = np.zeros(size, np.int64)
     target = np.zeros(size, np.int16)
     bounds = np.full(sequences + 1, size, np.int32)
@@ -220,9 +249,7 @@ def pack(
     room = size // 4
     answers = np.flatnonzero(target > 0)[:room]
     others = np.flatnonzero(target == 0)
-    index = np.concatenate([answers, rng.choice(others, room - len(answers), replace=len(others) < room)])
+    extra = rng.choice(others, room - len(answers), replace=len(others) < room)
+    index = np.concatenate([answers, extra])
     weights32 = np.maximum(target[index], 5).astype(np.float32) / 100
     return Batch(tokens, bounds, index, weights32)
-
-
-Start = Callable[[], Stream]

@@ -1,9 +1,10 @@
 """Templates with slots, interchangeable words and interchangeable nouns.
 
-`compile_template` cuts a line of the bank into parts once; `Template.render` only walks over them, since
-millions of sentences are rendered. `Choice` parts are synonyms drawn anew at every rendering, so that a
-statement and a question share only some of their words. `Noun` parts are replaced by the same other noun in
-every template of one instance ("pump repair" becomes "lantern repair"), so that no topic can be learnt by heart.
+`compile_template` cuts a line of the bank into parts once; `Template.render` only walks over
+them, since millions of sentences are rendered. `Choice` parts are synonyms drawn anew at every
+rendering, so that a statement and a question share only some of their words. `Noun` parts are
+replaced by the same other noun in every template of one instance ("pump repair" becomes "lantern
+repair"), so that no topic can be learnt by heart.
 """
 
 import random
@@ -11,7 +12,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from training.values import word_classes
 
@@ -73,7 +74,9 @@ class Template:
         rate: float = 0.0,
         nouns: Mapping[str, str] | None = None,
     ) -> str:
-        """The text with values filled in; synonyms are drawn with probability `rate` at each place."""
+        """The text with values filled in; synonyms are drawn with probability `rate` at each
+        place.
+        """
         out: list[str] = []
         for part in self.parts:
             if type(part) is str:
@@ -94,7 +97,12 @@ class Template:
 def capital(text: str) -> str:
     """Upper-case the first letter, unless the text starts with an address or a code."""
     first = text[:40].split(" ", 1)[0]
-    if first[:1].islower() and "@" not in first and "." not in first[:-1] and not any(map(str.isdigit, first)):
+    if (
+        first[:1].islower()
+        and "@" not in first
+        and "." not in first[:-1]
+        and not any(map(str.isdigit, first))
+    ):
         return text[0].upper() + text[1:]
     return text
 
@@ -109,7 +117,7 @@ def is_held_out_template(source: str) -> bool:
     return zlib.crc32(source.encode()) % 100 < HELD_OUT_PERCENT
 
 
-@lru_cache(maxsize=None)
+@cache
 def plural(noun: str) -> str:
     """The regular English plural of a noun (the last word of a compound)."""
     if noun.endswith(("s", "sh", "ch", "x", "z")):
@@ -129,15 +137,55 @@ def swappable_nouns() -> Mapping[str, tuple[str, bool]]:
     forms: dict[str, tuple[str, bool]] = {}
     for name in ("thing", "doc", "room", "activity"):
         for noun in word_classes("nouns.txt")[name]:
-            if " " not in noun and noun not in {"safe", "watch", "plan", "order", "bill", "fan", "test", "review",
-                                                "match", "course", "pass", "light", "plane", "lock", "book", "shop",
-                                                "bar", "box", "key", "set", "race", "launch", "quote", "claim"}:
+            if " " not in noun and noun not in {
+                "safe",
+                "watch",
+                "plan",
+                "order",
+                "bill",
+                "fan",
+                "test",
+                "review",
+                "match",
+                "course",
+                "pass",
+                "light",
+                "plane",
+                "lock",
+                "book",
+                "shop",
+                "bar",
+                "box",
+                "key",
+                "set",
+                "race",
+                "launch",
+                "quote",
+                "claim",
+            }:
                 forms[noun] = (noun, False)
                 forms[plural(noun)] = (noun, True)
     return forms
 
 
-_MISLEADING = frozenset({"many", "until", "have to", "need", "get", "only", "free", "money", "takes", "last", "go", "room", "way", "number"})
+_MISLEADING = frozenset(
+    {
+        "many",
+        "until",
+        "have to",
+        "need",
+        "get",
+        "only",
+        "free",
+        "money",
+        "takes",
+        "last",
+        "go",
+        "room",
+        "way",
+        "number",
+    }
+)
 """Words whose synonyms of the bank seldom fit inside questions."""
 
 
@@ -156,7 +204,9 @@ def make_synonyms(lines: list[list[str]]) -> Synonyms:
 
 
 def _choice(text: str, start: int, group: tuple[str, ...]) -> Part:
-    """The synonyms that fit at a place: after `a` or `an` only those with the same kind of first letter."""
+    """The synonyms that fit at a place: after `a` or `an` only those with the same kind of first
+    letter.
+    """
     before = text[:start].rsplit(None, 1)
     if before and before[-1].lower() in ("a", "an"):
         vowel = bool(_VOWEL.match(group[0]))
@@ -199,7 +249,9 @@ def compile_template(source: str, synonyms: Synonyms) -> Template:
     for match in _TOKEN.finditer(source):
         if match.start() > last:
             parts += _split_literal(source[last : match.start()], synonyms, last == 0)
-        parts.append(Slot(match.group(1), source[: match.start()].endswith((". ", "! ", "? ", "\n", "- "))))
+        parts.append(
+            Slot(match.group(1), source[: match.start()].endswith((". ", "! ", "? ", "\n", "- ")))
+        )
         names.append(match.group(1))
         last = match.end()
     if last < len(source):

@@ -2,8 +2,9 @@
 
     python -m training.train --seconds 840 --out training/runs/one --folder preread/assets/reader
 
-The schedule follows the clock: the learning rate falls to nothing at the end of `--seconds`, whatever the speed, and
-the last part of the time (`--long`) reads documents of up to 14,500 tokens.
+The schedule follows the clock: the learning rate falls to nothing at the end of `--seconds`,
+whatever the speed, and the last part of the time (`--long`) reads documents of up to 14,500
+tokens.
 """
 
 import argparse
@@ -72,7 +73,9 @@ class Trainer:
         self.loss: Any = torch.compile(self.model.loss, dynamic=False) if cuda else self.model.loss
         if options.init:
             state = load_file(options.init)
-            self.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+            self.model.load_state_dict(
+                {name.removeprefix("model."): value for name, value in state.items()}
+            )
         self.step = 0
         self.spent = 0.0
         self.curve: list[dict[str, float]] = []
@@ -80,7 +83,9 @@ class Trainer:
             self._resume()
 
     def _resume(self) -> None:
-        saved = torch.load(self.options.out / "checkpoint.pt", map_location=self.device, weights_only=True)
+        saved = torch.load(
+            self.options.out / "checkpoint.pt", map_location=self.device, weights_only=True
+        )
         self.model.load_state_dict(saved["model"])
         self.optimizer.adam.load_state_dict(saved["adam"])
         self.optimizer.momentum = {tuple(shape): value for shape, value in saved["momentum"]}
@@ -127,7 +132,7 @@ class Trainer:
         tokens, bounds, index, weights = to_device(batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             losses: Tensor = self.loss(tokens, bounds, index, weights, LONGEST)
-        losses[0].backward()
+        losses[0].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step(rate)
         self.optimizer.zero(self.model.parameters())
@@ -136,8 +141,17 @@ class Trainer:
     def _note(self, losses: Tensor, rate: float, started: float) -> None:
         total, answers = losses.tolist()
         seconds = time.monotonic() - started
-        row = {"step": self.step, "seconds": round(seconds, 1), "loss": round(total, 4), "answers": round(answers, 4), "rate": rate,
-               "shown": self.stream.shown, "fresh": self.stream.fresh, "phase": self.stream.phase.value, "queue": self.stream.queue.qsize()}  # fmt: skip
+        row = {
+            "step": self.step,
+            "seconds": round(seconds, 1),
+            "loss": round(total, 4),
+            "answers": round(answers, 4),
+            "rate": rate,
+            "shown": self.stream.shown,
+            "fresh": self.stream.fresh,
+            "phase": self.stream.phase.value,
+            "queue": self.stream.queue.qsize(),
+        }
         self.curve.append(row)
         print(json.dumps(row), flush=True)
 
@@ -145,11 +159,15 @@ class Trainer:
 def parse() -> Options:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("preread/assets/reader"), help="holds tokenizer.json")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("preread/assets/reader"), help="holds tokenizer.json"
+    )
     parser.add_argument("--out", type=Path, default=Path("training/runs/one"))
     parser.add_argument("--seconds", type=float, default=840)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--long", type=float, default=0.25, help="share of the time with long documents")
+    parser.add_argument(
+        "--long", type=float, default=0.25, help="share of the time with long documents"
+    )
     parser.add_argument("--tokens", type=int, default=131_072, help="tokens of one batch")
     parser.add_argument("--workers", type=int, default=15)
     parser.add_argument("--seed", type=int, default=1)
@@ -165,7 +183,16 @@ def main() -> None:
     trainer = Trainer(options)
     trainer.run()
     write(trainer.model, options.out / "reader")
-    print(json.dumps({"steps": trainer.step, "seconds": trainer.spent, "tokens": trainer.stream.shown, "fresh": trainer.stream.fresh}))
+    print(
+        json.dumps(
+            {
+                "steps": trainer.step,
+                "seconds": trainer.spent,
+                "tokens": trainer.stream.shown,
+                "fresh": trainer.stream.fresh,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ Ask = Callable[[random.Random], list[Turn]]
 class Unit:
     """A paragraph (or a few) of a document and the questions it can answer.
 
-    `apart` holds further paragraphs that belong to other places of the document; `rows` are (label, value) pairs that
-    may be shown as a list or table instead of `text`; `subject` is what the unit is about, as it is named in `text`.
+    `apart` holds further paragraphs that belong to other places of the document; `rows` are
+    (label, value) pairs that may be shown as a list or table instead of `text`; `subject` is what
+    the unit is about, as it is named in `text`.
     """
 
     text: str
@@ -34,7 +35,9 @@ class Unit:
     title: str = ""
     apart: list[str] = field(default_factory=list)
     states: set[tuple[str, str]] = field(default_factory=set)
-    """(subject, kind of answer) pairs that are answered here, to keep unanswerable questions honest"""
+    """(subject, kind of answer) pairs that are answered here, to keep unanswerable questions
+    honest
+    """
     subject: str = ""
     missing: list[Ask] = field(default_factory=list)
     """near-miss questions about this unit that it does not answer"""

@@ -1,6 +1,6 @@
 """English verb forms for the words of words/verbs.txt."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from training.world import phrase_lines
@@ -45,8 +45,30 @@ def _past(verb: str) -> str:
     return verb + "ed"
 
 
-_DOUBLED = {"run", "set", "put", "shut", "let", "begin", "swap", "plan", "fit", "wrap", "unwrap", "ship", "stop", "skip",
-            "drop", "get", "mop", "unplug", "transfer", "refer", "win", "cut"}  # fmt: skip
+_DOUBLED = {
+    "run",
+    "set",
+    "put",
+    "shut",
+    "let",
+    "begin",
+    "swap",
+    "plan",
+    "fit",
+    "wrap",
+    "unwrap",
+    "ship",
+    "stop",
+    "skip",
+    "drop",
+    "get",
+    "mop",
+    "unplug",
+    "transfer",
+    "refer",
+    "win",
+    "cut",
+}
 
 
 def _ing(verb: str) -> str:
@@ -57,7 +79,7 @@ def _ing(verb: str) -> str:
     return verb + "ing"
 
 
-@lru_cache(maxsize=None)
+@cache
 def inflect(verb: str) -> Forms:
     """All forms of a base form such as `pick up`; only its first word changes."""
     head, space, tail = verb.partition(" ")
@@ -72,5 +94,7 @@ def verb_groups() -> tuple[VerbGroup, ...]:
     groups = []
     for line in phrase_lines("verbs.txt"):
         objects, _, words = line.partition("]")
-        groups.append(VerbGroup(objects.strip("[ "), tuple(inflect(w.strip()) for w in words.split(","))))
+        groups.append(
+            VerbGroup(objects.strip("[ "), tuple(inflect(w.strip()) for w in words.split(",")))
+        )
     return tuple(groups)

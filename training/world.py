@@ -4,6 +4,10 @@ A world draws its modifiers and nouns from a small pool chosen once per document
 share words ("the spare key", "the spare wheel", "the archive key"): near misses come by themselves.
 """
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import random
 from collections.abc import Callable
 from functools import lru_cache

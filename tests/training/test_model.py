@@ -9,14 +9,24 @@ from training.export import hub_config, write
 from training.model import Reader, Shape
 
 transformers = pytest.importorskip("transformers")
-SMALL = Shape(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-              num_key_value_heads=2, head_dim=8, max_position_embeddings=256)  # fmt: skip
+SMALL = Shape(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=256,
+)
 
 
 def test_logits_equal_transformers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Reader(SMALL)
-    config = transformers.Qwen3Config(**{k: v for k, v in hub_config(SMALL).items() if k not in ("architectures", "model_type")})
+    config = transformers.Qwen3Config(
+        **{k: v for k, v in hub_config(SMALL).items() if k not in ("architectures", "model_type")}
+    )
     oracle = transformers.Qwen3ForCausalLM(config).eval()
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     missing, unexpected = oracle.load_state_dict(state, strict=False)

@@ -3,20 +3,31 @@
 import random
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 
 from training.bank import Block, Question
+from training.skills.overlap import noisy, overlap_question
 from training.templates import Noun, Template, articles
 from training.unit import NOT_STATED, Ask, Turn, Unit, contains
 from training.values import word_classes
 from training.world import World
 
-_WORD_TYPES = frozenset({"thing", "things", "doc", "room", "group", "job", "activity", "mass", "container"})
+OVERLAP, NOISE = 0.4, 0.35
+"""Shares of a block's questions made from the words around the answer, and of the bank's own that
+are spoilt a little.
+"""
+_WORD_TYPES = frozenset(
+    {"thing", "things", "doc", "room", "group", "job", "activity", "mass", "container"}
+)
 
 
 def pick_template(options: Sequence[Template], world: World, rng: random.Random) -> Template:
-    """A phrasing of this world's side: training never sees held-out ones, evaluation prefers them."""
-    side = [t for t in options if t.held_out] if world.held_out else [t for t in options if not t.held_out]
+    """A phrasing of this world's side: evaluation prefers held-out ones, training avoids them."""
+    side = (
+        [t for t in options if t.held_out]
+        if world.held_out
+        else [t for t in options if not t.held_out]
+    )
     pool = side or options
     return pool[int(rng.random() * len(pool))]
 
@@ -46,7 +57,9 @@ def _option(options: Sequence[str], world: World) -> str:
     return value
 
 
-def draw_values(block: Block, world: World, keep: Mapping[str, str] | None = None) -> dict[str, str]:
+def draw_values(
+    block: Block, world: World, keep: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Values of all slots, distinct from each other; phrases not used elsewhere in the document."""
     values: dict[str, str] = dict(keep or {})
     for name, slot in block.slots.items():
@@ -65,14 +78,17 @@ def draw_values(block: Block, world: World, keep: Mapping[str, str] | None = Non
     return values
 
 
-@lru_cache(maxsize=None)
+@cache
 def _nouns(block: Block) -> tuple[tuple[str, str], ...]:
     """(noun, class) of every replaceable noun of a block."""
     templates = [*block.statements, *(q.text for q in block.questions)]
-    found = dict.fromkeys(part.base for t in templates for part in t.parts if isinstance(part, Noun))
+    found = dict.fromkeys(
+        part.base for t in templates for part in t.parts if isinstance(part, Noun)
+    )
     classes = word_classes("nouns.txt")
     return tuple(
-        (noun, next(name for name in ("thing", "doc", "room", "activity") if noun in classes[name])) for noun in found
+        (noun, next(name for name in ("thing", "doc", "room", "activity") if noun in classes[name]))
+        for noun in found
     )
 
 
@@ -103,7 +119,11 @@ class Instance:
         """The question and its answer, or None when the answer is no piece of the text."""
         answer = articles(question.answer.render(self.values, rng))
         if question.answer.source[0] == "{":
-            answer = answer if self.values[question.slot][:1].isupper() else answer[:1].lower() + answer[1:]
+            answer = (
+                answer
+                if self.values[question.slot][:1].isupper()
+                else answer[:1].lower() + answer[1:]
+            )
         elif question.answer.source[0].islower():
             answer = answer[:1].lower() + answer[1:]
         if not contains(self.text, answer):
@@ -113,14 +133,41 @@ class Instance:
         values: Mapping[str, str] = self.values
         if question.keys and self.block.kind == "schema" and rng.random() < 0.2:
             kinds = self.block.slots
-            values = {k: self.world.short(v) if kinds[k].kind in _WORD_TYPES else v for k, v in values.items()}
+            values = {
+                k: self.world.short(v) if kinds[k].kind in _WORD_TYPES else v
+                for k, v in values.items()
+            }
         text = articles(question.text.render(values, rng, max(self.world.rate, 0.1), self.nouns))
+        if not self.world.held_out and self.block.kind != "schema" and rng.random() < NOISE:
+            text = noisy(text, " ".join(self.values.values()), rng)
         return Turn(style(text, rng), answer)
+
+    def overlap(self, slot: str, rng: random.Random) -> Turn | None:
+        """A question in the words around the slot's value; the answer is the form that the bank
+        asks for.
+        """
+        question = pick_question(self.block, slot, self.world, rng)
+        value, kind = self.values[slot], self.block.slots[slot].kind
+        bare = self.turn(question, rng)
+        subject = self.values.get("s", "")
+        title = title_of(self.block) if not subject else self.block.row.lower()
+        if bare is None or any(
+            self.block.slots[n].kind == kind != "" for n in self.block.slots if n != slot
+        ):
+            return None
+        asked = overlap_question(self.text, bare.answer, kind, title, rng)
+        if asked is None or value.lower() in asked.lower() or subject.lower() not in asked.lower():
+            return None
+        return Turn(style(asked, rng), bare.answer)
 
     def ask(self, slot: str) -> Ask:
         """A maker of questions for a slot."""
 
         def make(rng: random.Random) -> list[Turn]:
+            if self.block.kind != "schema" and not self.world.held_out and rng.random() < OVERLAP:
+                turn = self.overlap(slot, rng)
+                if turn is not None:
+                    return [turn]
             for _ in range(3):
                 turn = self.turn(pick_question(self.block, slot, self.world, rng), rng)
                 if turn is not None:
@@ -135,19 +182,32 @@ class Instance:
         return [self.ask(slot) for slot in self.block.slots if slot in slots]
 
     def miss(self, slot: str, key: str, other: str) -> Ask:
-        """The same question about something else (`other` in the slot `key`), which nobody answered."""
+        """The same question about something else (`other` in the slot `key`), which nobody
+        answered.
+        """
 
         def make(rng: random.Random) -> list[Turn]:
             question = pick_question(self.block, slot, self.world, rng)
             if key not in question.keys:
                 return []
-            text = question.text.render({**self.values, key: other}, rng, self.world.rate, self.nouns)
+            text = question.text.render(
+                {**self.values, key: other}, rng, self.world.rate, self.nouns
+            )
             return [Turn(style(articles(text), rng), NOT_STATED)]
 
         return make
 
 
-_POLITE = ("Please tell me: {q}", "Could you tell me: {q}", "Hi, {q}", "Hello! {Q}", "{Q} Thanks!", "Quick question: {q}", "{Q} Please answer briefly.", "Excuse me, {q}")
+_POLITE = (
+    "Please tell me: {q}",
+    "Could you tell me: {q}",
+    "Hi, {q}",
+    "Hello! {Q}",
+    "{Q} Thanks!",
+    "Quick question: {q}",
+    "{Q} Please answer briefly.",
+    "Excuse me, {q}",
+)
 
 
 def style(question: str, rng: random.Random) -> str:
@@ -163,14 +223,20 @@ def style(question: str, rng: random.Random) -> str:
     return rng.choice(_POLITE).replace("{q}", lower).replace("{Q}", question)
 
 
+def title_of(block: Block) -> str:
+    """A policy's name as words."""
+    return re.sub(r"^[a-z]{1,3}\d*_|\d+$", "", block.name).replace("_", " ")
+
+
 def policy(world: World) -> Unit | None:
     """A policy of the bank that the document does not hold yet."""
     block = _unused(world.bank.policies, world)
     if block is None:
         return None
     instance = Instance(block, world)
-    title = re.sub(r"^[a-z]{1,3}\d*_|\d+$", "", block.name).replace("_", " ").capitalize()
-    unit = Unit(instance.text, instance.asks(), "policy", title, subject=block.name)
+    unit = Unit(
+        instance.text, instance.asks(), "policy", title_of(block).capitalize(), subject=block.name
+    )
     return unit
 
 
@@ -211,7 +277,9 @@ _NONE: frozenset[str] = frozenset()
 def _unused(blocks: Sequence[Block], world: World) -> Block | None:
     for _ in range(10):
         block = blocks[int(world.rng.random() * len(blocks))]
-        if block.name not in world.used and not world.used & world.bank.rivals.get(block.name, _NONE):
+        if block.name not in world.used and not world.used & world.bank.rivals.get(
+            block.name, _NONE
+        ):
             world.used.add(block.name)
             return block
     return None

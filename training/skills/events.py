@@ -1,5 +1,9 @@
 """Who does what, where, when, how often, why: sentences composed freely, asked by any of their parts."""
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import random
 from dataclasses import dataclass
 
@@ -121,7 +125,7 @@ def make_event(world: World, obj: str = "", group: VerbGroup | None = None) -> E
     count = rng.choices((1, 2, 3), (4, 5, 2))[0]
     extras: dict[str, Phrase] = {}
     for slot in rng.choices(slots, weights, k=count):
-        if slot == "often" and "when" in extras or slot in ("when", "by") and ("often" in extras or "by" in extras or "when" in extras):
+        if (slot == "often" and "when" in extras) or (slot in ("when", "by") and ("often" in extras or "by" in extras or "when" in extras)):
             continue
         if slot in ("cost", "to") and ("cost" in extras or "to" in extras):
             continue
@@ -292,7 +296,7 @@ def _follow_ups(event: Event, first: str, rng: random.Random) -> list[Turn]:
     turns: list[Turn] = []
     if first != "agent":
         modal = {HABIT: verb.third, DUTY: f"must {verb.base}", PAST: verb.past, FUTURE: f"will {verb.base}"}[event.tense]
-        question = rng.choice((f"Who {modal} {pronoun}?", f"And who {modal} {pronoun}?", f"Who does that?", "And by whom?", f"And who does it?"))
+        question = rng.choice((f"Who {modal} {pronoun}?", f"And who {modal} {pronoun}?", "Who does that?", "And by whom?", "And who does it?"))
         turns.append(Turn(question, event.agent.answer))
     for slot, phrase in event.extras.items():
         if slot != first:

@@ -1,5 +1,9 @@
 """JSON extraction of entities and relations from a stretch of conversation."""
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import json
 import random
 from typing import NamedTuple
@@ -39,13 +43,13 @@ RELATIONS = (
     Relation(("wrote", "author_of"), "person", "title", ("{s} wrote {o}.", "{o} is by {s}.", "{s} is the author of {o}."), ("I wrote {o}.",)),
     Relation(("uses", "relies_on"), "project", "product", ("{s} uses the {o}.", "{s} runs on the {o}.", "We use the {o} for {s}.")),
     Relation(("member_of", "belongs_to"), "person", "department", ("{s} is in {o}.", "{s} has joined {o}.", "{o} has a new member, {s}."), ("I am in {o}.", "I have joined {o}.")),
-)  # fmt: skip
+)
 TYPE_NAMES = {
     "person": ("person", "person", "people", "human"), "org": ("org", "organisation", "company", "organization"), "city": ("city", "town", "location", "place"),
     "project": ("project",), "product": ("product", "device"), "language": ("language",), "event": ("event",), "title": ("book", "work", "title"), "department": ("department", "team", "unit"),
-}  # fmt: skip
+}
 CHAT = ("How was your weekend?", "Not bad, thanks.", "Really?", "I had no idea.", "That is good to hear.", "Let us talk about it later.", "Anyway, it is raining again.", "Shall we get a coffee?", "Sure.", "By the way, lunch is at twelve.",
-        "I see.", "What else is new?", "Nothing much.", "Sorry, I have to run.", "Same here.", "That was quick.", "Good morning!", "Hello again.", "Yes, I heard that.", "Well, well.")  # fmt: skip
+        "I see.", "What else is new?", "Nothing much.", "Sorry, I have to run.", "Same here.", "That was quick.", "Good morning!", "Hello again.", "Yes, I heard that.", "Well, well.")
 
 
 class Found(NamedTuple):

@@ -1,5 +1,9 @@
 """Two hops: one statement leads to the subject of another. Comparison and lists over several statements."""
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import random
 from typing import NamedTuple
 
@@ -37,7 +41,7 @@ BRIDGES = (
     Bridge("event", ("The {x} is shown at the {s}.", "At the {s} you can see the {x}."), "event where the {x} is shown"),
     Bridge("vehicle", ("The {x} travels in the {s}.", "We carry the {x} in the {s}."), "vehicle that carries the {x}"),
     Bridge("title", ("The {x} is described in {s}.", "{s} describes the {x}."), "the book that describes the {x}"),
-)  # fmt: skip
+)
 
 
 def two_hop(world: World) -> list[Unit]:
@@ -102,7 +106,7 @@ SCALES = (
     Scale(2, 60, "points", ("{s} scored {v}.", "{s} ended with {v}.", "The judges gave {s} {v}."), ("scored more", "has more points", "did better"), ("scored less", "has fewer points"), "person"),
     Scale(3, 90, "km", ("The {s} is {v} away.", "It is {v} to the {s}.", "You walk {v} to get to the {s}."), ("is farther away", "is more distant"), ("is closer", "is nearer"), "room"),
     Scale(2, 800, "watts", ("The {s} uses {v}.", "{v} is what the {s} draws."), ("uses more power", "needs more electricity"), ("uses less power", "needs less electricity"), "thing"),
-)  # fmt: skip
+)
 
 
 def comparison(world: World) -> list[Unit]:

@@ -1,5 +1,9 @@
 """Choosing a label by a rubric. The answer is the label alone."""
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,13 +27,13 @@ LABEL_SETS: tuple[tuple[str, ...], ...] = (
     ("green", "yellow", "red"), ("good", "fair", "poor"), ("keep", "drop"), ("relevant", "irrelevant"), ("true", "false"),
     ("P1", "P2", "P3", "P4"), ("small", "large"), ("invite", "wait", "decline"), ("ok", "warning", "critical"), ("I", "II", "III"),
     ("positive", "negative"), ("class one", "class two", "class three"), ("top", "middle", "bottom"), ("shortlist", "reserve", "out"),
-)  # fmt: skip
+)
 MEASURES = (
     ("score", "points", 0, 100), ("years of experience", "years", 0, 30), ("price", "euros", 5, 900), ("delay", "minutes", 0, 240),
     ("temperature", "degrees", 0, 120), ("weight", "kg", 1, 400), ("number of complaints", "complaints", 0, 40), ("age", "years", 1, 95),
     ("speed", "km/h", 5, 200), ("distance", "km", 1, 500), ("attendance", "people", 2, 300), ("result", "points", 0, 60),
     ("budget", "thousand euros", 1, 500), ("waiting time", "days", 0, 90), ("error rate", "per cent", 0, 100), ("stock", "boxes", 0, 500),
-)  # fmt: skip
+)
 TOPICS: dict[str, tuple[str, ...]] = {
     "payment": ("My invoice shows the wrong amount.", "I was charged twice this month.", "The card was refused at the till.", "When will I get my refund?", "I need a receipt for the last payment."),
     "delivery": ("The parcel has not arrived yet.", "The courier left the box in the rain.", "My order was sent to the wrong street.", "Can you deliver on Saturday?", "The shipment is stuck at the border."),
@@ -45,7 +49,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "weather": ("It rained all day.", "The storm took the roof off.", "The road is under snow.", "It was far too hot in the tent.", "The fog did not lift until noon."),
     "job": ("I would like to apply for the post.", "My CV is attached.", "Do you have any vacancies?", "When will the interviews be held?", "I have worked as a cook for years."),
     "cancelling": ("Please cancel my order.", "I want to end my membership.", "I do not need the room any more.", "Take me off the list, please.", "I would like to withdraw from the course."),
-}  # fmt: skip
+}
 GOOD = ("It works perfectly.", "I love it.", "Worth every penny.", "My family is delighted.", "I would buy it again at once.", "Excellent in every way.", "A real pleasure to use.", "It is better than I hoped.")
 BAD = ("It broke after a day.", "I want my money back.", "A complete waste of money.", "I am very disappointed.", "Never again.", "It is useless.", "The worst purchase of my life.", "I regret buying it.")
 PLAIN = ("It came on a Tuesday.", "It is the blue one.", "I bought it for my brother.", "The box was brown.", "It stands in the hall now.", "I read about it in the paper.", "We have had it for a month.", "My neighbour has one too.")

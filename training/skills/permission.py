@@ -1,5 +1,9 @@
 """What people may and may not do; yes, no, or the condition."""
 
+# Sentences are easier to compare in rows than in columns.
+# ruff: noqa: E501
+# fmt: off
+
 import random
 
 from training.skills.blocks import style
@@ -55,7 +59,7 @@ def unit(world: World) -> Unit:
         text = text.rstrip(".") + reason + "."
 
     def ask(r: random.Random) -> list[Turn]:
-        options = [(_ASK, answer)] * 3
+        options: list[tuple[tuple[str, ...], str]] = [(_ASK, answer)] * 3
         options += [(_ASK_COND, condition)] * 2 if answer == condition else [(_ASK_WHO if answer == "yes" else _ASK_NOT, people)]
         form, reply = r.choice(options)
         turns = [Turn(style(_fill(r.choice(form), parts(asked)), r), reply)]
