@@ -29,12 +29,12 @@ def check_name(name: str, what: str = "context") -> str:
 def derived_name(target: str) -> str:
     """The name of the context behind a bare PATH: readable, and its own for every place."""
     path = os.path.abspath(os.path.expanduser(target))
-    return f"{_slug(os.path.basename(path))}-{sha256(os.fsencode(path)).hexdigest()[:8]}"
+    return f"{_slug(os.path.basename(path))}-{sha256(os.fsencode(path)).hexdigest()[:16]}"
 
 
 def stdin_name(data: bytes) -> str:
     """The name of the context behind "-": its content is all there is to name it by."""
-    return f"stdin-{sha256(data).hexdigest()[:8]}"
+    return f"stdin-{sha256(data).hexdigest()[:16]}"
 
 
 def parse_ttl(text: str) -> float:
@@ -60,4 +60,4 @@ def unknown_name(name: str, names: Sequence[str]) -> UnknownName:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-._")[:48] or "context"
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:47].strip("-._") or "context"

@@ -20,16 +20,17 @@ from preread.contexts.names import derived_name, stdin_name, unknown_name
 from preread.contexts.opened import Opened
 from preread.contexts.route import Embedder
 from preread.contexts.shard import Plan
-from preread.contexts.sources import STDIN, Sources
+from preread.contexts.sources import STDIN, Sources, absolute
 from preread.contexts.state import State, reread, state_of
 from preread.errors import HomeError, SourceError
 
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
-    """instructions: other ones rebuild the context, "" leaves them as they are; refresh: rebuild a stale one (else it answers
-    as it is and a note says so); stdin: the bytes of target "-"; on_plan: told the fit and the
-    shards before anything is computed; on_build: told what a build did."""
+    """instructions: other ones rebuild the context, "" leaves them as they are; refresh:
+    rebuild a stale one (else it answers as it is and a note says so); stdin: the bytes of target
+    "-"; on_plan: told the fit and the shards before anything is computed; on_build: told what a
+    build did."""
 
     instructions: str = ""
     refresh: bool = True
@@ -76,6 +77,8 @@ class _Door:
             return await self._build_new(stdin_name(data), (STDIN,), data)
         for name in (target, derived_name(target)):
             if record := await asyncio.to_thread(self.catalog.get, name):
+                if name != target and record.patterns != (absolute(target),):
+                    raise _taken(name, target)
                 return await self._refreshed(record)
         if os.path.lexists(os.path.expanduser(target)) or "/" in target or glob.has_magic(target):
             return await self._build_new(derived_name(target), (target,))
@@ -135,3 +138,11 @@ class _Door:
 
     def _stdin(self) -> bytes:
         return sys.stdin.buffer.read() if self.options.stdin is None else self.options.stdin
+
+
+def _taken(name: str, target: str) -> SourceError:
+    return SourceError(
+        f"{target}: its context would be named {name!r}, and the one of that name holds other "
+        "documents.",
+        hint=f"Ask that one by its name, or name this one: preread build NAME {target}",
+    )

@@ -29,6 +29,10 @@ def test_every_path_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert derived_name("/a/docs") != derived_name("/b/docs")
     assert derived_name("/a/docs").startswith("docs-")
+    assert len(derived_name("/a/docs").removeprefix("docs-")) == 16
+    assert check_name(derived_name("/srv/" + "x" * 99)) and check_name(
+        derived_name("/x" * 46 + "-y")
+    )
     assert check_name(derived_name("/")) and check_name(derived_name("/srv/*.md"))
     assert stdin_name(b"a") != stdin_name(b"b")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from preread.contexts.ask import ask, choose, stream
+from preread.contexts.build import BuildRequest, build_context
 from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.names import derived_name
@@ -146,6 +147,19 @@ async def test_other_instructions_rebuild_and_none_leave_them(bench: Shop) -> No
     assert (await bench.open(place, instructions="Be brief.")).record == other.record
     back = await bench.open(place, instructions=DEFAULT_INSTRUCTIONS)
     assert back.record.instructions == DEFAULT_INSTRUCTIONS
+
+
+async def test_a_path_is_never_answered_from_other_documents(bench: Shop) -> None:
+    name = derived_name(str(bench.docs))
+    await build_context(
+        bench.backend,
+        bench.catalog,
+        BuildRequest(name, (str(bench.docs / "people.md"),)),
+        bench.config,
+    )
+    with pytest.raises(SourceError, match="holds other documents"):
+        await bench.open(str(bench.docs))
+    assert (await bench.open(name)).record.version == 1
 
 
 async def test_a_glob_is_a_path(bench: Shop) -> None:
