@@ -13,7 +13,7 @@ from preread.contexts.ask import AskOptions, stream
 from preread.contexts.catalog.base import Catalog
 from preread.contexts.names import check_name
 from preread.contexts.opened import Opened
-from preread.errors import CatalogConflict, ContextTooLong, UnknownName
+from preread.errors import CatalogConflict, ContextTooLong, PrereadError, UnknownName
 from preread.types import Completion, Finish, Message, Prefix
 
 Turn = tuple[str, str]  # (question, answer)
@@ -39,7 +39,8 @@ class Session:
         self, question: str, work: Generate | None = None, options: AskOptions | None = None
     ) -> Completion:
         """Answer with the history in view and add the turn. Raises ContextTooLong when the history
-        has outgrown the model, CatalogConflict when another process answered in between."""
+        has outgrown the model. An answer is never lost: when the turn cannot be kept (another
+        process answered in between, a home that cannot be written), its notes say so."""
         async with aclosing(self.stream(question, work, options)) as items:
             async for item in items:
                 if isinstance(item, Completion):
@@ -65,10 +66,18 @@ class Session:
                     yield item
         assert done is not None, "a stream ends with its Completion"
         if done.finish_reason in (Finish.STOP, Finish.LENGTH):
-            name = self.context.record.name
-            turn = (question, done.text)
-            await asyncio.to_thread(self.catalog.append_turn, name, self.name, turn, at=len(turns))
+            done = await self._kept(done, question, len(turns))
         yield done
+
+    async def _kept(self, done: Completion, question: str, at: int) -> Completion:
+        """Add the turn; the answer, with a note when that failed."""
+        name, turn = self.context.record.name, (question, done.text)
+        try:
+            await asyncio.to_thread(self.catalog.append_turn, name, self.name, turn, at=at)
+        except PrereadError as exc:
+            note = f"this turn was not kept in session {self.name!r}: {exc}"
+            return replace(done, notes=(*done.notes, note))
+        return done
 
     def fork(self, name: str, *, keep: int | None = None) -> Session:
         """A new session that begins with this one's turns (keep: only the last so many). Forking

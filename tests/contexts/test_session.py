@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from preread.contexts.build import BuildRequest, build_context
 from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.contexts.opened import Opened
 from preread.contexts.session import Session, messages
-from preread.errors import CatalogConflict, ContextTooLong, UnknownName, UsageError
+from preread.errors import CatalogConflict, ContextTooLong, HomeError, UnknownName, UsageError
 from preread.testing.backend import FakeBackend
 from preread.testing.replies import Reply
 from preread.types import Completion, Finish, Message, Prefix
@@ -86,12 +87,26 @@ async def test_a_history_that_does_not_fit_is_an_error_with_ways_out(tmp_path: P
     assert (await shorter.ask("still there?", work)).text == f"after {turns // 2}: still there?"
 
 
-async def test_two_processes_in_one_session_do_not_mix(tmp_path: Path) -> None:
+async def test_two_processes_in_one_session_do_not_mix_and_lose_no_answer(tmp_path: Path) -> None:
     one = await session(tmp_path)
-    results = await asyncio.gather(one.ask("a?"), one.ask("b?"), return_exceptions=True)
-    kinds = sorted(type(result).__name__ for result in results)
-    assert kinds == ["CatalogConflict", "Completion"]
-    assert len(one.turns()) == 1
+    answers = await asyncio.gather(one.ask("a?"), one.ask("b?"))
+    assert [a.text for a in answers] == ["after 0: a?", "after 0: b?"]
+    kept, lost = sorted(answers, key=lambda answer: len(answer.notes))
+    assert kept.notes == () and len(one.turns()) == 1 and one.turns()[0][1] == kept.text
+    assert "not kept in session 's1'" in lost.notes[0] and "answered in it" in lost.notes[0]
+    assert (await one.ask("c?")).text == "after 1: c?"
+
+
+async def test_an_answer_outlives_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    one = await session(tmp_path)
+
+    class ReadOnly(SqliteCatalog):
+        def append_turn(self, *_: object, **__: object) -> None:
+            raise HomeError("read-only")
+
+    items = [i async for i in replace(one, catalog=ReadOnly(one.catalog.path)).stream("a?")]  # type: ignore[attr-defined]
+    assert isinstance(items[-1], Completion) and items[-1].text == "after 0: a?"
+    assert "read-only" in items[-1].notes[0]
 
 
 async def test_forks_part_ways(tmp_path: Path) -> None:
