@@ -29,6 +29,7 @@ READERS = {".html": read_html, ".vtt": read_cues, ".srt": read_subrip}
 UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 STDIN = "-"
 SHOWN = 5
+READINGS = 3  # of documents that change while they are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +51,50 @@ def read_sources(
     patterns: Sequence[str], limits: ContextSection, stdin: bytes | None = None
 ) -> Sources:
     """Read every PATH. Folders are walked recursively in sorted order; a file reached twice is read
-    once. stdin: the bytes that "-" stands for; None reads the process's own.
-    Raises SourceError naming file, line and what to do."""
+    once. What changes meanwhile is read again; if it goes on changing, a note says so. stdin: the
+    bytes that "-" stands for; None: the process's own. Raises SourceError naming file and line."""
     if not patterns or not all(patterns):  # "" would be the folder one happens to be in
         what = "An empty PATH was given." if patterns else "No documents were given."
         raise SourceError(what, hint="preread build NAME PATH…")
-    notes: list[str] = []
+    given = tuple(absolute(p) for p in patterns)
+    if STDIN in given and stdin is None:
+        stdin = sys.stdin.buffer.read()
+    for left in reversed(range(READINGS)):
+        notes: list[str] = []
+        files = _find(given, notes)
+        before = [_stamp(file.path) for file in files]
+        try:
+            records = [_record("stdin", "", stdin or b"", limits)] if STDIN in given else []
+            records += (
+                _record(name, str(file.path), _read(file.path, limits), limits)
+                for file, name in zip(files, _display_names(files), strict=True)
+            )
+        except SourceError:
+            if left and [_stamp(file.path) for file in files] != before:
+                continue
+            raise
+        changed = [f.path for f, was in zip(files, before, strict=True) if _stamp(f.path) != was]
+        if not changed:
+            break
+    if changed:
+        notes.append(f"changed while being read: {_names(changed, None)}")
+    return Sources(tuple(records), given, tuple(notes))
+
+
+def _find(given: Sequence[str], notes: list[str]) -> list[_Found]:
     found: dict[Path, _Found] = {}
-    records: list[SourceRecord] = []
-    for pattern in dict.fromkeys(absolute(p) for p in patterns):
-        if pattern == STDIN:
-            data = sys.stdin.buffer.read() if stdin is None else stdin
-            records.append(_record("stdin", "", data, limits))
-            continue
-        for file in _expand(pattern, notes):
-            found.setdefault(_resolved(file.path), file)
-    names = _display_names(list(found.values()))
-    records += (
-        _record(name, str(file.path), _read(file.path, limits), limits)
-        for file, name in zip(found.values(), names, strict=True)
-    )
-    return Sources(tuple(records), tuple(absolute(p) for p in patterns), tuple(notes))
+    for file in (f for p in dict.fromkeys(given) if p != STDIN for f in _expand(p, notes)):
+        found.setdefault(_resolved(file.path), file)
+    return list(found.values())
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file does; () once it has gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def absolute(pattern: str) -> str:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preread.config import ContextSection
+from preread.contexts import sources
 from preread.contexts.sources import SUFFIXES, Sources, decode, in_order_of, read_sources
 from preread.errors import SourceError
 from tests.contexts.made import folder, source
@@ -45,6 +46,43 @@ def test_folder_file_and_glob_name_alike(tmp_path: Path, monkeypatch: pytest.Mon
     assert paths("*.md", "c.txt") == ["docs/a.md", "docs/b.md", "docs/c.txt"]
     assert paths(".") == ["docs/a.md", "docs/b.md", "docs/c.txt"]
     assert read(".").patterns == (str(docs),)
+
+
+def test_documents_that_change_while_they_are_read_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = folder(tmp_path, a__md="a 1", b__md="b 1", c__md="c 1")
+    really = sources._read
+
+    def read_then_change(path: Path, limits: ContextSection) -> bytes:
+        data = really(path, limits)
+        if data == b"b 1":  # everything moves on to 2 while "b" is read
+            (docs / "c.md").unlink()
+            for name in ("a", "b", "d"):
+                (docs / f"{name}.md").write_text(f"{name} 2, longer")
+        return data
+
+    monkeypatch.setattr(sources, "_read", read_then_change)
+    found = read(docs)
+    assert [r.text[:3] for r in found.records] == ["a 2", "b 2", "d 2"] and found.notes == ()
+
+
+def test_documents_that_never_stand_still_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = folder(tmp_path, a__md="a", log__txt="x")
+    really = sources._read
+
+    def read_and_grow(path: Path, limits: ContextSection) -> bytes:
+        data = really(path, limits)
+        if path.name == "log.txt":
+            path.write_bytes(data + b"x")
+        return data
+
+    monkeypatch.setattr(sources, "_read", read_and_grow)
+    found = read(docs)
+    assert [r.text for r in found.records] == ["a", "xxx"]
+    assert found.notes == (f"changed while being read: {docs / 'log.txt'}",)
 
 
 def test_a_glob_crosses_folders(tmp_path: Path) -> None:
