@@ -33,6 +33,8 @@ def open_parts(
     model: str, *, dtype: str, device: str, weights: Weights, home: str | Path | None
 ) -> Parts:
     """Resolve the configuration and put the parts together. See `preread.open`."""
+    from preread.home import make_home
+
     config = load_config(Path(home).expanduser().absolute() if home else None)
     chosen = replace(
         config.model,
@@ -40,6 +42,7 @@ def open_parts(
         dtype=dtype or config.model.dtype,
         device=device or config.model.device,
     )
+    make_home(config.home)
     return _local(replace(config, model=chosen), weights)
 
 

@@ -21,6 +21,7 @@ from preread.contexts.opened import Opened
 from preread.contexts.opening import OpenOptions, open_context
 from preread.contexts.rows import collect
 from preread.errors import RequestError
+from preread.home import check_writable
 from preread.types import Built, Completion
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ class Engine:
         on_plan: Callable[[Plan], None] | None = None,
     ) -> BuildOutcome:
         """Read documents once and publish them under a name. ttl: "7d"; on_plan: told the fit and
-        the shards before anything is computed. Raises SourceError, ContextTooLong, UsageError."""
+        the shards before anything is computed. Raises SourceError, ContextTooLong,
+        UsageError, HomeError."""
+        check_writable(self.config.home)
         request = BuildRequest(
             name=name,
             patterns=tuple(os.fspath(path) for path in paths),

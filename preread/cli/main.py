@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from preread import __version__
+import preread
 from preread.cli.output import INTERRUPTED, USAGE, fail
 from preread.config import local_model
 
@@ -44,7 +44,7 @@ def start(
 ) -> None:
     """Give the model its pre-read once; ask it anything, any number of times."""
     if version:
-        print(f"preread {__version__}")
+        print(f"preread {preread.__version__}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(USAGE)

@@ -24,7 +24,8 @@ from preread.cli.client import SOCKET, address, call, settings_of, status
 from preread.cli.output import emit, fail, note
 from preread.cli.target import resolve
 from preread.config import Config, load_config, local_model
-from preread.errors import HomeError, PrereadError
+from preread.errors import PrereadError
+from preread.home import check_writable
 
 if TYPE_CHECKING:
     from preread.app import Engine
@@ -56,11 +57,7 @@ def up_command(model: str, *, idle: float, foreground: bool, json: bool) -> None
 
 
 def _spawn(settings: Config, model: str, idle: float) -> dict[str, Any]:
-    try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        log = (settings.home / LOG).open("ab")
-    except OSError as exc:
-        raise HomeError(f"{settings.home}: {exc.strerror}.", hint="Set PREREAD_HOME.") from exc
+    check_writable(settings.home)
     command = [
         sys.executable,
         "-m",
@@ -68,7 +65,7 @@ def _spawn(settings: Config, model: str, idle: float) -> dict[str, Any]:
         model,
         str(idle or settings.resident.idle_s),
     ]
-    with log:
+    with (settings.home / LOG).open("ab") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
@@ -181,7 +178,7 @@ def serve(model: str, idle_s: float) -> None:
     from preread.app import open as open_engine
 
     settings = load_config()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    check_writable(settings.home)
     with (settings.home / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

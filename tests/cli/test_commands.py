@@ -164,6 +164,21 @@ def test_wrong_calls_say_what_to_do(
     assert words in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize("arguments", [("build", "n"), ("ask",), ("up",)])
+def test_a_home_that_is_a_file_is_said_before_anything_is_read(
+    call: Call,
+    docs: Path,
+    home: Path,
+    arguments: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home.write_text("not a folder")
+    rest = {"build": (docs,), "ask": (docs, "Who?"), "up": ()}[arguments[0]]
+    assert call(*arguments, *rest).exit_code == 1
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert str(home) in said and "PREREAD_HOME" in said
+
+
 def test_no_command_is_answered_with_the_help(call: Call) -> None:
     bare = call()
     assert bare.exit_code == 2 and "Commands:" in bare.stdout
