@@ -98,7 +98,8 @@ def finish(name: str, figures: dict[str, Any], *, keep: bool) -> None:
 
     date = datetime.date.today().isoformat()
     made = {"benchmark": name, "date": date, "machine": machine(), "torch": torch.__version__}
-    result = made | figures
+    # Of the last minute, our own threads included: above `threads`, others had the cores too.
+    result = made | figures | {"load_average": round(os.getloadavg()[0], 1)}
     if keep:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}-{date}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -60,7 +60,7 @@ def main() -> None:
         )
     print(f"ratio       {ratio:9.1f} x    goal >= 20 x")
     figures = {
-        "model": args.model if args.model == "reader" else Path(args.model).name,
+        "model": Path(args.model).name,
         "dtype": engine.info.dtype,
         "context_tokens": built.tokens,
         "cached_tokens": usage["cached"][1],

@@ -75,7 +75,7 @@ def main() -> None:
         )
     print(f"gain {gain:.2f} x   goal >= 4 x")
     figures = {
-        "model": "0.5B shape" if args.shape else "reader",
+        "model": "0.5B shape" if args.shape else Path(args.model).name,
         "dtype": info.dtype,
         "questions": args.questions,
         "context_tokens": past,
