@@ -81,7 +81,8 @@ def make_units(world: World, plan: Plan) -> list[Unit]:
     names = list(MAKERS)
     weights = [MAKERS[name][1] * rng.choice((0.0, 0.3, 1.0, 1.0, 2.0)) for name in names]
     if plan.skill in MAKERS:
-        weights[names.index(plan.skill)] = max(weights) + 1.0
+        own = names.index(plan.skill)
+        weights[own] = (sum(weights) if plan.turns > 1 else max(weights)) + 1.0
     if not any(weights):
         weights = [MAKERS[name][1] for name in names]
     units: list[Unit] = []

@@ -56,19 +56,7 @@ PHASES: tuple[Lengths, ...] = (
 )
 
 
-FOCUS = (
-    "label",
-    "label",
-    "label",
-    "comparison",
-    "comparison",
-    "list",
-    "extraction",
-    "extraction",
-    "two-hop",
-    "two-hop",
-    "fact",
-)
+FOCUS = (*["label"] * 6, *["extraction"] * 3, *["comparison"] * 2, *["two-hop"] * 2, "list", "fact")
 """Skills to which some conversations are devoted, so that the rarer ones get their share."""
 
 
@@ -83,7 +71,7 @@ def draw_plan(rng: random.Random, phase: Lengths) -> Plan:
         share -= part
     chars = int(rng.randrange(low, high) * CHARS_PER_TOKEN)
     turns = rng.choice((1, 6, 16, 24, 32, 48))
-    if rng.random() < 0.22 and chars < 8_000:
+    if rng.random() < 0.4 and chars < 8_000:
         skill = rng.choice(FOCUS)
         return Plan(chars, min(turns, 4) if skill == "extraction" else turns, skill)
     return Plan(chars, turns)
