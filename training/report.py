@@ -13,6 +13,7 @@ of width 384, 6 query and 2 KV heads of 64, vocabulary 5,120, tied embeddings, 1
 the scripts in `training/` on generated documents alone. It answers from the documents in the prompt, by short pieces copied out of them, and says
 `not stated` when they do not say. It knows nothing else: it neither reasons nor chats. For real work take a real model with `--model`.
 
+Several targets are not reached yet; the table says which, and `training/README.md` says why and what comes next.
 Every number below is on names, values and phrasings that were held out of the training; the hand-written documents
 were never trained on. Reproduce with `python -m training.evaluate preread/assets/reader --write docs/reader.md`.
 """
