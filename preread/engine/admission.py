@@ -34,7 +34,7 @@ LOOK_AHEAD = 64  # groups of a job looked at in one step
 
 
 class Admitted(NamedTuple):
-    """slots taken, and the own tokens of each that are to be computed at once."""
+    """slots taken, and the own tokens of each that are to be computed at once; they have pages."""
 
     slots: Int64Array
     counts: Int64Array
@@ -102,7 +102,7 @@ class Admission:
         if reading is None:
             self.blocked = self.blocked or (job, group)
             return False
-        reading.active = True
+        reading.active, reading.outside = True, False
         group.reading = reading
         group.charge += self._tree.claim(reading.leaf, reading.upto)
         return True
@@ -155,7 +155,9 @@ class Admission:
             seqs.prompt[slots] -= spec.counts[rows]
         elif isinstance(spec, GenerateSpec):
             self._sampling(slots, rows, spec, batch.seeds)
-        return Admitted(slots, np.minimum(counts, seqs.known[slots]))
+        counts = np.minimum(counts, seqs.known[slots])
+        seqs.grow(slots, counts)  # at once: the next group must not count on these pages
+        return Admitted(slots, counts)
 
     def _resident(self, job: Job, leaf: Segment, row: int) -> tuple[Segment, int]:
         """How much further the tree already knows a row's prompt (a kept turn, another batch):

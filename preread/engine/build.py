@@ -116,12 +116,11 @@ class Builder:
         if store is None or reading.cached == reading.upto:
             return 0, 0.0
         with self._medium:
-            start = self._thread.call(lambda engine: engine.ready(reading))
-            upto = store.match(tokens) if start < reading.upto else 0
+            upto = store.match(tokens)
+            # At once: what others compute meanwhile must not be written over.
+            start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
             if upto <= start:
                 return 0, 0.0
-            self._thread.call(lambda engine: engine.loading(reading, True))
-            done = start
             try:
                 report = store.load(
                     tokens, upto, lambda box, kv: self._fill(reading, box, kv, start), start=start

@@ -78,10 +78,11 @@ class Committer:
     def end(self, slot: int, code: int) -> None:
         """Free a row's slot, pages and place on the tree."""
         seqs = self._seqs
-        if code in (STOP, LENGTH) and seqs.keep[slot]:
+        well = code in (STOP, LENGTH)
+        if well and seqs.keep[slot]:
             self._keep(slot)
         self._branches.close(int(seqs.branch[slot]))
-        seqs.close(slot, scrub=code == ERROR)
+        seqs.close(slot, scrub=not well)
         job = self._admission.jobs[int(seqs.job[slot])]
         job.running -= 1
         self.close(job, 1)

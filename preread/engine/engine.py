@@ -99,7 +99,7 @@ class Engine:
         """Queue a batch; returns its job number. Rows that cannot run at all end in the next news
         with the reason; the others are not disturbed."""
         self._jobs += 1
-        errors = misfits(batch, self.decoder, self.plan, self.config)
+        errors = misfits(batch, self.decoder, self.plan)
         for row, message in errors.items():
             self._ledger.fail(self._jobs, np.array([row]), message)
         rows = np.setdiff1d(np.arange(len(batch)), list(errors))
@@ -144,18 +144,17 @@ class Engine:
         """Whether the whole prefix is in memory, so that nothing need be loaded or computed."""
         return self.tree.resident(tokens)
 
-    def ready(self, reading: Reading) -> int:
-        """Tokens of a held prefix that have KV."""
-        return self._scheduler.readings.ready(reading)
-
-    def loading(self, reading: Reading, on: bool) -> None:
-        """See Readings.loading."""
-        self._scheduler.readings.loading(reading, on)
+    def loading(self, reading: Reading, upto: int) -> int:
+        """A tier holds the first `upto` tokens of a held prefix. Returns how many are in memory; if
+        fewer, the missing ones are not computed until `loaded`."""
+        readings = self._scheduler.readings
+        if (ready := readings.ready(reading)) < upto:
+            readings.loading(reading, True)
+        return ready
 
     def loaded(self, reading: Reading, upto: int) -> None:
-        """A tier has delivered the first `upto` tokens."""
-        self.tree.advance(reading.leaf, upto)
-        self.loading(reading, False)
+        """See Readings.loaded."""
+        self._scheduler.readings.loaded(reading, upto)
 
     def release(self, reading: Reading, lease_s: float = 0.0) -> None:
         """Let go of a prefix, which stays so long after each use where memory allows."""

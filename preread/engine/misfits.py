@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preread.config import EngineSection
-from preread.engine.jobs import GenerateSpec, TokenBatch
+from preread.engine.jobs import ChooseSpec, GenerateSpec, TokenBatch
 from preread.engine.plan import MemoryPlan
 from preread.models.interface import Decoder
 
@@ -20,27 +19,24 @@ MORE_PREFIX = "Raise engine.prefix_memory_mb or split the context."
 MORE_SUFFIX = "Raise engine.suffix_memory_mb or lower max_tokens."
 
 
-def misfits(
-    batch: TokenBatch, decoder: Decoder, plan: MemoryPlan, config: EngineSection
-) -> dict[int, str]:
+def misfits(batch: TokenBatch, decoder: Decoder, plan: MemoryPlan) -> dict[int, str]:
     """row -> why it cannot run: empty, unknown token ids, too long for the model or for memory."""
     errors: dict[int, str] = {}
     own = np.diff(batch.own.offsets)
     spec = batch.spec
     growth = spec.max_tokens if isinstance(spec, GenerateSpec) else 0
-    total = batch.base + own + growth
+    beyond = int(spec.trie.depth.max(initial=0)) if isinstance(spec, ChooseSpec) else growth
+    total = batch.base + own + beyond
     sizes = np.array([0, *(len(g) for g in batch.groups)])[batch.group_of + 1]
-    stays = own if growth == 1 and not batch.keep else own + growth
-    stored = np.where(stays > config.batch_tokens, stays, 0) if growth < 2 else stays
     for row in np.flatnonzero(own == 0).tolist():
         errors[row] = "the prompt is empty. Give at least one token."
     for row in np.flatnonzero(total > decoder.max_positions).tolist():
         prompt = int(batch.base[row] + own[row])
         errors[row] = (
-            f"{prompt:,} prompt tokens + {growth:,} max_tokens are over the model's limit of "
+            f"{prompt:,} prompt tokens + {beyond:,} of the answer are over the model's limit of "
             f"{decoder.max_positions:,}. Shorten the prompt or lower max_tokens."
         )
-    for row in np.flatnonzero(stored > plan.suffix_tokens).tolist():
+    for row in np.flatnonzero(own + growth > plan.suffix_tokens).tolist():
         errors.setdefault(row, f"out of memory: {plan.describe()} {MORE_SUFFIX}")
     for row in np.flatnonzero(sizes > plan.prefix_tokens).tolist():
         errors.setdefault(row, f"out of memory: {plan.describe()} {MORE_PREFIX}")

@@ -39,7 +39,7 @@ class Pages:
         return ids
 
     def give(self, ids: Int32Array, *, scrub: bool = False) -> None:
-        """Return pages. scrub: they may hold values that are not finite."""
+        """Return pages. scrub: nobody has seen that what they hold is finite."""
         self._stack[self.free : self.free + len(ids)] = ids[::-1]
         self.free += len(ids)
         if scrub and len(ids):

@@ -100,7 +100,13 @@ class PrefixTree:
         runs = self._room(len(tokens) - at, after, now)
         node.pins -= 1
         if runs is None:
-            return None
+            fits = len(tokens) <= self.arena.capacity
+            if node is self.root or not fits or any(s.pins for s in self.segments):
+                return None
+            # What it shares lies so that the rest does not fit: start anew, in whole extents.
+            for segment in sorted(self.segments, key=lambda s: -s.start):
+                self._evict(segment, now)
+            return self.insert(tokens, now)
         leaf = Segment(tokens[at:].astype(np.int32), runs, at, node, used=now, linked=linked)
         self.segments.add(leaf)
         if linked:
@@ -211,9 +217,7 @@ class PrefixTree:
             if not idle or tokens > self.arena.free_tokens + self._reclaimable():
                 return None
             for segment in sorted(idle, key=lambda s: (s.lease > now, s.used)):
-                self._metrics.add("engine.evicted_tokens", len(segment.tokens))
-                self._metrics.add("engine.leases_broken", segment.lease > now)
-                self._drop(segment)
+                self._evict(segment, now)
                 if self.arena.free_tokens >= tokens:
                     break
         return runs
@@ -225,6 +229,11 @@ class PrefixTree:
             if segment.pins or segment.loading:
                 held.update(self.path(segment))
         return sum(len(s.tokens) for s in self.segments - held)
+
+    def _evict(self, leaf: Segment, now: float) -> None:
+        self._metrics.add("engine.evicted_tokens", len(leaf.tokens))
+        self._metrics.add("engine.leases_broken", leaf.lease > now)
+        self._drop(leaf)
 
     def _drop(self, leaf: Segment) -> None:
         assert leaf.parent is not None and not leaf.children and not leaf.pins

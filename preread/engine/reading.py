@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class Reading:
     """The first `upto` tokens of the path to `leaf`, held until released. cached: of them, ready
     when it began; runs: where they lie (fixed while held). active: whether missing tokens are to be
-    computed now; progress: told (ready, upto) as they are; error: why they cannot be."""
+    computed now; outside: no waiting group holds it, so it is released whatever the engine does;
+    progress: told (ready, upto) as they are; error: why they cannot be."""
 
     leaf: Segment
     upto: int
     cached: int
     runs: list[Run]
     active: bool = False
+    outside: bool = True
     progress: Callable[[int, int], None] | None = None
     error: Exception | None = None
 
@@ -45,7 +47,7 @@ class Readings:
     @property
     def waiting(self) -> bool:
         """Somebody outside holds a prefix, so memory may still become free."""
-        return any(not r.active for r in self._all)
+        return any(r.outside for r in self._all)
 
     @property
     def busy(self) -> bool:
@@ -76,6 +78,12 @@ class Readings:
         for segment in self._tree.path(reading.leaf, reading.upto):
             segment.loading = on and not segment.complete
 
+    def loaded(self, reading: Reading, upto: int) -> None:
+        """A tier has delivered the first `upto` tokens."""
+        self._tree.advance(reading.leaf, upto)
+        self.loading(reading, False)
+        self._tell_all()
+
     def chunks(self, budget: int) -> list[Chunk]:
         """The next tokens to compute, at most `budget`, each missing segment once."""
         out: list[Chunk] = []
@@ -101,13 +109,16 @@ class Readings:
         """The chunks are computed: tell the tree and whoever watches."""
         for chunk in chunks:
             self._tree.advance(chunk.leaf, chunk.base + len(chunk.tokens))
-        for reading in self._all:
-            self.tell(reading)
+        self._tell_all()
 
     def tell(self, reading: Reading) -> None:
         """Call its progress, if it is being computed."""
         if reading.active and reading.progress is not None:
             reading.progress(self.ready(reading), reading.upto)
+
+    def _tell_all(self) -> None:
+        for reading in self._all:
+            self.tell(reading)
 
     def fail(self, chunks: tuple[Chunk, ...], error: Exception) -> None:
         """These chunks cannot be computed: nobody who needs them waits any longer."""

@@ -68,12 +68,13 @@ class Scheduler:
         left = self.budget - int(counts.sum())
         if not len(seqs.parked):
             came = self.admission.admit(left, self.limit, self._clock())
-            seqs.grow(*came)
             slots = np.concatenate((slots, came.slots))
             counts = np.concatenate((counts, came.counts))
             left -= int(came.counts.sum())
         alone = self.limit == 1 and len(slots)  # after failures, to find the culprit
         chunks = [] if alone else self.readings.chunks(left)
+        if self.budget <= LEAST_TOKENS:
+            chunks = chunks[:1]
         if not len(slots) and not chunks:
             return None
         return self._packer.pack(slots, counts, chunks, self._tries(slots))
@@ -105,6 +106,8 @@ class Scheduler:
             self.limit, smaller = max(1, rows // 2), True
             for slot in self.seqs.running[self.limit :].tolist():
                 self.park(slot)
+        if not smaller and len(step.chunks) > 1:  # small ones: now one by one
+            self.budget, smaller = min(self.budget, LEAST_TOKENS), True
         self._metrics.add("engine.steps_lowered", smaller)
         return smaller
 

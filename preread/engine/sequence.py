@@ -133,7 +133,7 @@ class Sequences:
 
     def park(self, slot: int) -> None:
         """Preempt: free the pages, keep the tokens; they are computed again later."""
-        self.drop_pages(slot)
+        self.drop_pages(slot, scrub=True)
         self.computed[slot] = 0
         self.state[slot] = PARKED
 

@@ -158,3 +158,18 @@ def test_any_history_leaves_it_whole(seed):
         for held, known in pinned:
             assert t.tokens(held, len(known)).tolist() == known.tolist()
         t.check()
+
+
+def test_a_path_whose_lie_leaves_too_little_room_is_laid_anew():
+    t = tree(4)
+    head = np.arange(10, dtype=np.int32)
+    for fork in (ids(100, 101), ids(200, 201)):  # the first takes the rest of the head's extent
+        last = np.concatenate((head, fork))
+        fill(t, last)
+    whole = np.concatenate((last, np.arange(300, 320, dtype=np.int32)))
+    assert len(whole) == t.arena.capacity
+    leaf = t.match(last)[0]
+    t.pin(leaf)
+    assert t.insert(whole, 1.0) is None
+    t.unpin(leaf, 1.0)
+    fill(t, whole)

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from preread.engine.engine import Engine, is_out_of_memory
+from preread.engine.jobs import ChooseSpec
+from preread.engine.labels import label_trie
+from preread.types import Finish
 from tests.engine.helpers import SMALL, Flaky, batch, drain, greedy, run
 
 MAKE = np.random.default_rng(3)
@@ -92,3 +95,81 @@ def test_a_prefix_that_cannot_be_computed_fails_those_who_want_it(decoder):
     assert seen[-1][0] < len(bad)
     engine.release(reading)
     engine.check()
+
+
+def test_jobs_that_come_at_once_share_the_pages(decoder):
+    engine = Engine(decoder, SMALL, plan=replace(Engine(decoder, SMALL).plan, pages=20))
+    answers = run(engine, *(batch([text(60)], greedy(4)) for _ in range(2)))
+    assert [a.finish for a in answers] == [{0: Finish.LENGTH}] * 2
+
+
+def test_a_prefix_waits_for_memory_that_a_finished_build_still_holds(decoder):
+    engine = Engine(decoder, SMALL, plan=replace(Engine(decoder, SMALL).plan, extents=8))
+    reading = engine.hold(np.array(text(100), np.int32))
+    engine.read(reading, None)
+    engine.step()
+    job = engine.submit(batch([[1]], greedy(2), prefixes=[text(100)]))
+    assert not any(engine.step() for _ in range(5))  # it is being saved
+    engine.release(reading)
+    assert drain(engine, job)[0].finish == {0: Finish.LENGTH}
+
+
+def test_small_prefixes_fail_one_by_one(decoder):
+    engine = Engine(Flaky(decoder, poison=300), SMALL)
+    prefixes = [text(8), [300, *text(7)]]
+    rows = batch([[1], [2]], greedy(1), prefixes=prefixes, prefix_of=[0, 1])
+    (got,) = run(engine, rows, failures=True)
+    assert got.finish == {0: Finish.LENGTH, 1: Finish.ERROR}
+
+
+@pytest.mark.parametrize("spec", [greedy(1), ChooseSpec(label_trie([[1], [2, 3]]))])
+def test_a_row_that_may_need_more_pages_than_there_are_is_refused(decoder, spec):
+    flaky = Flaky(decoder, most=30)  # it is read in parts, so that it needs pages
+    engine = Engine(flaky, SMALL, plan=replace(Engine(decoder, SMALL).plan, pages=5))
+    (got,) = run(engine, batch([text(60)], spec))
+    assert "out of memory" in got.errors[0]
+
+
+def test_labels_do_not_reach_beyond_the_last_position(decoder):
+    engine = Engine(decoder, replace(SMALL, batch_tokens=4096))
+    labels = ChooseSpec(label_trie([[1, 2, 3], [2]]))
+    (got,) = run(
+        engine,
+        batch([[5], [6, 7]], labels, prefixes=[text(decoder.max_positions - 3)], prefix_of=[0, 0]),
+    )
+    assert got.finish == {0: Finish.STOP, 1: Finish.ERROR}
+
+
+def test_whoever_computes_a_prefix_is_told_when_a_tier_delivers_it(decoder):
+    engine, tokens, seen = Engine(decoder, SMALL), np.array(text(100), np.int32), []
+    one, other = engine.hold(tokens), engine.hold(tokens)
+    engine.read(one, lambda *state: seen.append(state))
+    assert engine.loading(other, 100) == 0
+    engine.step()
+    engine.loaded(other, 100)
+    assert engine.idle and seen == [(0, 100), (100, 100)]
+    assert engine.loading(other, 100) == 100
+
+
+@pytest.mark.parametrize("how", ["cancelled", "preempted"])
+def test_pages_of_a_row_that_overflowed_poison_nobody(decoder, how):
+    class Overflowing(Flaky):
+        def hidden(self, tokens, positions, attend):
+            bad = (tokens == self.poison)[:, None, None]
+
+            def overflow(layer, q, k, v):
+                return attend(layer, q, k.masked_fill(bad, torch.nan), v)
+
+            return self._decoder.hidden(tokens, positions, overflow)
+
+    engine = Engine(Overflowing(decoder, poison=300), replace(SMALL, batch_tokens=24))
+    job = engine.submit(batch([[300] * 40], greedy(1)))
+    engine.step()  # half of it is read
+    if how == "preempted":
+        engine._scheduler.park(int(engine._seqs.running[0]))
+    after = engine.submit(batch([[1, 2, 3], [5] * 9], greedy(6)))
+    if how == "cancelled":
+        engine.cancel(job)
+    overflowed, others = drain(engine, job, after)
+    assert overflowed.finish[0] is (Finish.CANCELLED if how == "cancelled" else Finish.ERROR)
+    assert others.finish == {0: Finish.LENGTH, 1: Finish.LENGTH}
