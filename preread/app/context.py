@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Unpack, overload
 
-from preread.app.options import AnswerOptions, generate_work
+from preread.app.options import AnswerOptions, generate_work, texts
 from preread.backend import Generate
 from preread.contexts import ask as asking
 from preread.contexts.ask import AskOptions
@@ -46,11 +46,9 @@ class Context:
     ) -> list[Completion]:
         """Answers in the order of the questions, computed as one batch. A failed one has
         finish_reason "error" and `.error`; the others are not touched."""
-        engine = self._engine
+        engine, asked = self._engine, texts(questions, "questions")
         return engine.run(
-            asking.ask_many(
-                engine.backend, self.opened, questions, self._work(options), self._asking
-            )
+            asking.ask_many(engine.backend, self.opened, asked, self._work(options), self._asking)
         )
 
     def stream(self, question: str, **options: Unpack[AnswerOptions]) -> Iterator[str | Completion]:
@@ -73,9 +71,9 @@ class Context:
         gives one Choice, a list gives a list."""
         if not labels:
             raise RequestError("There are no labels.", hint='choose(question, ["yes", "no"])')
-        many = [questions] if isinstance(questions, str) else questions
-        engine = self._engine
-        choices = engine.run(asking.choose(engine.backend, self.opened, many, labels))
+        many = texts([questions] if isinstance(questions, str) else questions, "questions")
+        engine, named = self._engine, texts(labels, "labels")
+        choices = engine.run(asking.choose(engine.backend, self.opened, many, named))
         return choices[0] if isinstance(questions, str) else choices
 
     def session(self, name: str) -> Session:

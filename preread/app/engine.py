@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from preread.app.compose import Parts
 from preread.app.context import Context
 from preread.app.options import AnswerOptions, generate_work
-from preread.backend import Backend, BackendInfo, Progress, Ragged, RequestBatch
+from preread.backend import (
+    Backend,
+    BackendInfo,
+    LogLikelihood,
+    Progress,
+    Ragged,
+    RequestBatch,
+)
 from preread.bridge import LoopThread
 from preread.config import Config
 from preread.contexts.build import BuildOutcome, BuildRequest, build_context
@@ -22,9 +29,10 @@ from preread.contexts.opening import OpenOptions, open_context
 from preread.contexts.rows import collect
 from preread.errors import RequestError
 from preread.home import check_writable
-from preread.types import Built, Completion
+from preread.types import Built, Completion, Likelihood
 
 if TYPE_CHECKING:
+    from preread.contexts.route import Embedder
     from preread.contexts.shard import Plan
     from preread.types import Int32Array
 
@@ -83,11 +91,13 @@ class Engine:
         system: str = "",
         force: bool = False,
         stdin: bytes | None = None,
+        embedder: Embedder | None = None,
         progress: Progress | None = None,
         on_plan: Callable[[Plan], None] | None = None,
     ) -> BuildOutcome:
-        """Read documents once and publish them under a name. ttl: "7d"; on_plan: told the fit and
-        the shards before anything is computed. Raises SourceError, ContextTooLong,
+        """Read documents once and publish them under a name. ttl: "7d"; embedder: its vectors of
+        the sections are kept and help to route questions of a split context; on_plan: told the fit
+        and the shards before anything is computed. Raises SourceError, ContextTooLong,
         UsageError, HomeError."""
         check_writable(self.config.home)
         request = BuildRequest(
@@ -97,6 +107,7 @@ class Engine:
             ttl_s=parse_ttl(ttl) if ttl else None,
             force=force,
             stdin=stdin,
+            embedder=embedder,
             on_plan=on_plan,
         )
         return self.run(build_context(self.backend, self.catalog, request, self.config, progress))
@@ -107,14 +118,18 @@ class Engine:
         *paths: str | os.PathLike[str],
         ttl: str = "",
         system: str = "",
+        embedder: Embedder | None = None,
         progress: Progress | None = None,
     ) -> Context:
         """A context by name. With paths it is built (a no-op when nothing changed), without it must
         exist. Raises UnknownName, SourceError, ContextTooLong."""
         if not paths:
-            return self.open(name)
-        outcome = self.build(name, *paths, ttl=ttl, system=system, progress=progress)
-        return self._keep(Opened(outcome.record, outcome.notes))
+            return self.open(name, embedder=embedder, progress=progress)
+        outcome = self.build(
+            name, *paths, ttl=ttl, system=system, embedder=embedder, progress=progress
+        )
+        opened = Opened(outcome.record, outcome.notes, embedder, catalog=self.catalog)
+        return self._keep(opened)
 
     def open(
         self,
@@ -123,10 +138,11 @@ class Engine:
         on_note: Callable[[str], None] | None = None,
         progress: Progress | None = None,
         stdin: bytes | None = None,
+        embedder: Embedder | None = None,
     ) -> Context:
         """The context of a name or a PATH: built when missing, rebuilt when its sources changed;
         on_note is told."""
-        options = OpenOptions(progress=progress, stdin=stdin)
+        options = OpenOptions(progress=progress, stdin=stdin, embedder=embedder)
         opened = self.run(open_context(self.backend, self.catalog, target, self.config, options))
         for text in opened.notes if on_note else ():
             on_note(text)  # type: ignore[misc]  # checked in the line above
@@ -160,6 +176,27 @@ class Engine:
         done = [row.completion() for row in self.run(collect(self.backend, batch))]
         return done[0] if one else done
 
+    @overload
+    def loglikelihood(  # type: ignore[overload-overlap]
+        self, prompts: str, continuations: str
+    ) -> Likelihood: ...
+    @overload
+    def loglikelihood(
+        self, prompts: Sequence[str], continuations: Sequence[str]
+    ) -> list[Likelihood]: ...
+    def loglikelihood(
+        self, prompts: str | Sequence[str], continuations: str | Sequence[str]
+    ) -> Likelihood | list[Likelihood]:
+        """log P(continuation | prompt) of plain texts, one continuation per prompt; one forward,
+        nothing is decoded. A failed row has `.error` and a logprob of nan. Raises RequestError
+        naming row and field."""
+        one = isinstance(prompts, str)
+        rows = [prompts] if isinstance(prompts, str) else list(prompts)
+        tails = [continuations] if isinstance(continuations, str) else list(continuations)
+        batch = RequestBatch(LogLikelihood(tails), rows, raw=True)
+        done = [row.likelihood() for row in self.run(collect(self.backend, batch))] if rows else []
+        return done[0] if one else done
+
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `context` does for documents. store: use the tiers."""
         return self._parts.backend.prefill(tokens, store=store)
@@ -184,7 +221,7 @@ class Engine:
         """A handle. What was worked out for the same version before is used again, and of an older
         one freed, so that opening a name a million times costs no memory."""
         before = self._opened.get(opened.record.name)
-        if before and (before.ref, before.notes) == (opened.ref, opened.notes):
+        if before and before.same(opened):
             return Context(self, before)
         if before:
             before.close()
@@ -193,20 +230,36 @@ class Engine:
 
 
 def _columns(
-    prompts: Sequence[str] | Sequence[Sequence[int]] | Sequence[int],
-) -> Sequence[str] | Ragged:
-    """Prompts as the backend takes them. Raises RequestError for a mixed list."""
+    prompts: Iterable[str] | Iterable[Sequence[int]] | Iterable[int],
+) -> list[str] | Ragged:
+    """Prompts as the backend takes them. Raises RequestError for a mixed list and for ids that are
+    no 32-bit whole numbers."""
     import numpy as np
 
+    given = list(prompts)
     kinds = {str if isinstance(p, str) else int if isinstance(p, int | np.integer) else list
-             for p in prompts}  # fmt: skip
+             for p in given}  # fmt: skip
     if len(kinds) > 1:
         raise RequestError(
-            "prompts mixes texts and token ids.", hint="Give all texts, or all lists of ids."
+            "prompts mixes texts, token ids and lists of ids.",
+            hint="Give all texts, or all lists of ids.",
         )
     if kinds <= {str}:
-        return list(prompts)  # type: ignore[arg-type]
-    rows = [np.asarray(p, dtype=np.int32) for p in ([prompts] if kinds == {int} else prompts)]
+        return given  # type: ignore[return-value]
+    rows = [_ids(p, i) for i, p in enumerate([given] if kinds == {int} else given)]
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return Ragged(np.concatenate(rows), offsets)
+
+
+def _ids(prompt: Any, row: int) -> Int32Array:
+    import numpy as np
+
+    try:
+        ids = np.asarray(prompt)
+        whole = ids.ndim == 1 and (not len(ids) or ids.dtype.kind in "iu")
+        if whole and ((ids >= -(2**31)) & (ids < 2**31)).all():
+            return ids.astype(np.int32)
+    except (ValueError, OverflowError):
+        pass
+    raise RequestError(f"prompts[{row}] is no list of token ids.", hint="Give whole numbers.")

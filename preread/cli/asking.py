@@ -129,6 +129,7 @@ def result_json(completion: Completion) -> dict[str, Any]:
         "timing": {k: round(v, 3) for k, v in asdict(timing).items()},
         "context": asdict(completion.context) if completion.context else None,
         "unread": list(completion.unread),
+        "notes": list(completion.notes),
     }
     if completion.error:
         value["error"] = completion.error
@@ -155,7 +156,9 @@ def render(events: Iterator[Event], *, json: bool) -> bool:
             else:
                 _finish(result, streamed)
             return bool(result["finish_reason"] == "error")
-    raise PrereadError("The answer ended without a result.", hint="Try: preread doctor")
+    raise PrereadError(
+        "The resident process ended in the middle of the answer.", hint="Run it again."
+    )
 
 
 class RemoteError(PrereadError):
@@ -186,6 +189,8 @@ def _finish(result: dict[str, Any], streamed: str) -> None:
             else c["start_line"]
         )
         note(f'  [{c["source"]}:{lines} "{c["quote"]}" {c["match"]}]')
+    for text in result["notes"]:
+        note(f"note: {text}")
     if result["unread"]:
         note(f"not read for this answer: {', '.join(result['unread'])}")
     note(summary_line(result))

@@ -10,7 +10,7 @@ import json as json_module
 import os
 import socket
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ def call(home: Path, message: dict[str, Any], timeout: float) -> Generator[Event
 
 
 def _lines(connection: socket.socket) -> Generator[Event]:
-    with connection, connection.makefile("rb") as stream:
-        for line in stream:
+    with suppress(OSError, ValueError), connection, connection.makefile("rb") as stream:
+        for line in stream:  # a process that is killed ends its lines, also in the middle of one
             yield json_module.loads(line)
 
 

@@ -168,10 +168,10 @@ def gc_command(grace: str, *, json: bool) -> None:
     else:
         print(
             f"{swept.removed:,} chunks freed ({size(swept.nbytes)}), {swept.kept:,} kept; "
-            f"{collected.versions} old or expired version(s) forgotten"
+            f"{collected.versions} old version(s) forgotten"
         )
         for name in collected.expired:
-            note(f"  expired: {name}")
+            note(f"  expired, its KV may go (texts and sessions stay): {name}")
         for error in swept.errors:
             note(f"  {error}")
     if swept.errors:

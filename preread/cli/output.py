@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from preread.errors import PrereadError
@@ -61,7 +61,8 @@ def fail(exc: BaseException, *, json: bool) -> int:
             text += " Set PREREAD_TRACEBACK=1 and run it again for the whole story."
     note(f"preread: {text}")
     if json:
-        emit({"error": {"type": kind, "message": text, "exit_code": code}})
+        with suppress(OSError):  # the output may be what failed
+            emit({"error": {"type": kind, "message": text, "exit_code": code}})
     return code
 
 

@@ -82,7 +82,7 @@ def _spawn(settings: Config, model: str, idle: float) -> dict[str, Any]:
 def down_command(*, json: bool) -> None:
     settings = load_config()
     events = call(settings.home, {"op": "stop"}, 1.0)
-    stopped = events is not None and next(events, None) is not None
+    stopped = bool(list(events or ()))  # all of them: the home is free for the next `up`
     if json:
         emit({"stopped": stopped})
     else:
@@ -149,7 +149,8 @@ class Handler(socketserver.StreamRequestHandler):
     def _events(self, message: dict[str, Any]) -> Iterator[Event]:
         if message["op"] == "stop":
             yield {"stopping": True}
-            threading.Thread(target=self.server.shutdown, daemon=True).start()
+            self.server.shutdown()
+            threading.Event().wait()  # the client sees the connection close when the process ends
         elif message["op"] == "status":
             yield {
                 "pid": os.getpid(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 import preread
 from preread.app.compose import Parts
 from preread.app.engine import Engine
+from preread.app.options import generate_work
 from preread.config import load_config
 from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.errors import EngineError, RequestError, UnknownName
@@ -42,7 +43,7 @@ def test_the_public_names_are_sorted_and_exist() -> None:
     for name in preread.__all__:
         assert getattr(preread, name) is not None
     with pytest.raises(AttributeError):
-        _ = preread.nothing  # type: ignore[attr-defined]
+        _ = preread.nothing
 
 
 def test_five_lines_are_enough(engine: Engine, docs: Path) -> None:
@@ -112,7 +113,45 @@ def test_generate_keeps_the_shape_of_what_it_was_given(engine: Engine) -> None:
     assert len(engine.generate([1, 2, 3], max_tokens=3)) == 1
     assert engine.generate([], max_tokens=3) == []
     with pytest.raises(RequestError, match="mixes"):
-        engine.generate(["one", [2]], max_tokens=3)  # type: ignore[list-item]
+        engine.generate(["one", [2]], max_tokens=3)  # type: ignore[arg-type]
+
+
+def test_loglikelihood_keeps_the_shape_of_what_it_was_given(engine: Engine) -> None:
+    one = engine.loglikelihood("a prompt", " not stated")
+    assert one.logprob == sum(one.logprobs) and len(one.logprobs) == len(one.tokens)
+    assert one.is_greedy
+    other = engine.loglikelihood(["a prompt"], [" something else"])[0]
+    assert other.logprob < one.logprob and not other.is_greedy
+    assert engine.loglikelihood([], []) == []
+    with pytest.raises(RequestError, match="continuations"):
+        engine.loglikelihood(["a", "b"], ["c"])
+
+
+def test_a_handle_does_not_answer_after_its_context_was_invalidated(
+    engine: Engine, docs: Path
+) -> None:
+    handbook = engine.context("handbook", docs)
+    engine.catalog.invalidate("handbook", "moved")
+    with pytest.raises(StateError, match="moved"):
+        handbook.ask("Which warranty?")
+    assert "24 months" in engine.open("handbook").ask("Which warranty?").text
+
+
+def test_vectors_are_made_once_and_opened_with_the_same_embedder(
+    engine: Engine, docs: Path
+) -> None:
+    class Length:
+        name = "length"
+        calls = 0
+
+        def __call__(self, texts: Sequence[str]) -> list[list[float]]:
+            self.calls += 1
+            return [[float(len(text)), 1.0] for text in texts]
+
+    embedder = Length()
+    handbook = engine.context("handbook", docs, embedder=embedder)
+    assert embedder.calls == 1 and handbook.opened.record.embedding is not None
+    assert engine.context("handbook", embedder=embedder).ask("Which colour?").text == "blue"
 
 
 def test_choose_wants_labels(engine: Engine, docs: Path) -> None:
@@ -145,3 +184,29 @@ def test_a_closed_engine_says_so(engine: Engine, docs: Path) -> None:
     for call in calls:
         with pytest.raises(EngineError, match=r"closed.*preread\.open"):
             call()
+
+
+def test_what_would_be_misread_is_refused(engine: Engine, docs: Path) -> None:
+    handbook = engine.context("handbook", docs)
+    wrong: list[tuple[str, Callable[[], object]]] = [
+        ("max_tokens", lambda: handbook.ask("Who?", maxtokens=3)),  # type: ignore[call-arg]
+        ("questions", lambda: handbook.ask_many("Who?")),
+        (r"questions\[0\]", lambda: handbook.ask(None)),  # type: ignore[arg-type]
+        ("labels", lambda: handbook.choose("Who?", "yes")),
+        (r"labels\[1\]", lambda: handbook.choose("Who?", ["1", 2])),  # type: ignore[list-item]
+        (r"prompts\[1\]", lambda: engine.generate([[1], [1.7]])),  # type: ignore[arg-type]
+        (r"prompts\[0\]", lambda: engine.generate([[2**40]])),
+        ("mixes", lambda: engine.generate([[1], 2])),  # type: ignore[arg-type]
+    ]
+    for words, call in wrong:
+        with pytest.raises(RequestError, match=words):
+            call()
+
+
+def test_an_iterator_of_prompts_is_a_list(engine: Engine) -> None:
+    prompts = (text for text in ("one", "two"))
+    assert len(engine.generate(prompts, max_tokens=3)) == 2  # type: ignore[call-overload]
+
+
+def test_one_stop_string_is_not_its_letters() -> None:
+    assert generate_work({"stop": "end"}, 8).stop == ("end",)

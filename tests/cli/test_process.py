@@ -53,6 +53,8 @@ def test_a_resident_process_answers_and_leaves(
     wrong = preread("ask", "nobody", "Who?", "--json")
     assert wrong.returncode == 2 and "nobody" in json.loads(wrong.stdout)["error"]["message"]
     assert json.loads(preread("down", "--json").stdout) == {"stopped": True}
+    assert json.loads(preread("up", "--json").stdout)["pid"] != running["pid"]  # at once
+    assert json.loads(preread("down", "--json").stdout) == {"stopped": True}
     assert json.loads(preread("down", "--json").stdout) == {"stopped": False}
 
 
@@ -83,3 +85,14 @@ def test_ctrl_c_is_130_and_still_one_object(tmp_path: Path, flag: str) -> None:
     assert [json.loads(line)["error"]["exit_code"] for line in done.stdout.splitlines()] == (
         [130] if flag else []
     )
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "preread", "show", "nobody", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode != 0 and "Traceback" not in done.stderr

@@ -13,8 +13,10 @@ import pytest
 from typer.testing import Result
 
 import preread
+from preread.cli.asking import render
 from preread.cli.client import address, resident_events, status
 from preread.cli.resident import Resident
+from preread.errors import PrereadError
 from tests.cli.conftest import one_json
 
 Call = Callable[..., Result]
@@ -117,3 +119,26 @@ def test_nonsense_does_not_end_it(resident: Resident, home: Path, line: bytes) -
         reply = connection.makefile("rb").read()
     assert not line or "error" in json.loads(reply)
     assert status(home, 1.0) is not None
+
+
+@pytest.mark.parametrize("said", [b"", b'{"delta": "half', b'{"delta": "half"}\n{"res'])
+def test_a_process_that_is_killed_while_answering(home: Path, said: bytes) -> None:
+    home.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address(home))
+        listener.listen()
+
+        def die() -> None:
+            connection, _ = listener.accept()
+            with connection:  # with the request unread, the client's next read is reset
+                connection.sendall(said)
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        events = resident_events({"target": "x", "question": "Who?", "cwd": "/"})
+        thread.join()
+    if b"\n" not in said:
+        assert events is None  # nothing was shown yet: this process answers
+    else:
+        with pytest.raises(PrereadError, match="in the middle"):
+            render(iter(events or ()), json=True)
