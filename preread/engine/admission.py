@@ -148,8 +148,8 @@ class Admission:
         seqs.known[slots] = job.lengths[rows] - found
         seqs.prompt[slots] = lengths - found
         seqs.keep[slots] = batch.keep and batch.reuse
-        seqs.paid[slots[0]] = min(group.charge, int(batch.base[rows[0]]))
-        group.charge = 0
+        seqs.paid[slots[0]] = min(job.charge + group.charge, int(batch.base[rows[0]]))
+        job.charge = group.charge = 0
         seqs.temperature[slots], seqs.logprobs[slots] = 0.0, False
         if isinstance(spec, LikelihoodSpec):
             seqs.prompt[slots] -= spec.counts[rows]

@@ -84,8 +84,8 @@ Spec = GenerateSpec | ChooseSpec | LikelihoodSpec
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
     """Rows that share their options. Row i's prompt is groups[group_of[i]][:base[i]] + own.row(i);
-    group -1: no shared beginning. own rows have at least one prompt token. charge[g]: tokens of
-    group g that were computed for this batch before it was submitted (its first row pays).
+    group -1: no shared beginning. own rows have at least one prompt token. charge: prefix tokens
+    that were computed for this batch before it was submitted (the first row that runs pays).
     context: [n] prefix length to report. seeds: [n] of sampled rows. keep: leave the rows' KV
     behind as a prefix. reuse False: groups are found by nobody and find nothing."""
 
@@ -96,7 +96,7 @@ class TokenBatch:
     base: Int32Array
     context: Int32Array
     seeds: NDArray[np.uint64]
-    charge: Sequence[int] = ()
+    charge: int = 0
     keep: bool = False
     reuse: bool = True
 
@@ -123,7 +123,8 @@ class Group:
 
 class Job:
     """A batch on its way. groups: those with rows that have not been admitted, in order; open_rows:
-    rows that have not ended; running: rows that hold a slot; admitted: rows that ever did."""
+    rows that have not ended; running: rows that hold a slot; admitted: rows that ever did; charge:
+    tokens that the next row pays."""
 
     def __init__(self, number: int, batch: TokenBatch, rows: Int64Array) -> None:
         """rows: those that are to run."""
@@ -132,16 +133,16 @@ class Job:
         self.kind = batch.kind
         self.open_rows = len(rows)
         self.running = self.admitted = 0
+        self.charge = batch.charge
         self.groups = deque(Group(*parts) for parts in _grouped(batch, rows) if len(parts[1]))
         self.lengths = np.diff(batch.own.offsets) - (self.kind == Kind.LIKELIHOOD)
 
 
-def _grouped(batch: TokenBatch, rows: Int64Array) -> list[tuple[Int32Array, Int64Array, int]]:
+def _grouped(batch: TokenBatch, rows: Int64Array) -> list[tuple[Int32Array, Int64Array]]:
     group_of = batch.group_of[rows]
     counts = np.bincount(group_of + 1, minlength=len(batch.groups) + 1)
     parts = np.split(rows[np.argsort(group_of, kind="stable")], np.cumsum(counts)[:-1])
-    charges = (0, *(batch.charge or (0,) * len(batch.groups)))
-    return list(zip((np.empty(0, np.int32), *batch.groups), parts, charges, strict=True))
+    return list(zip((np.empty(0, np.int32), *batch.groups), parts, strict=True))
 
 
 # A row's end as a column value: FINISHES[code]; 0 while it goes on.

@@ -68,11 +68,14 @@ def label_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
     number = {(): 0, **{key: i + 1 for i, key in enumerate(inner)}}
     edges = sorted({key[:n] for key in keys for n in range(1, len(key) + 1)})
     edge_number = {key: i for i, key in enumerate(edges)}
-    mask = np.array([[a[: len(b)] == b for b in inner] for a in inner], dtype=bool)
+    mask = np.eye(len(inner), dtype=bool)
+    for i, key in enumerate(inner):
+        if len(key) > 1:
+            mask[i] |= mask[number[key[:-1]] - 1]  # parents come first
     return LabelTrie(
         tokens=np.array([key[-1] for key in inner], np.int32),
         depth=np.array([len(key) for key in inner], np.int64),
-        mask=mask.reshape(len(inner), len(inner)),
+        mask=mask,
         edge_node=np.array([number[key[:-1]] for key in edges], np.int64),
         edge_token=np.array([key[-1] for key in edges], np.int64),
         paths=tuple(tuple(edge_number[k[:n]] for n in range(1, len(k) + 1)) for k in keys),

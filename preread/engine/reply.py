@@ -167,10 +167,12 @@ class Replies:
             return None, None
         if not scores.shape[1]:
             scores = np.full((len(scores), len(self._work.labels)), -np.inf, np.float32)
-        values = np.exp(scores.astype(np.float64))
-        mass = values.sum(1)
-        probs = values / np.where(mass > 0, mass, 1.0)[:, None]
-        return probs.astype(np.float32), mass.astype(np.float32)
+        wide = scores.astype(np.float64)
+        top = np.nan_to_num(wide.max(1), neginf=0.0)  # long labels: exp would underflow
+        values = np.exp(wide - top[:, None])
+        total = values.sum(1)
+        probs = values / np.where(total > 0, total, 1.0)[:, None]
+        return probs.astype(np.float32), (total * np.exp(top)).astype(np.float32)
 
     def _times(self, rows: Int64Array, now: float) -> Float32Array:
         columns = (self._load[rows], self._ttft[rows], np.full(len(rows), now, np.float32))

@@ -213,10 +213,13 @@ class Requests:
         return [self._answer(text, raw) for text in work.continuations]
 
     def _generate(self, work: Generate) -> GenerateSpec:
+        stops = (
+            not work.ignore_eos or work.schema is not None
+        )  # a grammar ends where it is complete
         return GenerateSpec(
             max_tokens=work.max_tokens,
             sampling=work.sampling,
-            eos=() if work.ignore_eos else tuple(sorted(self._model.stop_ids)),
+            eos=tuple(sorted(self._model.stop_ids)) if stops else (),
             grammar=None if work.schema is None else self._grammars.compile(work.schema),
             logprobs=work.logprobs,
         )

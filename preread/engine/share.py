@@ -115,7 +115,4 @@ def _regrouped(batch: TokenBatch, gain: Int64Array, leader: Int64Array) -> Token
     first = np.repeat(own.offsets[:-1] + gain, lengths)
     kept = own.values[np.arange(len(own.values)) >= first]
     offsets = np.concatenate(([0], np.cumsum(lengths - gain)))
-    charge = (*(batch.charge or (0,) * len(batch.groups)), *(0,) * len(names))
-    return replace(
-        batch, own=Ragged(kept, offsets), groups=groups, group_of=group_of, base=base, charge=charge
-    )
+    return replace(batch, own=Ragged(kept, offsets), groups=groups, group_of=group_of, base=base)

@@ -43,12 +43,8 @@ class Stream:
         return self._thread.send(work)
 
     def submit(self, engine: Engine, part: Part, computed: int) -> None:
-        """On the engine thread. computed: tokens of the prefix that its first row pays for."""
-        batch = part.batch
-        if computed:
-            charge = np.zeros(len(batch.groups), np.int64)
-            charge[int(batch.group_of[0])] = computed
-            batch = replace(batch, charge=tuple(charge.tolist()))
+        """On the engine thread. computed: tokens of the prefix that its rows pay for."""
+        batch = replace(part.batch, charge=computed)
         with self._lock:
             if not self._closed:
                 job = self._thread.listen(engine, batch, lambda news: self.tell(part, news))

@@ -126,6 +126,28 @@ async def test_the_row_that_reads_the_prefix_pays_for_it(backend):
     assert all(r.usage.cached_tokens >= head - 4 for r in rows[1:])
 
 
+async def test_the_next_row_pays_when_the_first_cannot_run(backend):
+    prompts = ["q" * 5000, *QUESTIONS]
+    rows = await collect(backend, RequestBatch(SHORT, prompts, (BOOK,)))
+    (head,) = await backend.count([BOOK])
+    assert rows[0].finish is Finish.ERROR
+    assert rows[1].usage.computed_tokens > head
+
+
+async def test_labels_too_long_for_a_float_still_have_probabilities(backend):
+    labels = ("x" * 200, "y" * 150)
+    (row,) = await collect(backend, RequestBatch(Choose(labels), ["Which?"]))
+    assert sum(row.label_probs) == pytest.approx(1.0)
+    assert row.mass < 1e-30
+
+
+async def test_the_end_of_a_grammar_is_no_output_even_when_ends_are_ignored(backend):
+    work = Generate(40, schema={"type": "integer"}, ignore_eos=True)
+    (row,) = await collect(backend, RequestBatch(work, ["one"], raw=True))
+    assert row.finish is Finish.STOP
+    assert bytes(row.tokens).decode() == row.text == str(int(row.text))
+
+
 async def test_no_reuse_computes_everything_and_says_the_same(backend):
     warm = await collect(backend, RequestBatch(SHORT, list(QUESTIONS), (BOOK,)))
     cold = await collect(backend, RequestBatch(SHORT, list(QUESTIONS), (BOOK,), reuse=False))
