@@ -90,8 +90,8 @@ class RequestBatch:
     `prefixes`, -1 for none; None means -1 for all rows if there are no prefixes, else 0 for all.
     keep: leave the rows' KV (prompt and output) behind as a prefix that later prompts may continue
     (a session); otherwise a row's own KV is freed when it ends. reuse: False computes every whole
-    prompt afresh, sharing nothing with memory, tiers or other rows: the slow twin, for parity checks
-    and for the "in-context" arm of comparisons.
+    prompt afresh, sharing nothing with memory, tiers or other rows: the slow twin, for parity
+    checks and for the "in-context" arm of comparisons.
     """
 
     work: Work

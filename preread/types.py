@@ -145,7 +145,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """log P(continuation | prompt). logprobs: natural log per continuation token."""
+    """log P(continuation | prompt). logprobs: natural log per continuation token; is_greedy: every
+    token was the most likely one."""
 
     logprob: float
     logprobs: tuple[float, ...]
@@ -153,6 +154,7 @@ class Likelihood:
     is_greedy: bool
     usage: Usage
     timing: Timing
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,9 @@ def result_json(completion: Completion) -> dict[str, Any]:
     return value
 
 
-def render(events: Iterator[Event], *, json: bool) -> bool:
-    """Print events as they come; returns whether the request failed. The answer is streamed on
+def render(events: Iterator[Event], *, json: bool, began: float | None = None) -> bool:
+    """Print events as they come; returns whether the request failed. began: time.monotonic() when
+    it was asked, else the start of the process counts. The answer is streamed on
     stdout, everything else goes to stderr, so that `preread ask … > a.txt` holds the answer."""
     streamed = ""
     for event in events:
@@ -154,7 +155,8 @@ def render(events: Iterator[Event], *, json: bool) -> bool:
             if json:
                 emit(result)
             else:
-                _finish(result, streamed)
+                wall = wall_seconds() if began is None else time.monotonic() - began
+                _finish(result, streamed, wall)
             return bool(result["finish_reason"] == "error")
     raise PrereadError(
         "The resident process ended in the middle of the answer.", hint="Run it again."
@@ -169,7 +171,7 @@ class RemoteError(PrereadError):
         self.exit_code = int(error["exit_code"])
 
 
-def _finish(result: dict[str, Any], streamed: str) -> None:
+def _finish(result: dict[str, Any], streamed: str, wall: float) -> None:
     if result["answer"] != streamed:  # several shards were merged, or nothing was streamed
         print(result["answer"] if not streamed else f"\n{result['answer']}")
     elif not streamed.endswith("\n"):
@@ -193,16 +195,16 @@ def _finish(result: dict[str, Any], streamed: str) -> None:
         note(f"note: {text}")
     if result["unread"]:
         note(f"not read for this answer: {', '.join(result['unread'])}")
-    note(summary_line(result))
+    note(f"{summary_line(result)} · wall {wall:.1f} s")
 
 
 def summary_line(result: dict[str, Any]) -> str:
-    """`TTFT 0.05 s · 2,410 cached + 31 computed + 18 out · saved 1.9 s · wall 2.3 s`."""
+    """`TTFT 0.05 s · 2,410 cached + 31 computed + 18 out · saved 1.9 s`."""
     usage, timing = result["usage"], result["timing"]
     return (
         f"TTFT {timing['ttft_ms'] / 1e3:.2f} s · {usage['cached_tokens']:,} cached + "
         f"{usage['computed_tokens']:,} computed + {usage['output_tokens']:,} out · "
-        f"saved {timing['saved_ms'] / 1e3:.1f} s · wall {wall_seconds():.1f} s"
+        f"saved {timing['saved_ms'] / 1e3:.1f} s"
     )
 
 

@@ -49,6 +49,11 @@ class Opened:
                 hint=f"Open it again, which rebuilds it: engine.open({name!r})",
             )
 
+    def same(self, other: Opened) -> bool:
+        """Whether what was worked out for one serves the other."""
+        mine = (self.ref, self.notes, self._embedder, self._catalog)
+        return mine == (other.ref, other.notes, other._embedder, other._catalog)
+
     @property
     def ref(self) -> ContextRef:
         return ContextRef(self.record.name, self.record.version, self.record.fingerprint)

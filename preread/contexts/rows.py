@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from preread.backend import Backend, RequestBatch, ResultBatch
-from preread.types import Completion, Finish, Timing, Usage
+from preread.types import Completion, Finish, Likelihood, Timing, Usage
 
 if TYPE_CHECKING:
     from preread.types import Float32Array
@@ -26,6 +27,7 @@ class Row:
     timing: Timing = field(default_factory=Timing)
     label_probs: tuple[float, ...] = ()
     mass: float = 0.0
+    is_greedy: bool = False
     error: str = ""
 
     def completion(self) -> Completion:
@@ -38,6 +40,19 @@ class Row:
             timing=self.timing,
             logprobs=tuple(self.logprobs),
             error=self.error or ("" if self.finish else "The backend left this request open."),
+        )
+
+    def likelihood(self) -> Likelihood:
+        """The row of a LogLikelihood batch as a result."""
+        end = self.completion()
+        return Likelihood(
+            logprob=math.fsum(self.logprobs) if not end.error else math.nan,
+            logprobs=tuple(self.logprobs),
+            tokens=tuple(self.tokens),
+            is_greedy=self.is_greedy,
+            usage=self.usage,
+            timing=self.timing,
+            error=end.error,
         )
 
 
@@ -78,6 +93,7 @@ def _take(row: Row, news: ResultBatch, j: int) -> None:
     row.error = news.errors.get(int(news.rows[j]), "")
     row.label_probs = _floats(news.label_probs, j)
     row.mass = float(news.mass[j]) if news.mass is not None else 0.0
+    row.is_greedy = bool(news.is_greedy[j]) if news.is_greedy is not None else False
 
 
 def _floats(values: Float32Array | None, j: int) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from preread.app.engine import Engine
 from preread.app.options import generate_work
 from preread.config import load_config
 from preread.contexts.catalog.sqlite import SqliteCatalog
-from preread.errors import EngineError, RequestError, UnknownName
+from preread.errors import EngineError, RequestError, StateError, UnknownName
 from preread.metrics import Metrics
 from preread.testing.backend import FakeBackend
 from preread.types import Completion, Finish
