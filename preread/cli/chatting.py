@@ -40,7 +40,8 @@ def chat_command(name: str, *, session: str, model: str, max_tokens: int) -> Non
                     else:
                         note(HELP)
                 elif line:
-                    render(_events(current, line, max_tokens), json=False)
+                    asked = time.monotonic()
+                    render(_events(current, line, max_tokens), json=False, began=asked)
             except PrereadError as exc:
                 note(f"preread: {exc}")
 

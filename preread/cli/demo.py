@@ -56,7 +56,7 @@ def demo_command(*, json: bool) -> None:
     say("\n3. A new process finds the handbook on disk; nothing is read again.")
     other = _ask_elsewhere(QUESTIONS[1])
     say(f"   $ preread ask {NAME} {json_module.dumps(QUESTIONS[1])}\n   {other['answer']}")
-    say(f"   {summary_line(other).rpartition(' · ')[0]}")
+    say(f"   {summary_line(other)}")
     bill = _bill(built, answers, once, afresh, other)
     say(f"\n4. The bill\n{_bill_lines(bill)}")
     if json:

@@ -164,6 +164,19 @@ def test_wrong_calls_say_what_to_do(
     assert words in said and "Traceback" not in said
 
 
+def test_chat_keeps_forks_and_begins_again(
+    call: Call, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("build", "handbook", docs)
+    monkeypatch.setattr("preread.cli.asking.wall_seconds", lambda: 9999.0)  # of the process
+    lines = ("Who?", "/fork b", "And when?", "/new c", "/fork d", "/bogus", "/history", "/quit")
+    result = call("chat", "handbook", "--session", "a", stdin="\n".join(lines))
+    assert result.exit_code == 0 and "9999" not in result.stderr
+    assert result.stderr.count(" · wall ") == 2 and result.stderr.count("/fork NAME") == 2
+    assert "Session 'c' of 'handbook' has no turns" in result.stderr
+    assert one_json(call("show", "handbook", "--json"))["sessions"] == ["a", "b"]
+
+
 @pytest.mark.parametrize("arguments", [("build", "n"), ("ask",), ("up",)])
 def test_a_home_that_is_a_file_is_said_before_anything_is_read(
     call: Call,
