@@ -62,7 +62,9 @@ class Admission:
         cold = 0  # groups whose beginning is being read
         for job in sorted(self.jobs.values(), key=lambda job: (job.running, job.admitted)):
             for group in list(islice(job.groups, LOOK_AHEAD)):
-                if group.reading is None and not self._hold(job, group, now, cold < READ_AHEAD):
+                # Who waits for memory is not overtaken by new prefixes, or it might wait for ever.
+                read = cold < READ_AHEAD and self.blocked is None
+                if group.reading is None and not self._hold(job, group, now, read):
                     break
                 assert group.reading is not None
                 if self._readings.ready(group.reading) < group.reading.upto:
@@ -72,6 +74,8 @@ class Admission:
                 slots.append(took.slots)
                 counts.append(took.counts)
                 budget -= int(took.counts.sum())
+                if not len(took.slots) and not job.running:
+                    budget = 0  # it waits for pages: nor is it overtaken here
                 if len(group.rows):
                     break
                 self.drop(job, group, now)

@@ -173,3 +173,21 @@ def test_pages_of_a_row_that_overflowed_poison_nobody(decoder, how):
     overflowed, others = drain(engine, job, after)
     assert overflowed.finish[0] is (Finish.CANCELLED if how == "cancelled" else Finish.ERROR)
     assert others.finish == {0: Finish.LENGTH, 1: Finish.LENGTH}
+
+
+@pytest.mark.parametrize("big", ["row", "prefix"])
+def test_what_needs_much_memory_is_not_overtaken_for_ever(decoder, big):
+    plan = replace(Engine(decoder, SMALL).plan, pages=34, extents=20)
+    engine, running, wanted = Engine(decoder, SMALL, plan=plan), set(), -1
+    own, prefix = (text(100), text(20)) if big == "row" else (text(3), text(280))
+    for step in range(150):
+        while len(running) < 8:  # a small question always waits
+            answer = greedy(3 + (step + len(running)) % 11)
+            running.add(engine.submit(batch([text(12)], answer, prefixes=[text(20)])))
+        if step == 20:
+            wanted = engine.submit(batch([own], greedy(5), prefixes=[prefix]))
+        ended = {job for job, news in engine.step().items() if news.finish.any()}
+        running -= ended
+        if wanted in ended:
+            break
+    assert wanted in ended
