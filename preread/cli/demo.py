@@ -4,6 +4,8 @@ this process and in a new one; the bill says what was computed, what was reused,
 from __future__ import annotations
 
 import json as json_module
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -157,11 +159,20 @@ def _bill_lines(bill: dict[str, Any]) -> str:
 
 
 def _next_steps(folder: Path) -> str:
+    me = _command()
     return f"""
 Next:
-   preread ask {NAME} "What should the spindle be greased with?"
-   preread chat {NAME}
-   preread ask YOUR/FOLDER "your question"        builds it, then answers
-   preread up                                     keeps the model loaded: answers in a moment
-   preread compare {NAME} {folder.parent}/handbook_questions.jsonl
+   {me} ask {NAME} "What does a second sketch cost?"
+   {me} chat {NAME}
+   {me} ask YOUR/FOLDER "your question"        builds it, then answers
+   {me} up                                     keeps the model loaded: answers at once
+   {me} compare {NAME} {os.path.relpath(folder.parent)}/handbook_questions.jsonl
 A larger model is one flag away: --model Qwen/Qwen3-0.6B"""
+
+
+def _command() -> str:
+    """How this command was called, so that the next one can be typed the same way."""
+    if shutil.which("preread"):
+        return "preread"
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "preread" else f"{Path(sys.executable).name} -m preread"

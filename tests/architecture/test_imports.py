@@ -8,14 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "preread"
 LAYER = {
-    **{name: 0 for name in ("types", "errors")},
-    **{name: 1 for name in ("backend", "config", "metrics", "kernels", "bridge")},
-    **{name: 2 for name in ("models", "store")},
-    **{name: 3 for name in ("engine", "providers", "contexts", "batch")},
-    **{name: 4 for name in ("home", "server", "pipeline", "cluster")},
-    **{name: 5 for name in ("app", "testing")},
+    **dict.fromkeys(("types", "errors"), 0),
+    **dict.fromkeys(("backend", "config", "metrics", "kernels", "bridge"), 1),
+    **dict.fromkeys(("models", "store"), 2),
+    **dict.fromkeys(("engine", "providers", "contexts", "batch"), 3),
+    **dict.fromkeys(("home", "server", "pipeline", "cluster"), 4),
+    **dict.fromkeys(("app", "testing"), 5),
     "cli": 6,
-    **{name: 7 for name in ("__init__", "__main__")},
+    **dict.fromkeys(("__init__", "__main__"), 7),
 }
 # Third parties that may be imported only below these places (prefixes of the module's path).
 HOMES = {

@@ -26,7 +26,7 @@ def test_functions_stay_short() -> None:
 
 
 def test_no_mutable_globals_and_no_work_at_import() -> None:
-    """Module level holds definitions and constants: no bare calls, no loops, no lower-case names."""
+    """Module level holds definitions and constants: no bare calls, no loops."""
     wrong = []
     for path in (ROOT / "preread").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
