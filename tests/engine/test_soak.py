@@ -7,17 +7,39 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from preread.engine.arena import Arena
 from preread.engine.engine import Engine
 from preread.engine.jobs import ChooseSpec, LikelihoodSpec
 from preread.engine.labels import label_trie
+from preread.engine.pages import Pages
 from preread.engine.share import share
 from preread.testing.models import greedy as recomputed
 from preread.types import Finish
 from tests.engine.helpers import SMALL, Answers, Flaky, batch, greedy
 
 
+@pytest.fixture
+def poison(monkeypatch):
+    """Memory that is given back is overwritten: who still reads it, shows."""
+    free, give = Arena.free, Pages.give
+
+    def free_and_poison(self, runs):
+        free(self, runs)
+        for slot, n in runs:
+            self.kv[:, :, :, slot : slot + n] = torch.nan
+
+    def give_and_poison(self, ids, *, scrub=False):
+        give(self, ids, scrub=scrub)
+        self.kv[:, :, :, self.index(ids)] = 1e4  # masked keys are read, but must be finite
+
+    monkeypatch.setattr(Arena, "free", free_and_poison)
+    monkeypatch.setattr(Pages, "give", give_and_poison)
+
+
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.usefixtures("poison")
 def test_whatever_happens(decoder, seed):
     make = np.random.default_rng(seed)
     flaky = Flaky(decoder)
