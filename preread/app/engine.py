@@ -3,8 +3,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from preread.app.compose import Parts
@@ -37,6 +46,7 @@ if TYPE_CHECKING:
     from preread.types import Int32Array
 
 T = TypeVar("T")
+Opening = str | tuple[int, int] | Context
 
 
 class Engine:
@@ -147,6 +157,36 @@ class Engine:
         for text in opened.notes if on_note else ():
             on_note(text)  # type: ignore[misc]  # checked in the line above
         return self._keep(opened)
+
+    def opening(self, target: str, *, stdin: bytes | None = None) -> Iterator[Opening]:
+        """`open`, telling what goes on: notes, (tokens ready, tokens in all) while documents are
+        read, and last the Context. Leaving early cancels the reading."""
+        for news in self.iterate(self._opening(target, stdin)):
+            yield self._keep(news) if isinstance(news, Opened) else news
+
+    async def _opening(
+        self, target: str, stdin: bytes | None
+    ) -> AsyncGenerator[str | tuple[int, int] | Opened, None]:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+
+        def progress(ready: int, total: int) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, (ready, total))
+
+        options = OpenOptions(progress=progress, stdin=stdin)
+        task = asyncio.ensure_future(
+            open_context(self.backend, self.catalog, target, self.config, options)
+        )
+        task.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (news := await told.get()) is not None:
+                yield news
+            opened = await task
+        finally:
+            task.cancel()
+        for text in opened.notes:
+            yield text
+        yield opened
 
     @overload  # a str is a sequence of str, and means one prompt
     def generate(  # type: ignore[overload-overlap]

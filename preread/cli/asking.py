@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preread.cli.output import FAILURES, emit, note
+from preread.cli.output import FAILURES, ReadingBar, emit, note
 from preread.config import load_config
 from preread.errors import PrereadError, RequestError
 
@@ -93,10 +93,13 @@ def local_events(request: AskRequest) -> Generator[Event]:
 
 def answer_events(engine: Engine, request: AskRequest) -> Iterator[Event]:
     """The events of one question on an open engine. The target is a name or absolute."""
-    notes: list[str] = []
-    context = engine.open(request.target, on_note=notes.append)
-    yield from ({"note": text} for text in notes)
-    yield from stream_events(context, request)
+    for news in engine.opening(request.target):
+        if isinstance(news, str):
+            yield {"note": news}
+        elif isinstance(news, tuple):
+            yield {"progress": list(news)}
+        else:
+            yield from stream_events(news, request)
 
 
 def stream_events(context: Context, request: AskRequest) -> Iterator[Event]:
@@ -141,7 +144,12 @@ def render(events: Iterator[Event], *, json: bool, began: float | None = None) -
     it was asked, else the start of the process counts. The answer is streamed on
     stdout, everything else goes to stderr, so that `preread ask … > a.txt` holds the answer."""
     streamed = ""
+    bar = ReadingBar(quiet=json)
     for event in events:
+        if "progress" in event:
+            bar.advance(*event["progress"])
+            continue
+        bar.close()
         if "error" in event:
             raise RemoteError(event["error"])
         if "note" in event:

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from preread.errors import PrereadError
@@ -110,6 +110,25 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress]:
             )
 
         yield advance
+
+
+class ReadingBar:
+    """A progress bar that appears at its first news and goes when it is closed."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._open = ExitStack()
+        self._advance: Progress | None = None
+
+    def advance(self, done: int, total: int) -> None:
+        if self._advance is None:
+            bar = progress_bar("reading", quiet=self._quiet)
+            self._advance = self._open.enter_context(bar)
+        self._advance(done, total)
+
+    def close(self) -> None:
+        self._open.close()
+        self._advance = None
 
 
 def size(nbytes: float) -> str:

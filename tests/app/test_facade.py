@@ -12,6 +12,7 @@ import pytest
 
 import preread
 from preread.app.compose import Parts
+from preread.app.context import Context
 from preread.app.engine import Engine
 from preread.app.options import generate_work
 from preread.config import load_config
@@ -135,6 +136,18 @@ def test_a_handle_does_not_answer_after_its_context_was_invalidated(
     with pytest.raises(StateError, match="moved"):
         handbook.ask("Which warranty?")
     assert "24 months" in engine.open("handbook").ask("Which warranty?").text
+
+
+def test_opening_tells_what_goes_on(engine: Engine, docs: Path) -> None:
+    *told, context = engine.opening(str(docs))
+    assert isinstance(context, Context) and context.version == 1
+    counts = [news for news in told if isinstance(news, tuple)]
+    assert counts and counts[-1][0] == counts[-1][1] == context.tokens
+    (docs / "a.md").write_text("warranty: 36 months\n")
+    notes = [news for news in engine.opening(str(docs)) if isinstance(news, str)]
+    assert any("rebuilt" in text for text in notes)
+    with pytest.raises(UnknownName):
+        list(engine.opening("nobody"))
 
 
 def test_vectors_are_made_once_and_opened_with_the_same_embedder(

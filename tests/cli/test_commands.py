@@ -208,3 +208,15 @@ def test_a_folder_called_reader_is_not_the_bundled_model(
     assert local_model("reader") == "reader"
     assert local_model("other") == str(tmp_path / "other")
     assert local_model("owner/model") == "owner/model"
+
+
+def test_a_path_that_is_read_first_tells_progress(tiny: Path, docs: Path, home: Path) -> None:
+    import preread
+    from preread.cli.asking import AskRequest, answer_events
+
+    request = AskRequest(target=str(docs), question="Who?", cwd=str(docs), max_tokens=4)
+    with preread.open(str(tiny), home=home) as engine:
+        first, again = (list(answer_events(engine, request)) for _ in range(2))
+    kinds = [next(iter(event)) for event in first]
+    assert "progress" in kinds and kinds.index("progress") < kinds.index("result")
+    assert not any("progress" in event for event in again)
