@@ -1,9 +1,10 @@
-"""What the evaluation asks: anything that answers chats. Here through transformers; other engines
-fit the same shape.
+"""What the evaluation asks: anything that answers chats. preread itself, as its users run it, or
+transformers as the second opinion.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from training.chat_format import END, render
@@ -16,6 +17,44 @@ class Answerer(Protocol):
     def answer(self, chats: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
         """One answer for each chat (system, user, assistant, ... , user)."""
         ...
+
+
+class PrereadAnswerer:
+    """Greedy decoding by preread's own engine, through the public facade. Questions about one
+    document are asked as one batch."""
+
+    def __init__(self, folder: Path) -> None:
+        import preread
+
+        self._home = TemporaryDirectory()
+        self.engine = preread.open(str(folder), home=self._home.name)
+
+    def answer(self, chats: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
+        """See Answerer. A chat without a system message has an empty one."""
+        from preread.backend import Generate, RequestBatch
+        from preread.contexts.rows import collect
+        from preread.types import Message as Turn
+        from preread.types import Prefix
+
+        work, backend = Generate(max_tokens=max_tokens), self.engine.backend
+        groups: dict[Prefix, list[int]] = {}
+        for i, chat in enumerate(chats):
+            system = chat[0].content if chat[0].role == "system" else ""
+            turns = chat[bool(system) : -1]
+            history = tuple(
+                Turn("user" if t.role == "user" else "assistant", t.content) for t in turns
+            )
+            groups.setdefault(Prefix(system, history), []).append(i)
+        out = [""] * len(chats)
+        for prefix, rows in groups.items():
+            batch = RequestBatch(
+                work, [chats[i][-1].content for i in rows], (prefix,), reuse=len(rows) > 1
+            )
+            for i, row in zip(rows, self.engine.run(collect(backend, batch)), strict=True):
+                if row.error:
+                    raise RuntimeError(row.error)
+                out[i] = row.text
+        return out
 
 
 class TransformersAnswerer:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from training import handbooks
-from training.answerer import Answerer, TransformersAnswerer
+from training.answerer import Answerer, PrereadAnswerer, TransformersAnswerer
 from training.bank import Bank
 from training.documents import Message, Plan, make_conversation
 from training.make_tokenizer import open_bank
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="cases of each row")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--by", choices=("preread", "transformers"), default="preread")
     options = parser.parse_args()
     dev, examples = (
         Path(__file__).parent / "dev_handbook",
@@ -154,7 +155,9 @@ def main() -> None:
     )
     texts = [(examples / "handbook", examples / "handbook_questions.jsonl")]
     texts += [(dev / name, dev / name / "questions.jsonl") for name in ("seedbank", "brewer")]
-    answerer, started = TransformersAnswerer(options.folder), time.monotonic()
+    answerers = {"preread": PrereadAnswerer, "transformers": TransformersAnswerer}
+    answerer: Answerer = answerers[options.by](options.folder)
+    started = time.monotonic()
     written = hand_written(answerer, texts)
     rows, mistakes = synthetic(answerer, open_bank(), options.count, options.seed)
     result = {
