@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Published
 
 # Whether an added token that is not marked special is control (`<think>`, `[TOOL]`) or vocabulary.
+# What the Rust library takes for white space (Unicode White_Space): Python's strip() also takes the
+# separators U+001C to U+001F.
+_WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 _MARKUP = re.compile(r"[<>\[\]{}|]")
 
 
@@ -187,9 +193,9 @@ class Tokenizer:
         ):
             return None
         if flags.lstrip:
-            start = max(len(text[run.start : start].rstrip()) + run.start, done)
+            start = max(len(text[run.start : start].rstrip(_WHITE_SPACE)) + run.start, done)
         if flags.rstrip:
-            end = run.end - len(text[end : run.end].lstrip())
+            end = run.end - len(text[end : run.end].lstrip(_WHITE_SPACE))
         return Piece(start, end, token)
 
     @cached_property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Published
@@ -86,6 +86,8 @@ MARKED = st.lists(
 
 @QUICK
 @given(text=MARKED)
+@example(text="\x1f<eats-left>")  # no white space to the library, white space to Python
+@example(text="\x85<eats-left>")
 def test_trusted_text_is_read_as_published(
     tokenizer: Tokenizer, published: Published, text: str
 ) -> None:
