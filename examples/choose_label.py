@@ -1,5 +1,7 @@
-"""One rubric, many items: a label and its probability for each, without writing a token. The bundled
-reader judges poorly (docs/reader.md); give open() a larger model for real work."""
+"""One rubric, many items: a label and its probability for each, without writing a token.
+
+The bundled reader judges poorly (docs/reader.md); give open() a larger model for real work.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
