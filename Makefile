@@ -28,7 +28,7 @@ demo: setup
 	@$(BIN)/preread demo
 
 test: setup
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --timeout 300 $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

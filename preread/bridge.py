@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from preread.errors import Cancelled, EngineError
 
@@ -49,15 +49,16 @@ class LoopThread:
 
     def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
         """Pull an async iterator from sync code; leaving early closes it."""
+        pull = _Pull(source)
         try:
             while True:
-                item = self.run(_next(source))
+                item = self.run(pull.next())
                 if isinstance(item, _End):
                     return
                 yield item
         finally:
             with suppress(EngineError):  # closed: nothing runs any more
-                self.run(_close(source))
+                self.run(pull.close())
 
     def stop(self) -> None:
         """Cancel what runs, stop the loop and join the thread. Idempotent."""
@@ -75,18 +76,28 @@ class _End:
     """The source is exhausted (StopAsyncIteration must not cross a future)."""
 
 
-async def _next(source: AsyncIterator[T]) -> T | _End:
-    try:
-        return await anext(source)
-    except StopAsyncIteration:
-        return _End()
+class _Pull(Generic[T]):
+    """One async iterator, pulled item by item."""
 
+    def __init__(self, source: AsyncIterator[T]) -> None:
+        self._source = source
+        self._task: asyncio.Task[Any] | None = None
 
-async def _close(source: AsyncIterator[Any]) -> None:
-    while getattr(source, "ag_running", False):  # Ctrl-C: its last step is still being cancelled
-        await asyncio.sleep(0.001)
-    if close := getattr(source, "aclose", None):
-        await close()
+    async def next(self) -> T | _End:
+        self._task = asyncio.current_task()
+        try:
+            return await anext(self._source)
+        except StopAsyncIteration:
+            return _End()
+
+    async def close(self) -> None:
+        """Ctrl-C may come before `run` knows what to cancel, so the last step is ended here."""
+        if (task := self._task) is not None and not task.done():
+            if not task.cancelling():  # its clean-up must not be cancelled in turn
+                task.cancel()
+            await asyncio.wait([task])
+        if close := getattr(self._source, "aclose", None):
+            await close()
 
 
 async def _cancel_others() -> None:

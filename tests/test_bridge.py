@@ -93,3 +93,28 @@ def test_after_stop_nothing_runs_and_nothing_hangs(loop: LoopThread) -> None:
         next(items)
     with pytest.raises(EngineError):
         loop.run(asyncio.sleep(0))
+
+
+def test_ctrl_c_before_anything_is_waited_for(loop: LoopThread, ctrl_c: None) -> None:
+    """The interrupt hits between handing the step over and waiting for it."""
+    closed: list[bool] = []
+    run = loop.run
+
+    def interrupted(work):  # type: ignore[no-untyped-def]
+        asyncio.run_coroutine_threadsafe(work, loop._loop)
+        loop.run = run  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    async def slow() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.sleep(FOREVER)
+        finally:
+            closed.append(True)
+
+    items = loop.iterate(slow())
+    assert next(items) == 1
+    loop.run = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        next(items)
+    assert closed
