@@ -10,7 +10,6 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Coroutine,
-    Iterable,
     Iterator,
     Sequence,
 )
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from preread.app.compose import Parts
 from preread.app.context import Context
 from preread.app.options import AnswerOptions, generate_work
+from preread.app.prompts import columns
 from preread.backend import (
     Backend,
     BackendInfo,
     LogLikelihood,
     Progress,
-    Ragged,
     RequestBatch,
 )
 from preread.bridge import LoopThread
@@ -36,7 +35,6 @@ from preread.contexts.names import parse_ttl
 from preread.contexts.opened import Opened
 from preread.contexts.opening import OpenOptions, open_context
 from preread.contexts.rows import collect
-from preread.errors import RequestError
 from preread.home import check_writable
 from preread.types import Built, Completion, Likelihood
 
@@ -208,7 +206,7 @@ class Engine:
         of token ids is one prompt). A failed row has finish_reason "error". Raises RequestError
         naming row and field."""
         one = isinstance(prompts, str)
-        rows = _columns([prompts] if isinstance(prompts, str) else prompts)
+        rows = columns([prompts] if isinstance(prompts, str) else prompts)
         if not len(rows):
             return []
         work = generate_work(options, self.config.context.max_tokens)
@@ -267,39 +265,3 @@ class Engine:
             before.close()
         self._opened[opened.record.name] = opened
         return Context(self, opened)
-
-
-def _columns(
-    prompts: Iterable[str] | Iterable[Sequence[int]] | Iterable[int],
-) -> list[str] | Ragged:
-    """Prompts as the backend takes them. Raises RequestError for a mixed list and for ids that are
-    no 32-bit whole numbers."""
-    import numpy as np
-
-    given = list(prompts)
-    kinds = {str if isinstance(p, str) else int if isinstance(p, int | np.integer) else list
-             for p in given}  # fmt: skip
-    if len(kinds) > 1:
-        raise RequestError(
-            "prompts mixes texts, token ids and lists of ids.",
-            hint="Give all texts, or all lists of ids.",
-        )
-    if kinds <= {str}:
-        return given  # type: ignore[return-value]
-    rows = [_ids(p, i) for i, p in enumerate([given] if kinds == {int} else given)]
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    return Ragged(np.concatenate(rows), offsets)
-
-
-def _ids(prompt: Any, row: int) -> Int32Array:
-    import numpy as np
-
-    try:
-        ids = np.asarray(prompt)
-        whole = ids.ndim == 1 and (not len(ids) or ids.dtype.kind in "iu")
-        if whole and ((ids >= -(2**31)) & (ids < 2**31)).all():
-            return ids.astype(np.int32)
-    except (ValueError, OverflowError):
-        pass
-    raise RequestError(f"prompts[{row}] is no list of token ids.", hint="Give whole numbers.")
