@@ -13,7 +13,7 @@ from preread.metrics import Metrics
 if TYPE_CHECKING:
     from preread.contexts.catalog.base import Catalog
     from preread.engine.local import LocalBackend
-    from preread.engine.parity import ParityReport
+    from preread.tokens.parity import ParityReport
 
 Weights = Literal["load", "random"]
 

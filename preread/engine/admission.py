@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from preread.engine.branch import Branches
-from preread.engine.jobs import (
-    ChooseSpec,
-    GenerateSpec,
-    Group,
-    Job,
-    LikelihoodSpec,
-)
+from preread.engine.jobs import Group, Job
 from preread.engine.pages import Pages
 from preread.engine.prefix import PrefixTree, Segment
 from preread.engine.reading import Readings
 from preread.engine.sequence import FREE, RUNNING, Sequences
+from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec
 
 if TYPE_CHECKING:
     from preread.types import Int64Array

@@ -9,21 +9,12 @@ import numpy as np
 
 from preread.engine.admission import Admission
 from preread.engine.branch import Branches
-from preread.engine.jobs import (
-    ERROR,
-    GOES_ON,
-    LENGTH,
-    STOP,
-    ChooseSpec,
-    GenerateSpec,
-    Job,
-    Kind,
-    News,
-)
+from preread.engine.jobs import Job
 from preread.engine.ledger import Ledger
 from preread.engine.sampler import Outcome
 from preread.engine.sequence import FREE, Sequences
 from preread.engine.step import Step
+from preread.tokens.batch import ERROR, GOES_ON, LENGTH, STOP, ChooseSpec, GenerateSpec, Kind, News
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

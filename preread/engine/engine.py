@@ -13,7 +13,7 @@ import torch
 from preread.config import EngineSection
 from preread.engine.arena import Arena, KVShape
 from preread.engine.committer import Committer
-from preread.engine.jobs import CANCELLED, STOP, Group, Job, News, TokenBatch
+from preread.engine.jobs import Group, Job
 from preread.engine.keeping import keep_row
 from preread.engine.ledger import Ledger
 from preread.engine.misfits import MORE_PREFIX, misfits
@@ -28,6 +28,7 @@ from preread.engine.step import Step
 from preread.errors import OutOfMemory
 from preread.metrics import Metrics
 from preread.models.interface import Decoder
+from preread.tokens.batch import CANCELLED, STOP, News, TokenBatch
 
 if TYPE_CHECKING:
     from preread.types import Int32Array, Int64Array

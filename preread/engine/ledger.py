@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preread.engine.jobs import CANCELLED, ERROR, News
+from preread.tokens.batch import CANCELLED, ERROR, News
 
 if TYPE_CHECKING:
     from preread.types import Int64Array

@@ -15,9 +15,7 @@ from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch
 from preread.config import EngineSection
 from preread.engine.build import Builder
 from preread.engine.engine import Engine
-from preread.engine.parity import ParityReport, parity, wider
-from preread.engine.reply import Replies
-from preread.engine.requests import Part, Requests
+from preread.engine.parity import parity, wider
 from preread.engine.stream import Stream
 from preread.engine.thread import EngineThread
 from preread.errors import EngineError
@@ -25,6 +23,9 @@ from preread.metrics import Metrics
 from preread.models.load import LoadedModel
 from preread.store.keys import fingerprint
 from preread.store.store import Store
+from preread.tokens.parity import ParityReport
+from preread.tokens.reply import Replies
+from preread.tokens.requests import Part, Requests
 from preread.types import Built, Prefix
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class LocalBackend:
         self._builder = Builder(self._thread, engine, store, self.metrics)
         self._unstored = Builder(self._thread, engine, None, self.metrics)
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
-        self._requests = Requests(model, config.private_tokens)
+        self._requests = Requests(
+            model.text, model.decoder.vocab_size, model.stop_ids, config.private_tokens
+        )
         limit = model.decoder.max_positions
         self._info = BackendInfo(
             name="local",

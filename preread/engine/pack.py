@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.engine.branch import Branches, Span
-from preread.engine.jobs import Kind
-from preread.engine.labels import LabelTrie
 from preread.engine.sequence import Sequences
 from preread.engine.step import Chunk, Decode, Dense, Gather, History, Own, Score, Step
+from preread.tokens.batch import Kind
+from preread.tokens.labels import LabelTrie
 
 if TYPE_CHECKING:
     from preread.types import Int64Array

@@ -15,8 +15,6 @@ import numpy as np
 from preread.config import EngineSection
 from preread.engine.admission import Admission
 from preread.engine.branch import Branches
-from preread.engine.jobs import ChooseSpec, Kind
-from preread.engine.labels import LabelTrie
 from preread.engine.pack import Packer
 from preread.engine.pages import Pages
 from preread.engine.prefix import PrefixTree
@@ -24,6 +22,8 @@ from preread.engine.reading import Readings
 from preread.engine.sequence import RUNNING, Sequences
 from preread.engine.step import Step
 from preread.metrics import Metrics
+from preread.tokens.batch import ChooseSpec, Kind
+from preread.tokens.labels import LabelTrie
 
 if TYPE_CHECKING:
     from preread.types import Int64Array

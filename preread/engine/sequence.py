@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from preread.engine.jobs import Kind, Matcher
 from preread.engine.pages import Pages
+from preread.tokens.batch import Kind, Matcher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

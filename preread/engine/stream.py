@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.engine.engine import Engine
-from preread.engine.jobs import News
-from preread.engine.requests import Part
 from preread.engine.thread import EngineThread
+from preread.tokens.batch import News
+from preread.tokens.requests import Part
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from preread.engine.engine import Engine
-from preread.engine.jobs import News, TokenBatch
 from preread.errors import Cancelled, EngineError
+from preread.tokens.batch import News, TokenBatch
 
 T = TypeVar("T")
 Listener = Callable[[News | Exception], None]  # called from the engine thread; must not block

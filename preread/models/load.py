@@ -14,7 +14,7 @@ from preread.models.config import DTYPES, ModelConfig, read_config
 from preread.models.decoder import PackedDecoder
 from preread.models.digest import model_fingerprint_parts, weights_digest
 from preread.models.folder import read_json, resolve
-from preread.models.text import load_text
+from preread.models.text import Text, load_text
 from preread.models.tokenizer import Tokenizer
 from preread.models.weights import Checkpoint, random_tensors
 
@@ -44,6 +44,10 @@ class LoadedModel:
     effective_context: int | None
     dtype: str
     stop_ids: frozenset[int]
+
+    @property
+    def text(self) -> Text:
+        return Text(self.tokenizer, self.chat, None)
 
 
 def load_model(

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import Result
 
 from preread.cli import doctor
-from preread.engine.parity import ParityReport
+from preread.tokens.parity import ParityReport
 from tests.cli.conftest import one_json
 
 

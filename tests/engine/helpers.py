@@ -11,7 +11,7 @@ import torch
 from preread.backend import Ragged
 from preread.config import EngineSection
 from preread.engine.engine import Engine
-from preread.engine.jobs import FINISHES, GenerateSpec, News, Spec, TokenBatch
+from preread.tokens.batch import FINISHES, GenerateSpec, News, Spec, TokenBatch
 from preread.types import Finish, Sampling
 
 SMALL = EngineSection(

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from preread.engine.engine import Engine
-from preread.engine.jobs import ChooseSpec, GenerateSpec, LikelihoodSpec
-from preread.engine.labels import label_trie
 from preread.testing.models import forward
 from preread.testing.models import greedy as recomputed
+from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec
+from preread.tokens.labels import label_trie
 from preread.types import Finish, Sampling
 from tests.engine.helpers import SMALL, Flaky, batch, drain, greedy, run
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from preread.engine.engine import Engine, is_out_of_memory
-from preread.engine.jobs import ChooseSpec
-from preread.engine.labels import label_trie
+from preread.tokens.batch import ChooseSpec
+from preread.tokens.labels import label_trie
 from preread.types import Finish
 from tests.engine.helpers import SMALL, Flaky, batch, drain, greedy, run
 

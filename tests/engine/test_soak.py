@@ -11,11 +11,11 @@ import torch
 
 from preread.engine.arena import Arena
 from preread.engine.engine import Engine
-from preread.engine.jobs import ChooseSpec, LikelihoodSpec
-from preread.engine.labels import label_trie
 from preread.engine.pages import Pages
-from preread.engine.share import share
 from preread.testing.models import greedy as recomputed
+from preread.tokens.batch import ChooseSpec, LikelihoodSpec
+from preread.tokens.labels import label_trie
+from preread.tokens.share import share
 from preread.types import Finish
 from tests.engine.helpers import SMALL, Answers, Flaky, batch, greedy
 

@@ -11,9 +11,10 @@ import torch
 
 from preread.config import EngineSection
 from preread.engine.engine import Engine
-from preread.engine.jobs import GenerateSpec
-from preread.engine.parity import Observation, judge, observe, parity
-from preread.engine.share import share
+from preread.engine.parity import judge, observe, parity
+from preread.tokens.batch import GenerateSpec
+from preread.tokens.parity import Observation
+from preread.tokens.share import share
 from preread.types import Sampling
 from tests.engine.helpers import Flaky, batch, greedy
 from tests.parity.conftest import FAMILIES, WIDER, Load

@@ -1,4 +1,4 @@
-"""A request batch -> token batches: the only place, with reply.py, where text meets the engine."""
+"""A request batch -> token batches: the only place, with reply.py, where text meets an engine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.backend import Choose, Generate, LogLikelihood, Ragged, RequestBatch
-from preread.engine.grammar import JsonGrammars
-from preread.engine.jobs import ChooseSpec, GenerateSpec, LikelihoodSpec, Spec, TokenBatch
-from preread.engine.labels import LabelTrie, label_trie
-from preread.engine.share import share
 from preread.errors import RequestError
-from preread.models.load import LoadedModel
+from preread.models.text import Text
 from preread.models.tokenizer import At
+from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec, Spec, TokenBatch
+from preread.tokens.grammar import JsonGrammars
+from preread.tokens.labels import LabelTrie, label_trie
+from preread.tokens.share import share
 from preread.types import Prefix
 
 if TYPE_CHECKING:
@@ -95,13 +95,16 @@ def _check_generate(work: Generate) -> None:
 class Requests:
     """Lays out and encodes batches for one model. Thread-safe."""
 
-    def __init__(self, model: LoadedModel, private_tokens: int) -> None:
-        self._model = model
+    def __init__(
+        self, text: Text, vocab_size: int, stop_ids: frozenset[int], private_tokens: int
+    ) -> None:
+        """stop_ids: tokens that end an answer; private_tokens: see `share`."""
+        self._text = text
+        self._stops = sorted(stop_ids)
         self._private = private_tokens
+        path = text.tokenizer.path
         self._grammars = JsonGrammars(
-            lambda: model.tokenizer.path.read_text(encoding="utf-8"),
-            model.decoder.vocab_size,
-            sorted(model.stop_ids),
+            lambda: path.read_text(encoding="utf-8"), vocab_size, self._stops
         )
 
     def parts(self, batch: RequestBatch) -> tuple[list[Part], dict[int, str]]:
@@ -121,7 +124,7 @@ class Requests:
         parts = []
         for number in np.unique(prefix_of[good]).tolist() if len(good) else ():
             mine = good[prefix_of[good] == number]
-            prefix = None if number < 0 else self._model.chat.prefix(batch.prefixes[number])
+            prefix = None if number < 0 else self._text.chat.prefix(batch.prefixes[number])
             spec: Spec
             if trie is not None:
                 spec = ChooseSpec(trie)
@@ -186,9 +189,9 @@ class Requests:
         """(prefix tokens used, own tokens, prefix length)"""
         if isinstance(batch.prompts, Ragged):
             return 0, batch.prompts.row(i), 0
-        text, chat = batch.prompts[i], self._model.chat
+        text, chat = batch.prompts[i], self._text.chat
         if batch.raw:
-            return 0, np.array(self._model.tokenizer.prompt_tokens(text), np.int32), 0
+            return 0, np.array(self._text.tokenizer.prompt_tokens(text), np.int32), 0
         if number < 0:
             return 0, chat.whole(Prefix(""), text), 0
         prefix = batch.prefixes[number]
@@ -201,8 +204,8 @@ class Requests:
     def _answer(self, text: str, raw: bool) -> list[int]:
         """Tokens of an answer's beginning, or of what goes on after a raw prompt."""
         if raw:
-            return self._model.tokenizer.encode_text(text, At.MIDDLE)
-        answer: list[int] = self._model.chat.answer_tokens(text).tolist()
+            return self._text.tokenizer.encode_text(text, At.MIDDLE)
+        answer: list[int] = self._text.chat.answer_tokens(text).tolist()
         return answer
 
     def _continuations(
@@ -219,7 +222,7 @@ class Requests:
         return GenerateSpec(
             max_tokens=work.max_tokens,
             sampling=work.sampling,
-            eos=tuple(sorted(self._model.stop_ids)) if stops else (),
+            eos=tuple(self._stops) if stops else (),
             grammar=None if work.schema is None else self._grammars.compile(work.schema),
             logprobs=work.logprobs,
         )

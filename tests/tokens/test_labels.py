@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from preread.engine.labels import label_trie
 from preread.errors import RequestError
+from preread.tokens.labels import label_trie
 
 
 def edges_for(trie, table):

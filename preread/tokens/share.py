@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.backend import Ragged
-from preread.engine.jobs import LikelihoodSpec, TokenBatch
+from preread.tokens.batch import LikelihoodSpec, TokenBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preread.engine.jobs import LikelihoodSpec
-from preread.engine.share import share
+from preread.tokens.batch import LikelihoodSpec
+from preread.tokens.share import share
 from tests.engine.helpers import batch
 
 MAKE = np.random.default_rng(1)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from preread.engine.grammar import JsonGrammars
 from preread.errors import RequestError
 from preread.testing.models import write_byte_tokenizer
+from preread.tokens.grammar import JsonGrammars
 
 
 @pytest.fixture(scope="module")

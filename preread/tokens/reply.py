@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.backend import Choose, Generate, LogLikelihood, Ragged, RequestBatch, ResultBatch
-from preread.engine.jobs import FINISHES, STOP, LikelihoodSpec, News
-from preread.engine.requests import Part
 from preread.errors import Cancelled
 from preread.models.detokenizer import Detokenizer
 from preread.models.tokenizer import Tokenizer
+from preread.tokens.batch import FINISHES, STOP, LikelihoodSpec, News
+from preread.tokens.requests import Part
 from preread.types import Finish
 
 if TYPE_CHECKING:

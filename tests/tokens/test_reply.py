@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from preread.engine.reply import StopText
 from preread.models.tokenizer import Tokenizer
 from preread.testing.models import write_byte_tokenizer
+from preread.tokens.reply import StopText
 
 
 @pytest.fixture(scope="module")

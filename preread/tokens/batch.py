@@ -1,0 +1,127 @@
+"""What an engine is asked and what it answers, in token columns: one form for all engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+from preread.backend import Ragged
+from preread.tokens.labels import LabelTrie
+from preread.types import Finish, Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from preread.types import Float32Array, Int32Array
+
+
+class Kind(IntEnum):
+    """What a row wants; a column value."""
+
+    GENERATE = 0
+    CHOOSE = 1
+    LIKELIHOOD = 2
+
+
+class Matcher(Protocol):
+    """A grammar's state in one row. See grammar.py. error: "" while it works."""
+
+    @property
+    def error(self) -> str: ...
+
+    def mask(self) -> NDArray[np.bool_]:
+        """[V], True where a token may come next."""
+        ...
+
+    def accept(self, token: int) -> bool:
+        """Take a token; True when nothing may follow (complete, or an error)."""
+        ...
+
+
+class Grammar(Protocol):
+    """A compiled grammar that rows start from."""
+
+    def start(self) -> Matcher: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateSpec:
+    """Options of generated rows. eos: ids that end an answer, () to ignore them."""
+
+    max_tokens: int
+    sampling: Sampling
+    eos: tuple[int, ...] = ()
+    grammar: Grammar | None = None
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseSpec:
+    """Labels as token sequences, in a trie that all rows share."""
+
+    trie: LabelTrie
+
+
+@dataclass(frozen=True, slots=True)
+class LikelihoodSpec:
+    """counts: [n] how many of each row's last own tokens are the continuation (>= 1)."""
+
+    counts: Int32Array
+
+
+Spec = GenerateSpec | ChooseSpec | LikelihoodSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Rows that share their options. Row i's prompt is groups[group_of[i]][:base[i]] + own.row(i);
+    group -1: no shared beginning. own rows have at least one prompt token. charge: prefix tokens
+    that were computed for this batch before it was submitted (the first row that runs pays).
+    context: [n] prefix length to report. seeds: [n] of sampled rows. keep: leave the rows' KV
+    behind as a prefix. reuse False: groups are found by nobody and find nothing."""
+
+    spec: Spec
+    own: Ragged
+    groups: Sequence[Int32Array]
+    group_of: Int32Array
+    base: Int32Array
+    context: Int32Array
+    seeds: NDArray[np.uint64]
+    charge: int = 0
+    keep: bool = False
+    reuse: bool = True
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    @property
+    def kind(self) -> Kind:
+        if isinstance(self.spec, GenerateSpec):
+            return Kind.GENERATE
+        return Kind.CHOOSE if isinstance(self.spec, ChooseSpec) else Kind.LIKELIHOOD
+
+
+# A row's end as a column value: FINISHES[code]; 0 while it goes on.
+FINISHES = (None, Finish.STOP, Finish.LENGTH, Finish.CANCELLED, Finish.ERROR)
+GOES_ON, STOP, LENGTH, CANCELLED, ERROR = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What one step changed for one job, one entry per row. tokens: a new token or -1; logprobs:
+    its natural log-probability under the model alone; finish: codes of FINISHES; usage: [n, 4]
+    context, cached, computed, output tokens. Of ended choose rows, scores [n, labels] holds
+    log P(label); of ended likelihood rows, scores[i, :count] log P of each token, and agree says
+    whether all of them were the arg-max."""
+
+    rows: Int32Array
+    tokens: Int32Array
+    logprobs: Float32Array
+    finish: NDArray[np.int8]
+    usage: Int32Array
+    scores: Float32Array
+    agree: NDArray[np.bool_]
+    errors: dict[int, str]
