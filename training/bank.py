@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """A fact, a policy or a schema: slots, ways to state them and ways to ask for each."""
+    """A fact, a policy, a schema or a note: slots, ways to state them and ways to ask for each."""
 
     kind: str
     name: str
@@ -52,6 +52,8 @@ class Block:
     statements: tuple[Template, ...]
     questions: tuple[Question, ...]
     row: str = ""
+    unanswered: tuple[Template, ...] = ()
+    """questions on the same subject that no statement answers"""
 
     def answer_kind(self, slot: str) -> str:
         """The value type that a question for this slot asks for."""
@@ -68,6 +70,9 @@ class Bank:
     schemas: tuple[Block, ...]
     fillers: tuple[Template, ...]
     synonyms: Synonyms
+    notes: tuple[Block, ...] = ()
+    words: tuple[str, ...] = ()
+    """stems of the policies' and notes' words that may take each other's place"""
     rivals: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """policy -> policies on the same topic, which must not stand in one document with it"""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

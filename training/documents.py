@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from training import layout
 from training.bank import Bank
-from training.skills import blocks, events, extraction, facts, hops, labels, permission
+from training.skills import events, extraction, facts, hops, labels, permission, told
 from training.unit import NOT_STATED, Ask, Turn, Unit
 from training.world import World
 
@@ -50,19 +50,21 @@ def _one(maker: Callable[[World], Unit | None]) -> Maker:
 
 
 MAKERS: dict[str, tuple[Maker, float]] = {
-    "policy": (_one(blocks.policy), 7.0),
-    "schema": (_one(blocks.schema), 4.5),
-    "event": (_one(events.unit), 3.5),
+    "note": (_one(told.note), 8.0),
+    "policy": (_one(told.policy), 4.5),
+    "schema": (_one(told.schema), 3.5),
+    "event": (_one(events.unit), 2.8),
     "fact": (facts.profiles, 2.8),
     "two-hop": (hops.two_hop, 1.0),
     "permission": (_one(permission.unit), 0.9),
     "comparison": (hops.comparison, 0.9),
     "list": (hops.listing, 0.8),
-    "label": (_one(labels.make), 0.9),
+    "label": (labels.make, 0.8),
     "extraction": (_one(extraction.make), 0.3),
 }
 ASK_WEIGHT = {
-    "policy": 6.5,
+    "note": 8.0,
+    "policy": 5.0,
     "schema": 4.0,
     "event": 3.5,
     "fact": 4.0,
@@ -89,7 +91,7 @@ def make_units(world: World, plan: Plan) -> list[Unit]:
     size = 0
     while size < plan.chars:
         name = plan.skill if not units and plan.skill in MAKERS else rng.choices(names, weights)[0]
-        made = hops.articled(MAKERS[name][0](world))
+        made = hops.articled(MAKERS[name][0](world) or [told.schema(world)])
         units += made
         size += sum(len(u.text) + sum(map(len, u.apart)) + 8 for u in made) + 1
         if len(units) > 2000:
@@ -192,7 +194,7 @@ def _unanswerable(units: Sequence[Unit], world: World) -> list[Turn]:
     """A near miss about a unit of the document, or a topic it does not hold."""
     rng = world.rng
     if rng.random() < 0.3:
-        ask = blocks.missing_policy(world)
+        ask = told.missing_policy(world)
         return ask(rng) if ask else []
     options = [ask for unit in units for ask in unit.missing]
     return rng.choice(options)(rng) if options else []

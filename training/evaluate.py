@@ -52,6 +52,7 @@ SUITE: tuple[tuple[str, str, int, float], ...] = (
     ("bank facts", "fact", 1500, 0.0),
     ("schemas", "schema", 1500, 0.0),
     ("events", "event", 1500, 0.0),
+    ("notes", "note", 1500, 0.0),
     ("two hops", "two-hop", 1500, 0.85),
     ("comparison", "comparison", 1500, 0.0),
     ("list", "list", 1500, 0.0),

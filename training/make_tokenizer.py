@@ -22,6 +22,9 @@ from training.bank import Bank, load_bank, pooled_options
 from training.chat_format import CHAT_TEMPLATE, END, PAD, SPECIAL, START, render
 from training.documents import Plan, make_conversation
 from training.likeness import alike
+from training.notes import load_notes
+from training.skills.rename import stems
+from training.templates import make_synonyms
 from training.world import World
 
 VOCABULARY = 5120
@@ -32,11 +35,25 @@ WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPACE = "Ġ"
 
 
+def world_types() -> frozenset[str]:
+    """Every type that a world can draw."""
+    return World(random.Random(0), Bank((), (), (), (), make_synonyms([]))).types()
+
+
 def open_bank(strict: bool = False) -> Bank:
-    """The bank, checked against the types that a world can draw."""
-    probe = World(random.Random(0), Bank((), (), (), (), None))  # type: ignore[arg-type]
-    bank = load_bank(probe.types(), strict)
-    return replace(bank, rivals=alike(bank.policies), options=pooled_options(bank.policies))
+    """The bank and the notes, checked against the types that a world can draw."""
+    types = world_types()
+    bank = load_bank(types, strict)
+    notes = load_notes(types, bank.synonyms, strict)
+    told = (*bank.policies, *notes)
+    words = set().union(*(stems(t.source) for block in told for t in block.statements))
+    return replace(
+        bank,
+        notes=notes,
+        rivals=alike(told),
+        options=pooled_options(told),
+        words=tuple(sorted(words)),
+    )
 
 
 def corpus(bank: Bank, documents: int, seed: int) -> Iterator[str]:

@@ -46,7 +46,7 @@ def markdown(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         target = f"{row['target']:.0%}" if row["target"] else ""
         lines.append(f"| {row['name']} | {row['tokens']:,} | {row['right']:.1%} | {target} | {row['cases']} |")
-    lines += ["", "Exact: equal after lower-casing and stripping final punctuation. Single fact is a mix of the four rows below it.", "",
+    lines += ["", "Exact: equal after lower-casing and stripping final punctuation. Single fact is a mix of the four rows below it; notes are whole passages, with their questions, that were held out.", "",
               "## Hand-written documents", "", "An answer counts when it equals one of the accepted ones, leading articles and prepositions aside.", ""]
     for name, outcomes in result["hand_written"].items():
         right = sum(o["right"] for o in outcomes)

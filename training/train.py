@@ -40,6 +40,7 @@ class Options:
     muon: bool
     resume: bool
     init: Path | None
+    leave: float
     warm_up: int = 100
     sequences: int = 256
 
@@ -63,7 +64,9 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.stream = Stream(options.folder, options.workers, options.seed)
+        saved = self._saved()
+        self.step, self.spent = (int(saved["step"]), float(saved["spent"])) if saved else (0, 0.0)
+        self.stream = Stream(options.folder, options.workers, options.seed + self.step)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
@@ -76,20 +79,24 @@ class Trainer:
             self.model.load_state_dict(
                 {name.removeprefix("model."): value for name, value in state.items()}
             )
-        self.step = 0
-        self.spent = 0.0
         self.curve: list[dict[str, float]] = []
-        if options.resume:
-            self._resume()
+        if saved:
+            self._resume(saved)
 
-    def _resume(self) -> None:
-        saved = torch.load(
-            self.options.out / "checkpoint.pt", map_location=self.device, weights_only=True
-        )
+    def _saved(self) -> dict[str, Any]:
+        path = self.options.out / "checkpoint.pt"
+        saved: dict[str, Any] = {}
+        if self.options.resume:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        return saved
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        self.curve = json.loads((self.options.out / "curve.json").read_text(encoding="utf-8"))
         self.model.load_state_dict(saved["model"])
         self.optimizer.adam.load_state_dict(saved["adam"])
-        self.optimizer.momentum = {tuple(shape): value for shape, value in saved["momentum"]}
-        self.step, self.spent = int(saved["step"]), float(saved["spent"])
+        self.optimizer.momentum = {
+            tuple(shape): value.to(self.device) for shape, value in saved["momentum"]
+        }
 
     def save(self) -> None:
         """Checkpoint and curve."""
@@ -107,10 +114,12 @@ class Trainer:
         (self.options.out / "curve.json").write_text(json.dumps(self.curve), encoding="utf-8")
 
     def run(self) -> None:
-        """Train until the time is over."""
-        options, started, saved = self.options, time.monotonic() - self.spent, time.monotonic()
+        """Train until the time is over, or until it is time to leave."""
+        options, saved = self.options, time.monotonic()
+        started, first = saved - self.spent, self.step
         size, waiting = options.tokens, self.stream.batch(options.tokens, options.sequences)
-        while self.spent < options.seconds:
+        born, spent = time.monotonic(), self.spent
+        while self.spent < options.seconds and time.monotonic() - born < options.leave:
             share = self.spent / options.seconds
             self.stream.phase.value = int(share > 1 - options.long - 0.01)
             rate = learning_rate(self.step, share, options)
@@ -119,8 +128,8 @@ class Trainer:
             self.step += 1
             if self.step <= 3 or self.step % 50 == 0:
                 self._note(losses, rate, started)
-            if self.step == 3 and not options.resume:
-                started = time.monotonic()
+            if self.step == first + 3:  # the steps before were compiling
+                started = time.monotonic() - spent
             self.spent = time.monotonic() - started
             if time.monotonic() - saved > 120:
                 self.save()
@@ -173,7 +182,13 @@ def parse() -> Options:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--init", type=Path, help="start from the weights of a model.safetensors")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument(
+        "--leave",
+        type=float,
+        default=math.inf,
+        help="save and leave after so many seconds of this process, to be resumed",
+    )
     return Options(**vars(parser.parse_args()))
 
 

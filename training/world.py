@@ -46,6 +46,9 @@ class World:
         self.pools: dict[str, list[str]] = {}
         self.used: set[str] = set()
         self.rate = rng.choice((0.0, 0.1, 0.2, 0.3))
+        self.renamed = 0.0 if held_out else rng.choice((0.0, 0.0, 0.3, 0.9))
+        self.numbered = rng.random() < 0.3
+        """whether conversations and the like bear numbers, so that a document may hold several"""
         self._phrases: dict[str, Callable[[], str]] = {
             name[3:]: getattr(self, name) for name in dir(self) if name.startswith("np_")
         }

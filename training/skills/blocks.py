@@ -7,16 +7,17 @@ from functools import cache
 
 from training.bank import Block, Question
 from training.skills.overlap import noisy, overlap_question
+from training.skills.rename import NONE, Renaming, draw
 from training.templates import Noun, Template, articles
-from training.unit import NOT_STATED, Ask, Turn, Unit, contains
+from training.unit import NOT_STATED, Ask, Turn, contains
 from training.values import word_classes
 from training.world import World
 
-OVERLAP, NOISE = 0.4, 0.35
-"""Shares of a block's questions made from the words around the answer, and of the bank's own that
-are spoilt a little.
-"""
-_WORD_TYPES = frozenset(
+OVERLAP = {"note": 0.15}
+"""Share of a kind's questions made from the words around the answer; 0.35 of every other kind."""
+NOISE = {"note": 0.2}
+"""Share of a kind's own questions that are spoilt a little; 0.35 of every other kind."""
+WORD_TYPES = frozenset(
     {"thing", "things", "doc", "room", "group", "job", "activity", "mass", "container"}
 )
 
@@ -68,7 +69,7 @@ def draw_values(
         for _ in range(12):
             if slot.options:
                 value = _option(slot.options, world)
-            elif slot.kind in _WORD_TYPES:
+            elif slot.kind in WORD_TYPES:
                 value = world.fresh(slot.kind)
             else:
                 value = world.draw(slot.kind)
@@ -104,6 +105,14 @@ def swaps(block: Block, world: World) -> dict[str, str]:
     }
 
 
+def _renaming(block: Block, text: str, world: World) -> Renaming:
+    """Other words for a policy or a note, in some documents."""
+    if block.kind not in ("policy", "note") or world.rng.random() >= world.renamed:
+        return NONE
+    asked = (question.text.source for question in block.questions)
+    return draw(asked, text, world.rng, world.values.stem, world.bank.words)
+
+
 class Instance:
     """A block with its values: states itself and asks."""
 
@@ -113,11 +122,13 @@ class Instance:
         self.values = draw_values(block, world, keep)
         self.nouns = swaps(block, world)
         template = pick_template(block.statements, world, world.rng)
-        self.text = articles(template.render(self.values, world.rng, world.rate, self.nouns))
+        self.original = articles(template.render(self.values, world.rng, world.rate, self.nouns))
+        self.renaming = _renaming(block, self.original, world)
+        self.text = self.renaming(self.original)
 
     def turn(self, question: Question, rng: random.Random) -> Turn | None:
         """The question and its answer, or None when the answer is no piece of the text."""
-        answer = articles(question.answer.render(self.values, rng))
+        answer = self.renaming(articles(question.answer.render(self.values, rng)))
         if question.answer.source[0] == "{":
             answer = (
                 answer
@@ -127,18 +138,25 @@ class Instance:
         elif question.answer.source[0].islower():
             answer = answer[:1].lower() + answer[1:]
         if not contains(self.text, answer):
-            answer = self.values[question.slot]
+            answer = self.renaming(self.values[question.slot])
             if not contains(self.text, answer):
                 return None
         values: Mapping[str, str] = self.values
         if question.keys and self.block.kind == "schema" and rng.random() < 0.2:
             kinds = self.block.slots
             values = {
-                k: self.world.short(v) if kinds[k].kind in _WORD_TYPES else v
+                k: self.world.short(v) if kinds[k].kind in WORD_TYPES else v
                 for k, v in values.items()
             }
         text = articles(question.text.render(values, rng, max(self.world.rate, 0.1), self.nouns))
-        if not self.world.held_out and self.block.kind != "schema" and rng.random() < NOISE:
+        if self.renaming.breaks(self.original, text):
+            return None
+        text = articles(self.renaming(text))
+        if (
+            not self.world.held_out
+            and self.block.kind != "schema"
+            and rng.random() < NOISE.get(self.block.kind, 0.35)
+        ):
             text = noisy(text, " ".join(self.values.values()), rng)
         return Turn(style(text, rng), answer)
 
@@ -164,7 +182,11 @@ class Instance:
         """A maker of questions for a slot."""
 
         def make(rng: random.Random) -> list[Turn]:
-            if self.block.kind != "schema" and not self.world.held_out and rng.random() < OVERLAP:
+            if (
+                self.block.kind != "schema"
+                and not self.world.held_out
+                and rng.random() < OVERLAP.get(self.block.kind, 0.35)
+            ):
                 turn = self.overlap(slot, rng)
                 if turn is not None:
                     return [turn]
@@ -224,62 +246,7 @@ def style(question: str, rng: random.Random) -> str:
 
 
 def title_of(block: Block) -> str:
-    """A policy's name as words."""
+    """A policy's name as words; notes have none."""
+    if block.kind == "note":
+        return ""
     return re.sub(r"^[a-z]{1,3}\d*_|\d+$", "", block.name).replace("_", " ")
-
-
-def policy(world: World) -> Unit | None:
-    """A policy of the bank that the document does not hold yet."""
-    block = _unused(world.bank.policies, world)
-    if block is None:
-        return None
-    instance = Instance(block, world)
-    unit = Unit(
-        instance.text, instance.asks(), "policy", title_of(block).capitalize(), subject=block.name
-    )
-    return unit
-
-
-def schema(world: World) -> Unit:
-    """A generic statement over random noun phrases."""
-    block = world.rng.choice(world.bank.schemas)
-    instance = Instance(block, world)
-    key = next(iter(block.slots))
-    subject = instance.values[key]
-    unit = Unit(instance.text, instance.asks(), "schema", subject.capitalize(), subject=subject)
-    unit.states = {(subject, block.answer_kind(slot)) for slot in block.slots if slot != key}
-    kind = block.slots[key].kind
-    slots = [q.slot for q in block.questions if key in q.keys]
-    if kind in _WORD_TYPES and slots:
-        unit.missing = [instance.miss(world.rng.choice(slots), key, world.distinct(kind))]
-    return unit
-
-
-def missing_policy(world: World) -> Ask | None:
-    """A question about a policy that this document does not hold."""
-    block = _unused(world.bank.policies, world)
-    if block is None:
-        return None
-    slot = world.rng.choice([q.slot for q in block.questions])
-
-    def make(rng: random.Random) -> list[Turn]:
-        question = pick_question(block, slot, world, rng)
-        if question.keys:
-            return []
-        return [Turn(style(question.text.render({}, rng, 0.1), rng), NOT_STATED)]
-
-    return make
-
-
-_NONE: frozenset[str] = frozenset()
-
-
-def _unused(blocks: Sequence[Block], world: World) -> Block | None:
-    for _ in range(10):
-        block = blocks[int(world.rng.random() * len(blocks))]
-        if block.name not in world.used and not world.used & world.bank.rivals.get(
-            block.name, _NONE
-        ):
-            world.used.add(block.name)
-            return block
-    return None

@@ -111,21 +111,30 @@ def answer_json(found: list[Found], types: dict[str, str], names: dict[int, str]
     return json.dumps({"entities": entities, "relations": relations}, separators=(",", ":"), ensure_ascii=False)
 
 
-def _request(types: list[str], relations: list[str], rng: random.Random) -> str:
+def _request(types: list[str], relations: list[str], which: str, rng: random.Random) -> str:
     t, r = ", ".join(types), ", ".join(relations)
     return rng.choice((
-        f"Extract the entities and relations from the conversation. Entity types: {t}. Relations: {r}. Answer in JSON.",
-        f"List all entities ({t}) and relations ({r}) of the conversation as JSON.",
-        f"Extract entities and relations as JSON.\nTypes: {t}\nRelations: {r}",
-        f"Which entities and relations are in this conversation?\nentity types: {t}\nrelation types: {r}\nReturn JSON.",
-        f"JSON extraction. Entities: {t}. Relations: {r}.",
-        f"Read the conversation and return JSON with the entities of the types {t} and the relations {r}.",
+        f"Extract the entities and relations from {which}. Entity types: {t}. Relations: {r}. Answer in JSON.",
+        f"List all entities ({t}) and relations ({r}) of {which} as JSON.",
+        f"Extract entities and relations of {which} as JSON.\nTypes: {t}\nRelations: {r}",
+        f"Which entities and relations are in {which}?\nentity types: {t}\nrelation types: {r}\nReturn JSON.",
+        f"JSON extraction from {which}. Entities: {t}. Relations: {r}.",
+        f"Read {which} and return JSON with the entities of the types {t} and the relations {r}.",
     ))
 
 
-def make(world: World, count: int = 0) -> Unit:
-    """A conversation and one or two requests."""
+NOUNS = ("conversation", "conversation", "call", "transcript", "chat", "episode", "interview")
+
+
+def make(world: World, count: int = 0) -> Unit | None:
+    """A conversation and requests. A document holds one, or several that are told apart by numbers."""
     rng = world.rng
+    if "talk" in world.used:
+        return None
+    noun = rng.choice(NOUNS)
+    name = f"{noun} {world.values.draw('code')}" if world.numbered else ""
+    if not world.numbered:
+        world.used.add("talk")
     cast = _cast(world)
     lines, found = _talk(world, cast, count or rng.randrange(1, 9))
     names = {id(rel): rng.choice(rel.names) for rel in RELATIONS}
@@ -141,9 +150,12 @@ def make(world: World, count: int = 0) -> Unit:
             kinds |= {r.choice(list(TYPE_NAMES))}
         types = {kind: r.choice(TYPE_NAMES[kind]) for kind in sorted(kinds)}
         shown = {id(rel): names[id(rel)] for rel in wanted}
-        question = _request(list(types.values()), list(dict.fromkeys(shown.values())), r)
-        if r.random() < 0.3:
+        inline = r.random() < 0.2
+        which = f"this {noun}" if inline else name or f"the {noun}"
+        question = _request(list(types.values()), list(dict.fromkeys(shown.values())), which, r)
+        if inline:
             question = f"{question}\n\n{text}" if r.random() < 0.5 else f"{text}\n\n{question}"
         return [Turn(question, answer_json(found, types, shown, text))]
 
-    return Unit(text, [ask], "extraction", "Conversation")
+    head = f"{name[0].upper()}{name[1:]}\n" if name else ""
+    return Unit(head + text, [ask], "extraction", "" if name else noun.capitalize())

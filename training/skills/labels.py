@@ -13,11 +13,17 @@ from training.world import World
 
 
 class Case(NamedTuple):
-    """Something to judge: its text, the criteria in order of the labels, and the index of the right one."""
+    """Something to judge: its text, and the index of the right label."""
 
     text: str
-    criteria: list[str]
     right: int
+
+
+class Rubric(NamedTuple):
+    """Criteria in the order of the labels, and a maker of cases; `draw(rng)` may be called any number of times."""
+
+    criteria: list[str]
+    draw: Callable[[random.Random], Case]
     topic: str
 
 
@@ -85,110 +91,172 @@ def _bands(name: str, unit: str, cuts: Sequence[int], rng: random.Random) -> lis
     return [*out, last.format(c=cuts[-1], u=unit)]
 
 
-def threshold(world: World) -> Case:
+def _value(cuts: Sequence[int], low: int, high: int, rng: random.Random) -> tuple[int, int]:
+    """A number and its band; every band is as likely, and numbers close to a cut are frequent."""
+    right = rng.randrange(len(cuts) + 1)
+    top = high if right == 0 else cuts[right - 1] - 1
+    bottom = low if right == len(cuts) else cuts[right]
+    if rng.random() < 0.35:
+        return rng.choice([n for n in (bottom, bottom + 1, top, top - 1) if bottom <= n <= top]), right
+    return rng.randrange(bottom, top + 1), right
+
+
+_MEASURED = ("{w}: {n} {v} {u}.", "The {n} of {w} is {v} {u}.", "For {w} we noted a {n} of {v} {u}.", "{w} has a {n} of {v} {u}.", "{w} came with a {n} of {v} {u}.", "{n}: {v} {u} ({w})", "{w}, {n} {v} {u}.", "With {w} it was {v} {u} ({n}).")
+
+
+def _subject(world: World, rng: random.Random) -> str:
+    return world.values.draw("person") if rng.random() < 0.5 else f"the {world.np_thing()}"
+
+
+def _join(parts: list[str], rng: random.Random) -> str:
+    rng.shuffle(parts)
+    return " ".join(part[0].upper() + part[1:] for part in parts)
+
+
+def threshold(world: World) -> Rubric:
     """Bands on one number among other numbers."""
     rng = world.rng
     name, unit, low, high = rng.choice(MEASURES)
-    cuts = sorted(rng.sample(range(low + 1, high), rng.choice((1, 1, 2, 2, 3))), reverse=True)
-    value = rng.randrange(low, high + 1)
-    if rng.random() < 0.4:
-        value = min(high, max(low, rng.choice(cuts) + rng.choice((-3, -1, 0, 1, 4))))
-    right = next((i for i, cut in enumerate(cuts) if value >= cut), len(cuts))
-    who = world.values.draw("person") if rng.random() < 0.5 else f"the {world.np_thing()}"
-    sentence = rng.choice(("{w}: {n} {v} {u}.", "The {n} of {w} is {v} {u}.", "For {w} we noted a {n} of {v} {u}.", "{w} has a {n} of {v} {u}.", "{w} came with a {n} of {v} {u}."))
-    other = rng.choice([m for m in MEASURES if m[0] != name])
-    noise = f"The {other[0]} was {rng.randrange(other[2], other[3])} {other[1]}."
-    text = sentence.format(w=who, n=name, v=value, u=unit)
-    parts = [text, noise, rng.choice(PLAIN)]
-    rng.shuffle(parts)
-    return Case(" ".join(p[0].upper() + p[1:] for p in parts[: 1 + (text in parts[:1]) * rng.randrange(0, 3)] if p) if text == parts[0] else " ".join(p[0].upper() + p[1:] for p in parts), _bands(name, unit, cuts, rng), right, name)
+    cuts = sorted(rng.sample(range(low + 2, high), rng.choice((1, 1, 2, 2, 3))), reverse=True)
+
+    def draw(rng: random.Random) -> Case:
+        value, right = _value(cuts, low, high, rng)
+        other = rng.choice([m for m in MEASURES if m[0] != name and m[1] != unit])
+        parts = [rng.choice(_MEASURED).format(w=_subject(world, rng), n=name, v=value, u=unit)]
+        if rng.random() < 0.6:
+            parts.append(f"The {other[0]} was {rng.randrange(other[2], other[3])} {other[1]}.")
+        if rng.random() < 0.4:
+            parts.append(rng.choice(PLAIN))
+        return Case(_join(parts, rng), right)
+
+    return Rubric(_bands(name, unit, cuts, rng), draw, name)
 
 
-def topic(world: World) -> Case:
+def topic(world: World) -> Rubric:
     """What a message is about."""
     rng = world.rng
     names = rng.sample(list(TOPICS), rng.randrange(2, 5))
-    right = rng.randrange(len(names))
-    sentence = rng.choice(TOPICS[names[right]])
     hint = rng.choice(("about {t}", "the message is about {t}", "anything to do with {t}", "{t}", "concerns {t}", "if it is about {t}"))
     criteria = [hint.format(t=name) for name in names]
-    if rng.random() < 0.25:
+    rest = rng.random() < 0.25
+    if rest:
         criteria[-1] = rng.choice(("anything else", "everything else", "otherwise", "none of these"))
-        if right == len(names) - 1:
-            sentence = rng.choice(TOPICS[rng.choice([n for n in TOPICS if n not in names[:-1]])])
-    extra = [f"I bought the {world.np_thing()} in {world.values.draw('month')}.", f"My name is {world.values.draw('person')}.", f"My number is {world.values.draw('code')}."]
-    parts = [sentence, *rng.sample(extra, rng.randrange(0, 3))]
-    rng.shuffle(parts)
-    return Case(" ".join(parts), criteria, right, "topic")
+
+    def draw(rng: random.Random) -> Case:
+        right = rng.randrange(len(names))
+        pool = [n for n in TOPICS if n not in names[:-1]] if rest and right == len(names) - 1 else [names[right]]
+        extra = [f"I bought the {world.np_thing()} in {world.values.draw('month')}.", f"My name is {world.values.draw('person')}.", f"My number is {world.values.draw('code')}."]
+        return Case(_join([rng.choice(TOPICS[rng.choice(pool)]), *rng.sample(extra, rng.randrange(0, 3))], rng), right)
+
+    return Rubric(criteria, draw, "topic")
 
 
-def mentions(world: World) -> Case:
+_MENTIONED = ("We looked at the {}.", "The {} was mentioned.", "There were questions about the {}.", "Somebody asked for the {}.", "I know the {} well.", "Experience with the {}.", "The {} came up twice.", "Nobody liked the {}.")
+
+
+def mentions(world: World) -> Rubric:
     """Whether words occur: both, one, none; or the first of several that applies."""
     rng = world.rng
     things = [world.fresh(rng.choice(("thing", "activity", "doc"))) for _ in range(2)]
-    present = [rng.random() < 0.5 for _ in things]
-    lines = [rng.choice(("We looked at the {}.", "The {} was mentioned.", "There were questions about the {}.", "Somebody asked for the {}.", "I know the {} well.", "Experience with the {}.")).format(t)
-             for t, there in zip(things, present, strict=True) if there]
-    lines += [f"We also talked about the {world.np_thing()}." for _ in range(rng.randrange(0, 3))]
-    lines += rng.sample(PLAIN, rng.randrange(0, 3))
-    rng.shuffle(lines)
-    text = " ".join(lines) or rng.choice(PLAIN)
     a, b = (f"the {thing}" for thing in things)
-    if rng.random() < 0.5:
+    both = rng.random() < 0.5
+    if both:
         criteria = [rng.choice((f"mentions both {a} and {b}", f"{a} and {b} both occur")), rng.choice((f"mentions only one of {a} and {b}", "only one of them")), rng.choice((f"mentions neither {a} nor {b}", "neither of them", "otherwise"))]
-        right = 2 - sum(present)
     else:
-        criteria = [f"mentions {a}", f"does not mention {a}"]
-        right = 0 if present[0] else 1
-    return Case(text, criteria, right, "content")
+        criteria = [f"mentions {a}", rng.choice((f"does not mention {a}", "otherwise"))]
+
+    def draw(rng: random.Random) -> Case:
+        right = rng.randrange(3) if both else rng.randrange(2)
+        one = rng.randrange(2)
+        present = [[0, 1], [one], []][right] if both else [[[0], [0, 1]][one], [[], [1]][one]][right]
+        lines = [rng.choice(_MENTIONED).format(things[i]) for i in present]
+        lines += [f"We also talked about the {world.np_thing()}." for _ in range(rng.randrange(0, 3))]
+        lines += rng.sample(PLAIN, rng.randrange(0, 3))
+        return Case(_join(lines or [rng.choice(PLAIN)], rng), right)
+
+    return Rubric(criteria, draw, "content")
 
 
-def opinion(world: World) -> Case:
+def opinion(world: World) -> Rubric:
     """Good, bad or mixed."""
     rng = world.rng
-    kind = rng.randrange(3)
-    thing = world.np_thing()
-    pools = {0: [GOOD], 1: [BAD], 2: [GOOD, BAD]}[kind]
-    lines = [rng.choice(pool) for pool in pools for _ in range(1 if kind == 2 else rng.randrange(1, 3))] + rng.sample(PLAIN, rng.randrange(0, 3))
-    rng.shuffle(lines)
     words = [("the writer is happy", "the writer is pleased with it", "satisfied customer", "a good review"),
              ("the writer is unhappy", "the writer is disappointed", "dissatisfied customer", "a bad review"),
              ("both good and bad points", "mixed feelings", "partly good, partly bad")]
-    criteria = [rng.choice(options) for options in words]
-    if kind < 2 and rng.random() < 0.5:
-        criteria = criteria[:2]
-    order = list(range(len(criteria)))
+    order = [0, 1, 2] if rng.random() < 0.6 else [0, 1]
     rng.shuffle(order)
-    return Case(f"{'Review of' if rng.random() < 0.5 else 'About'} the {thing}: {' '.join(lines)}", [criteria[i] for i in order], order.index(kind), "opinion")
+    criteria = [rng.choice(words[kind]) for kind in order]
+
+    def draw(rng: random.Random) -> Case:
+        right = rng.randrange(len(order))
+        kind = order[right]
+        pools = {0: [GOOD], 1: [BAD], 2: [GOOD, BAD]}[kind]
+        lines = [rng.choice(pool) for pool in pools for _ in range(1 if kind == 2 else rng.randrange(1, 3))] + rng.sample(PLAIN, rng.randrange(0, 3))
+        return Case(f"{rng.choice(('Review of', 'About'))} the {world.np_thing()}: {_join(lines, rng)}", right)
+
+    return Rubric(criteria, draw, "opinion")
 
 
-def conditions(world: World) -> Case:
+_TRAITS = (("has a driving licence", "has no driving licence"), ("speaks {lang}", "does not speak {lang}"), ("can start at once", "cannot start before summer"),
+           ("has worked in a team", "has always worked alone"), ("lives nearby", "lives far away"), ("owns a {thing}", "does not own a {thing}"),
+           ("has a certificate", "has no certificate"), ("is a member", "is not a member"), ("can work at night", "cannot work at night"),
+           ("has read the {doc}", "has not read the {doc}"), ("knows the {room}", "does not know the {room}"), ("likes {mass}", "dislikes {mass}"))
+
+
+def _trait(world: World, count: int) -> list[tuple[str, str]]:
+    fill = {"lang": world.values.draw("language"), "thing": world.np_thing(), "doc": world.np_doc(), "room": world.np_room(), "mass": world.np_mass()}
+    return [(yes.format(**fill), no.format(**fill)) for yes, no in world.rng.sample(_TRAITS, count)]
+
+
+def conditions(world: World) -> Rubric:
     """Two named properties, each a yes or no, and a rule about them."""
     rng = world.rng
-    pairs = (("has a driving licence", "has no driving licence"), ("speaks {lang}", "does not speak {lang}"), ("can start at once", "cannot start before summer"),
-             ("has worked in a team", "has always worked alone"), ("lives nearby", "lives far away"), ("owns a {thing}", "does not own a {thing}"),
-             ("has a certificate", "has no certificate"), ("is a member", "is not a member"), ("can work at night", "cannot work at night"))
-    fill = {"lang": world.values.draw("language"), "thing": world.np_thing()}
-    (y1, n1), (y2, n2) = ((a.format(**fill), b.format(**fill)) for a, b in rng.sample(pairs, 2))
-    has = (rng.random() < 0.5, rng.random() < 0.5)
-    name = world.values.draw("person")
-    lines = [f"{name} {y1 if has[0] else n1}.", f"{rng.choice(('The applicant', name))} {y2 if has[1] else n2}.", rng.choice(PLAIN)]
-    rng.shuffle(lines)
-    if rng.random() < 0.5:
+    (y1, n1), (y2, n2) = _trait(world, 2)
+    counted = rng.random() < 0.5
+    if counted:
         criteria = [f"{y1} and {y2}", rng.choice((f"{y1} or {y2}, but not both", "only one of the two")), rng.choice(("neither", "none of this"))]
-        right = 2 - sum(has)
     else:
         criteria = [y1, f"does not fit the first, but {y2}", "otherwise"]
-        right = 0 if has[0] else 1 if has[1] else 2
-    return Case(" ".join(lines), criteria, right, "applicant")
+
+    def draw(rng: random.Random) -> Case:
+        right = rng.randrange(3)
+        flip = rng.random() < 0.5
+        first, second = [(True, True), (flip, not flip), (False, False)][right] if counted else [(True, flip), (False, True), (False, False)][right]
+        name = world.values.draw("person")
+        lines = [f"{name} {y1 if first else n1}.", f"{rng.choice(('The applicant', name))} {y2 if second else n2}."]
+        if rng.random() < 0.5:
+            lines.append(rng.choice(PLAIN))
+        return Case(_join(lines, rng), right)
+
+    return Rubric(criteria, draw, "applicant")
 
 
-CASES: tuple[Callable[[World], Case], ...] = (threshold, threshold, topic, mentions, opinion, conditions)
+def profile(world: World) -> Rubric:
+    """A number and a property together, as in a rubric for candidates."""
+    rng = world.rng
+    name, unit, low, high = rng.choice(MEASURES)
+    cut = rng.randrange(low + 2, high)
+    ((yes, no),) = _trait(world, 1)
+    enough = rng.choice((f"{name} of at least {cut} {unit}", f"{name} is {cut} {unit} or more"))
+    criteria = [f"{enough}, and {yes}", rng.choice(("only one of the two", f"one of these, but not both: {enough}; {yes}")), rng.choice(("neither", "otherwise", "none of this"))]
+
+    def draw(rng: random.Random) -> Case:
+        right = rng.randrange(3)
+        flip = rng.random() < 0.5
+        much, has = [(True, True), (flip, not flip), (False, False)][right]
+        value = rng.randrange(cut, high + 1) if much else rng.randrange(low, cut)
+        who = world.values.draw("person")
+        return Case(_join([rng.choice(_MEASURED).format(w=who, n=name, v=value, u=unit), f"{who} {yes if has else no}.", *rng.sample(PLAIN, rng.randrange(0, 2))], rng), right)
+
+    return Rubric(criteria, draw, "applicant")
 
 
-def rubric(labels: Sequence[str], case: Case, rng: random.Random) -> str:
+KINDS: tuple[Callable[[World], Rubric], ...] = (threshold, threshold, threshold, topic, mentions, opinion, conditions, profile)
+
+
+def written(labels: Sequence[str], criteria: Sequence[str], rng: random.Random) -> str:
     """The rubric in one of several styles."""
-    pairs = list(zip(labels, case.criteria, strict=True))
+    pairs = list(zip(labels, criteria, strict=True))
     form = int(rng.random() * 6)
     if form == 0:
         return "\n".join(f"- {label}: {rule}" for label, rule in pairs)
@@ -200,30 +268,62 @@ def rubric(labels: Sequence[str], case: Case, rng: random.Random) -> str:
         return " ".join(f"If {rule.removeprefix('if ')}, answer {label}." for label, rule in pairs)
     if form == 4:
         return ", ".join(f"{label} ({rule})" for label, rule in pairs)
-    return "\n".join(f"{index}. {label} - {rule}" for index, (label, rule) in enumerate(pairs, 1)) if not labels[0][0].isdigit() else "\n".join(f"{label} -> {rule}" for label, rule in pairs)
+    if labels[0][0].isdigit():
+        return "\n".join(f"{label} -> {rule}" for label, rule in pairs)
+    return "\n".join(f"{index}. {label} - {rule}" for index, (label, rule) in enumerate(pairs, 1))
 
 
-def make(world: World) -> Unit:
-    """A case and its rubric; either of them in the documents, the other in the question."""
+_NOUNS = ("text", "message", "case", "note", "entry", "application", "report", "candidate", "item", "row")
+
+
+def make(world: World) -> list[Unit]:
+    """A rubric with cases: either of them in the documents and the other in the question, or both in the question."""
     rng = world.rng
-    case = rng.choice(CASES)(world)
-    labels = _labels(len(case.criteria), world)
-    rules = rubric(labels, case, rng)
-    answer = labels[case.right]
-    names = ", ".join(labels[:-1]) + f" or {labels[-1]}"
-    noun = rng.choice(("text", "message", "case", "note", "entry", "application", "report"))
-    ident = world.values.draw("code")
-    where = rng.random()
-    if where < 0.45:
-        ask = rng.choice((f"Choose a label for {noun} {ident}:\n{rules}\nAnswer with the label alone.", f"Rate {noun} {ident} by this rubric.\n{rules}", f"Which label fits {noun} {ident}?\n{rules}\nLabel:",
-                          f"Label {noun} {ident} ({names}).\n{rules}", f"{rules}\nWhich of {names} applies to {noun} {ident}?"))
-        body = rng.choice((f"{noun.capitalize()} {ident}: {case.text}", f"[{ident}] {case.text}", f"{noun} {ident}\n{case.text}"))
-        return Unit(body, [lambda r: [Turn(ask, answer)]], "label", f"{noun} {ident}".capitalize())
-    if where < 0.8:
-        ask = rng.choice((f"Which label fits this {noun}?\n{case.text}", f"{case.text}\nLabel?", f"Choose {names} for this {noun}: {case.text}", f"Apply rubric {ident} to this {noun}: {case.text}", f"{noun.capitalize()}: {case.text}\nLabel:"))
-        head = rng.choice((f"Rubric {ident}\n", f"How to label ({ident}):\n", f"Labels of rubric {ident}:\n"))
-        if ident not in ask:
-            ask = f"Rubric {ident}. {ask}"
-        return Unit(head + rules, [lambda r: [Turn(ask, answer)]], "label", f"Rubric {ident}")
-    ask = rng.choice((f"Choose a label for the text by this rubric.\n{rules}\n\nText: {case.text}", f"{case.text}\n\n{rules}\n\nWhich label?", f"Label the {noun} with {names}.\nRubric:\n{rules}\n{noun.capitalize()}: {case.text}\nLabel:"))
-    return Unit("", [lambda r: [Turn(ask, answer)]], "label")
+    rubric = rng.choice(KINDS)(world)
+    labels = _labels(len(rubric.criteria), world)
+    rules = written(labels, rubric.criteria, rng)
+    noun, where = rng.choice(_NOUNS), rng.random()
+    if where < 0.3:
+        return [_filed(world, rubric, labels, rules, noun) for _ in range(rng.choice((1, 2, 4)))]
+    if where < 0.85:
+        return [_ruled(world, rubric, labels, rules, noun)]
+    return [_asked(rubric, labels, rules, noun)]
+
+
+def _names(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:-1]) + f" or {labels[-1]}"
+
+
+def _filed(world: World, rubric: Rubric, labels: Sequence[str], rules: str, noun: str) -> Unit:
+    """The case stands in the documents."""
+    rng, ident = world.rng, world.values.draw("code")
+    case = rubric.draw(rng)
+    ask = rng.choice((f"Choose a label for {noun} {ident}:\n{rules}\nAnswer with the label alone.", f"Rate {noun} {ident} by this rubric.\n{rules}", f"Which label fits {noun} {ident}?\n{rules}\nLabel:",
+                      f"Label {noun} {ident} ({_names(labels)}).\n{rules}", f"{rules}\nWhich of {_names(labels)} applies to {noun} {ident}?"))
+    body = rng.choice((f"{noun.capitalize()} {ident}: {case.text}", f"[{ident}] {case.text}", f"{noun} {ident}\n{case.text}"))
+    return Unit(body, [lambda r: [Turn(ask, labels[case.right])]], "label", f"{noun} {ident}".capitalize())
+
+
+def _ruled(world: World, rubric: Rubric, labels: Sequence[str], rules: str, noun: str) -> Unit:
+    """The rubric stands in the documents; any number of cases can be asked."""
+    rng, ident = world.rng, world.values.draw("code")
+    head = rng.choice((f"Rubric {ident}\n", f"How to label ({ident}):\n", f"Labels of rubric {ident}:\n"))
+    forms = [f"Which label fits this {noun}?\n{{t}}", "{t}\nLabel?", f"Choose {_names(labels)} for this {noun}: {{t}}", f"Apply rubric {ident} to this {noun}: {{t}}", f"{noun.capitalize()}: {{t}}\nLabel:"]
+
+    def ask(r: random.Random) -> list[Turn]:
+        case = rubric.draw(r)
+        text = r.choice(forms).replace("{t}", case.text)
+        return [Turn(text if ident in text else f"Rubric {ident}. {text}", labels[case.right])]
+
+    return Unit(head + rules, [ask], "label", f"Rubric {ident}")
+
+
+def _asked(rubric: Rubric, labels: Sequence[str], rules: str, noun: str) -> Unit:
+    """Rubric and case both stand in the question."""
+
+    def ask(r: random.Random) -> list[Turn]:
+        case = rubric.draw(r)
+        text = r.choice((f"Choose a label for the text by this rubric.\n{rules}\n\nText: {case.text}", f"{case.text}\n\n{rules}\n\nWhich label?", f"Label the {noun} with {_names(labels)}.\nRubric:\n{rules}\n{noun.capitalize()}: {case.text}\nLabel:"))
+        return [Turn(text, labels[case.right])]
+
+    return Unit("", [ask], "label")

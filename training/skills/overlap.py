@@ -44,7 +44,7 @@ _LEADS = (
     (re.compile(r"(?:by|with|via|through|using) "), ("How", "In what way", "By what means")),
     (re.compile(r"(?:if|unless|when|once|after|before|until|during|while|every|each) "), ("When", "In which case", "Under what condition")),
 )
-_STOP = frozenset("""a an the and or but of to in on at by for from with without as is are was were be been being it its they them their
+STOP = frozenset("""a an the and or but of to in on at by for from with without as is are was were be been being it its they them their
 he she his her him we us our you your i my me this that these those there here not no nor so if than then too very will would shall should may might
 can could must do does did has have had one who whom which what when where why how all any each every some more most other such only own same per up
 down out off over under again once also just about into through during before after above below between both few because while until still even""".split())
@@ -75,7 +75,7 @@ def overlap_question(text: str, value: str, kind: str, title: str, rng: random.R
     if at < 0 or len(sentence) > 260:
         return None
     before, after = sentence[:at], sentence[at + len(value) :]
-    content = [w for w in _WORD.findall(f"{before} {after}") if w.lower() not in _STOP and len(w) > 2]
+    content = [w for w in _WORD.findall(f"{before} {after}") if w.lower() not in STOP and len(w) > 2]
     wh = question_words(kind, value, rng)
     form = rng.random()
     if len(content) < 2 or form < 0.12:
@@ -100,7 +100,7 @@ def overlap_question(text: str, value: str, kind: str, title: str, rng: random.R
 def noisy(question: str, protected: str, rng: random.Random) -> str:
     """The question with a content word dropped, replaced by an unknown word or misspelt; `protected` words stay."""
     words = question.split(" ")
-    places = [i for i, w in enumerate(words) if i and len(w) > 3 and w.lower().strip("?.,'") not in _STOP and w.strip("?.,'") not in protected]
+    places = [i for i, w in enumerate(words) if i and len(w) > 3 and w.lower().strip("?.,'") not in STOP and w.strip("?.,'") not in protected]
     if len(places) < 3:
         return question
     place = rng.choice(places)

@@ -1,0 +1,143 @@
+"""Notes: single natural passages with questions, in a shorter form than the bank's.
+
+    python -m training.notes training/notes/work01.txt     # names every fault by file and line
+
+A block is a passage in one line (`\\n` for a line break) with slots `{name:type}` or
+`{name:this|that|…}`, then lines `name: question`, `name = FORM: question` (the answer is FORM, a
+piece of the passage) and `none: question` (the passage does not say). Blank lines separate
+blocks; `#` starts a comment. The format is described in bank/README.md.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from training.bank import BankError, Block, Question, SlotType
+from training.templates import Synonyms, Template, compile_template, make_synonyms
+
+HERE = Path(__file__).parent / "notes"
+_SLOT = re.compile(r"\{(\w+):([^{}]*)\}")
+_LINE = re.compile(r"(\w+)\s*(?:=\s*([^:]*\S)\s*)?:\s+(\S.*)")
+_PLAIN = make_synonyms([])
+Line = tuple[str, str]
+"""(origin, text)"""
+
+
+def _groups(path: Path) -> Iterator[list[Line]]:
+    """The non-empty lines of each block."""
+    group: list[Line] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            group.append((f"{path.name}:{number}", line.strip()))
+        elif not line.strip() and group:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _slots(passage: str, types: frozenset[str]) -> dict[str, SlotType]:
+    slots: dict[str, SlotType] = {}
+    for name, text in _SLOT.findall(passage):
+        options = tuple(dict.fromkeys(part.strip() for part in text.split("|") if part.strip()))
+        if name in slots:
+            raise BankError(f"slot {name!r} occurs twice")
+        if name == "none":
+            raise BankError("a slot may not be called `none`")
+        if len(options) == 1 and options[0] not in types:
+            raise BankError(f"slot {name}: {options[0]!r} is no type; alternatives need a `|`")
+        slots[name] = SlotType("", options) if len(options) > 1 else SlotType(text.strip())
+    if not slots or re.search(r"[{}]", _SLOT.sub("", passage)):
+        raise BankError("the passage needs slots of the form {name:type} and no other braces")
+    return slots
+
+
+def _question(
+    text: str, slots: dict[str, SlotType], source: str, syn: Synonyms
+) -> Question | Template:
+    """One line after the passage: a question, or the text of an unanswered one."""
+    match = _LINE.fullmatch(text)
+    if not match:
+        raise BankError(f"expected `name: question`, got {text!r}")
+    name, form, asked = match.groups()
+    if "{" in asked:
+        raise BankError("a question may not hold a slot")
+    if name == "none":
+        return compile_template(asked, syn)
+    if name not in slots:
+        raise BankError(f"no slot {name!r} in the passage")
+    answer = compile_template(form or f"{{{name}}}", _PLAIN)
+    if answer.source.lower() not in source.lower():
+        raise BankError(f"the answer {answer.source!r} is no piece of the passage")
+    if f"{{{name}}}" not in answer.source:
+        raise BankError(f"the answer {answer.source!r} does not hold its slot")
+    return Question(name, answer, compile_template(asked, syn), frozenset())
+
+
+def _build(group: Sequence[Line], types: frozenset[str], syn: Synonyms) -> Block:
+    origin, passage = group[0]
+    passage = passage.replace("\\n", "\n")
+    at = origin  # of the line at fault
+    try:
+        slots = _slots(passage, types)
+        source = _SLOT.sub(r"{\1}", passage)
+        questions: list[Question] = []
+        unanswered: list[Template] = []
+        for line, text in group[1:]:
+            at = line
+            made = _question(text, slots, source, syn)
+            if isinstance(made, Question):
+                questions.append(made)
+            else:
+                unanswered.append(made)
+        at = origin
+        missing = set(slots) - {q.slot for q in questions}
+        if missing:
+            raise BankError(f"nobody asks for {', '.join(sorted(missing))}")
+    except BankError as error:
+        raise BankError(f"{at}: {error}") from error
+    name = f"note_{origin.replace('.txt:', '_')}"
+    statement = compile_template(source, syn)
+    return Block(
+        "note", name, origin, slots, (statement,), tuple(questions), unanswered=tuple(unanswered)
+    )
+
+
+def load_notes(
+    types: frozenset[str], syn: Synonyms, strict: bool = True, folder: Path = HERE
+) -> tuple[Block, ...]:
+    """All notes of a folder.
+
+    Raises:
+        BankError: a faulty block when `strict`; otherwise it is left out and named on standard
+            output.
+    """
+    return tuple(
+        made for path in sorted(folder.glob("*.txt")) for made in _checked(path, types, syn, strict)
+    )
+
+
+def _checked(path: Path, types: frozenset[str], syn: Synonyms, strict: bool) -> Iterator[Block]:
+    for group in _groups(path):
+        try:
+            yield _build(group, types, syn)
+        except BankError as error:
+            if strict:
+                raise
+            print(f"left out: {error}", flush=True)
+
+
+def main() -> None:
+    """Check the files named on the command line."""
+    from training.make_tokenizer import world_types
+
+    types = world_types()
+    for name in sys.argv[1:]:
+        blocks = list(_checked(Path(name), types, _PLAIN, False))
+        asked = sum(len(block.questions) for block in blocks)
+        print(f"{name}: {len(blocks)} notes, {asked} questions")
+
+
+if __name__ == "__main__":
+    main()
