@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from preread.backend import Ragged
 from preread.engine.engine import Engine
 from preread.errors import EngineError, UsageError
 from preread.kernels.attention import attend_causal
@@ -17,10 +16,9 @@ from preread.models.decoder import PackedDecoder
 from preread.models.interface import Decoder
 from preread.models.load import LoadedModel
 from preread.models.weights import Checkpoint
-from preread.tokens.batch import GenerateSpec, TokenBatch
-from preread.tokens.parity import Observation, ParityReport
+from preread.tokens.batch import TokenBatch
+from preread.tokens.parity import Observation, ParityReport, trials
 from preread.tokens.parity import judge as compare
-from preread.types import Sampling
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
@@ -50,7 +48,7 @@ def observe(engine: Engine, batch: TokenBatch) -> list[Observation]:
                     tokens[row].append(token)
     finally:
         engine.watch(None)
-    prompts = [_prompt(batch, row) for row in range(len(batch))]
+    prompts = [np.concatenate((batch.head(i), batch.own.row(i))) for i in range(len(batch))]
     return [
         Observation(
             np.concatenate((prompt, np.array(out, np.int32))), torch.stack(logits[: len(out)])
@@ -85,14 +83,9 @@ def parity(
 ) -> ParityReport:  # fmt: skip
     """Random prompts on a few random prefixes, first cold, then resident, many at once and alone.
     Needs an idle engine."""
-    make = np.random.default_rng(seed)
-    vocab = engine.decoder.vocab_size
-    heads = [make.integers(0, vocab, prefix - i).astype(np.int32) for i in range(1 + prompts // 8)]
-    own = [make.integers(0, vocab, make.integers(1, 40)).astype(np.int32) for _ in range(prompts)]
-    which = np.arange(prompts) % len(heads)
     seen = []
-    for rows in (np.arange(prompts), np.arange(prompts), np.arange(1)):
-        seen += observe(engine, _batch([own[i] for i in rows], heads, which[rows], steps))
+    for batch in trials(engine.decoder.vocab_size, prompts, prefix, steps, seed):
+        seen += observe(engine, batch)
     return judge(seen, reference, engine.decoder)
 
 
@@ -106,25 +99,3 @@ def wider(model: LoadedModel) -> PackedDecoder:
     dtype = torch.float64 if model.dtype == "float32" else torch.float32
     tensors = Checkpoint(model.folder, model.config).load(dtype, model.decoder.device)
     return PackedDecoder(model.config, tensors)
-
-
-def _batch(
-    own: list[Int32Array], heads: list[Int32Array], which: np.ndarray, steps: int
-) -> TokenBatch:
-    base = np.array([len(heads[g]) for g in which.tolist()], np.int32)
-    offsets = np.concatenate(([0], np.cumsum([len(o) for o in own]))).astype(np.int64)
-    return TokenBatch(
-        spec=GenerateSpec(steps, Sampling()),
-        own=Ragged(np.concatenate(own), offsets),
-        groups=heads,
-        group_of=which.astype(np.int32),
-        base=base,
-        context=base,
-        seeds=np.zeros(len(own), np.uint64),
-    )
-
-
-def _prompt(batch: TokenBatch, row: int) -> Int32Array:
-    group = int(batch.group_of[row])
-    head = batch.groups[group][: batch.base[row]] if group >= 0 else batch.own.values[:0]
-    return np.concatenate((head, batch.own.row(row)))

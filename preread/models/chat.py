@@ -86,6 +86,17 @@ class ChatTemplate:
         ids = self.tokenizer.encode([*laid.before, Span(question.strip()), laid.after])
         return np.array(ids, dtype=np.int32)
 
+    def counts(self, prefixes: Sequence[Prefix], questions: Sequence[str]) -> list[int]:
+        """Prompt tokens of each prefix, or (questions given) of it and its question. See
+        Backend.count."""
+        if not questions:
+            return [len(self.prefix(prefix)) for prefix in prefixes]
+        counts = []
+        for prefix, question in zip(prefixes, questions, strict=True):
+            drop, own = self.suffix(prefix, question)
+            counts.append(len(self.prefix(prefix)) - drop + len(own))
+        return counts
+
     def answer_tokens(self, text: str) -> Int32Array:
         """Tokens of an answer that begins with `text`, as they come after the generation prompt
         (some templates put a space between). For scoring labels and continuations."""

@@ -97,6 +97,11 @@ class TokenBatch:
     def __len__(self) -> int:
         return len(self.own)
 
+    def head(self, row: int) -> Int32Array:
+        """The shared beginning of a row's prompt."""
+        group = int(self.group_of[row])
+        return self.groups[group][: self.base[row]] if group >= 0 else self.own.values[:0]
+
     @property
     def kind(self) -> Kind:
         if isinstance(self.spec, GenerateSpec):
@@ -125,3 +130,9 @@ class News:
     scores: Float32Array
     agree: NDArray[np.bool_]
     errors: dict[int, str]
+
+
+NOT_FINITE = (
+    "The model's output is not finite (NaN or infinity). Try --dtype float32; if that helps, the "
+    "weights overflow in half precision."
+)

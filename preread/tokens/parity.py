@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from preread.backend import Ragged
+from preread.tokens.batch import GenerateSpec, TokenBatch
+from preread.types import Sampling
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from preread.types import Int32Array
 
 # (tokens, n) -> logits [n, V] that decide the last n tokens, from one whole pass without any cache
@@ -100,4 +106,33 @@ def judge(observations: Sequence[Observation], reference: Forward, plain: Forwar
         cached_error=(cached / count) ** 0.5,
         uncached_error=(uncached / count) ** 0.5,
         margin=bound,
+    )
+
+
+def trials(vocab: int, prompts: int, prefix: int, steps: int, seed: int) -> list[TokenBatch]:
+    """Random prompts on a few random prefixes of up to `prefix` tokens: all of them, to be run
+    cold; the same again, on what is then in memory; and one alone."""
+    make = np.random.default_rng(seed)
+    heads = [make.integers(0, vocab, prefix - i).astype(np.int32) for i in range(1 + prompts // 8)]
+    own = [make.integers(0, vocab, make.integers(1, 40)).astype(np.int32) for _ in range(prompts)]
+    which = np.arange(prompts) % len(heads)
+    every = np.arange(prompts)
+    return [
+        _batch([own[i] for i in rows], heads, which[rows], steps) for rows in (every, every, [0])
+    ]
+
+
+def _batch(
+    own: list[Int32Array], heads: list[Int32Array], which: NDArray[np.int64], steps: int
+) -> TokenBatch:
+    base = np.array([len(heads[g]) for g in which.tolist()], np.int32)
+    offsets = np.concatenate(([0], np.cumsum([len(o) for o in own]))).astype(np.int64)
+    return TokenBatch(
+        spec=GenerateSpec(steps, Sampling()),
+        own=Ragged(np.concatenate(own), offsets),
+        groups=heads,
+        group_of=which.astype(np.int32),
+        base=base,
+        context=base,
+        seeds=np.zeros(len(own), np.uint64),
     )
