@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PREFIX = 256
 LONGEST = 1024  # a window up to this size is passed; a longer one would take minutes to fill
+ROOM = 64  # tokens for question and answer
 PIECE = 100  # so that prefixes are read in several passes
 
 
@@ -30,8 +31,10 @@ def parity(model: ForeignModel, *, prompts: int = 8, steps: int = 8, seed: int =
     first cold, then from memory, and one alone. Needs memory for the weights in a wider type."""
     net = model.net
     window = net.caches.window()
-    length = max(PREFIX, window + 64) if window <= LONGEST else PREFIX
-    length = min(length, net.limit - 64)
+    length = max(PREFIX, window + ROOM) if window <= LONGEST else PREFIX
+    length = min(length, net.limit - ROOM)
+    if net.regime(length) != net.regime(length + ROOM):
+        length -= ROOM  # a teacher-forced answer would be read otherwise than it was written
     memory, seen = Memory(1 << 40, 1), []
     for batch in trials(net.vocab_size, prompts, length, steps, seed):
         seen += observe(net, memory, batch)

@@ -69,12 +69,14 @@ def write_foreign_model(path: Path, family: str, *, seed: int = 0, **overrides: 
     """config.json, random weights and a byte-level tokenizer with a ChatML template."""
     kind, options = FAMILIES[family]
     config = getattr(transformers, kind)(**(options | overrides))
-    generator = torch.Generator().manual_seed(seed)
-    module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for name, weight in module.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            if weight.ndim > 1 and "conv" not in name:
+            noise = torch.randn(weight.shape)
+            if "embed" in name or "wte" in name:  # small, or where tied a token repeats itself
+                weight.copy_(noise * 0.05)
+            elif weight.ndim > 1 and "conv" not in name:
                 weight.copy_(noise * 0.2)
             elif "norm" in name or "ln_" in name or "bias" in name:
                 weight.add_(noise * 0.1)
