@@ -27,6 +27,8 @@ class Conversation:
 
     messages: tuple[Message, ...]
     skills: tuple[str, ...]
+    apart: bool = False
+    """whether the documents lie in the system message alone, apart from every question"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ def _one(maker: Callable[[World], Unit | None]) -> Maker:
 
 
 MAKERS: dict[str, tuple[Maker, float]] = {
-    "note": (_one(told.note), 8.0),
+    "note": (_one(told.note), 10.0),
     "policy": (_one(told.policy), 4.5),
-    "schema": (_one(told.schema), 3.5),
+    "schema": (_one(told.schema), 3.0),
     "event": (_one(events.unit), 2.8),
     "fact": (facts.profiles, 2.8),
     "two-hop": (hops.two_hop, 1.0),
@@ -63,7 +65,7 @@ MAKERS: dict[str, tuple[Maker, float]] = {
     "extraction": (_one(extraction.make), 0.3),
 }
 ASK_WEIGHT = {
-    "note": 8.0,
+    "note": 9.0,
     "policy": 5.0,
     "schema": 4.0,
     "event": 3.5,
@@ -206,7 +208,7 @@ def make_turns(units: Sequence[Unit], world: World, plan: Plan) -> list[tuple[st
     pairs, weights = _asks(units, "" if plan.skill == "unanswerable" else plan.skill)
     out: list[tuple[str, Turn]] = []
     seen: set[str] = set()
-    miss = 1.0 if plan.skill == "unanswerable" else 0.0 if plan.skill else 0.09
+    miss = 1.0 if plan.skill == "unanswerable" else 0.0 if plan.skill else 0.06
     for _ in range(plan.turns * 3):
         if len(out) >= plan.turns:
             break
@@ -245,9 +247,9 @@ def make_conversation(
     if not usual and rng.random() < 0.2:
         instruction = f"{layout.greeting(world)}\n{instruction}".strip()
     skills = tuple(skill for skill, _ in turns)
-    return Conversation(
-        _messages(instruction, text, [turn for _, turn in turns], usual, rng), skills
-    )
+    messages = _messages(instruction, text, [turn for _, turn in turns], usual, rng)
+    apart = len(messages[0].content) >= len(text) and messages[0].role == "system"
+    return Conversation(messages, skills, apart)
 
 
 def _messages(

@@ -1,19 +1,18 @@
 """The training model: Qwen3's arithmetic over a flat batch, with Qwen3's parameter names.
 
-Sequences lie one after the other in one row of T tokens; `bounds` says where each starts.
-Attention stays inside a sequence. On a GPU this is one variable-length kernel, elsewhere a slow
-loop that serves as its twin.
+Sequences lie one after the other in one row of T tokens; `branches.py` says which tokens see which.
+On a GPU attention is flex attention, which skips the blocks that nobody sees; its twin is a dense
+mask.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,46 +31,28 @@ class Shape:
     max_position_embeddings: int = 16_384
 
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-"""(q (T, H, D), k (T, G, D), v (T, G, D), bounds (S+1,), longest) -> (T, H, D), causal inside each
-sequence
-"""
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q (T, H, D), k (T, G, D), v (T, G, D)) -> (T, H, D); it knows which tokens see which"""
 
 
-def loop_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int) -> Tensor:
-    """The slow twin: one sequence at a time."""
-    out = torch.zeros_like(q)
-    group = q.shape[1] // k.shape[1]
-    edges = bounds.tolist()
-    for start, stop in pairwise(edges):
-        if stop > start:
-            queries = q[start:stop].transpose(0, 1)
-            keys = k[start:stop].repeat_interleave(group, 1).transpose(0, 1)
-            values = v[start:stop].repeat_interleave(group, 1).transpose(0, 1)
-            made = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-            out[start:stop] = made.transpose(0, 1)
-    return out
+def dense_attention(mask: Tensor) -> Attention:
+    """The slow twin: a mask (T, T) and plain scores."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (part.transpose(0, 1) for part in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        return out.transpose(0, 1)
+
+    return attention
 
 
-def flash_attention() -> Attention:
-    """The variable-length flash kernel of this torch, whichever way it spells its arguments."""
-    from torch.nn.attention.varlen import varlen_attn
+def flex(mask: BlockMask) -> Attention:
+    """Flex attention over a block mask: blocks that nobody sees cost nothing."""
 
-    names = inspect.signature(varlen_attn).parameters
-    extra: dict[str, Any] = (
-        {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
-    )
-    grouped = "enable_gqa" in names
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int) -> Tensor:
-        options = dict(extra)
-        if grouped:
-            options["enable_gqa"] = True
-        else:
-            group = q.shape[1] // k.shape[1]
-            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
-        return cast(Tensor, out)
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
+        out: Tensor = flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
+        return out[0].transpose(0, 1)
 
     return attention
 
@@ -112,16 +93,14 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor,
         turn: tuple[Tensor, Tensor],
-        bounds: Tensor,
         attend: Attention,
-        longest: int,
     ) -> Tensor:
         """x (T, C) -> (T, C)."""
         tokens, size = x.shape[0], self.shape.head_dim
         q = rotate(self.q_norm(self.q_proj(x).view(tokens, -1, size)), *turn)
         k = rotate(self.k_norm(self.k_proj(x).view(tokens, -1, size)), *turn)
         v = self.v_proj(x).view(tokens, -1, size)
-        out = attend(q.to(v.dtype), k.to(v.dtype), v, bounds, longest)
+        out = attend(q.to(v.dtype), k.to(v.dtype), v)
         return cast(Tensor, self.o_proj(out.reshape(tokens, -1)))
 
 
@@ -153,22 +132,19 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         turn: tuple[Tensor, Tensor],
-        bounds: Tensor,
         attend: Attention,
-        longest: int,
     ) -> Tensor:
         """x (T, C) -> (T, C)."""
-        x = x + self.self_attn(self.input_layernorm(x), turn, bounds, attend, longest)
+        x = x + self.self_attn(self.input_layernorm(x), turn, attend)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
 class Reader(nn.Module):
     """The decoder with tied embeddings."""
 
-    def __init__(self, shape: Shape, attend: Attention = loop_attention) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.attend = attend
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
         self.norm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_norm_eps)
@@ -186,23 +162,27 @@ class Reader(nn.Module):
                 module.down_proj.weight, std=0.02 / (2 * self.shape.num_hidden_layers) ** 0.5
             )
 
-    def hidden(self, tokens: Tensor, bounds: Tensor, longest: int) -> Tensor:
-        """tokens (T,) and bounds (S+1,) -> hidden states (T, C)."""
-        place = torch.arange(tokens.shape[0], device=tokens.device)
-        start = bounds[torch.searchsorted(bounds, place.to(bounds.dtype), right=True) - 1]
-        turn = rotary(place - start, self.shape)
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attention) -> Tensor:
+        """tokens (T,) at positions (T,) -> hidden states (T, C)."""
+        turn = rotary(positions, self.shape)
         x = self.embed_tokens(tokens)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.bfloat16)
         for layer in self.layers:
-            x = layer(x, turn, bounds, self.attend, longest)
+            x = layer(x, turn, attend)
         return cast(Tensor, self.norm(x))
 
     def loss(
-        self, tokens: Tensor, bounds: Tensor, index: Tensor, weights: Tensor, longest: int
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        index: Tensor,
+        weights: Tensor,
+        mask: BlockMask | Tensor,
     ) -> Tensor:
-        """Weighted cross entropy of the tokens after the positions `index` (K,)."""
-        states = self.hidden(tokens, bounds, longest)[index]
+        """Weighted cross entropy of the tokens after the places `index` (K,)."""
+        attend = dense_attention(mask) if isinstance(mask, Tensor) else flex(mask)
+        states = self.hidden(tokens, positions, attend)[index]
         logits = F.linear(states, self.embed_tokens.weight).float()
         each = F.cross_entropy(logits, tokens[index + 1], reduction="none")
         answers = weights > 0.06

@@ -1,15 +1,15 @@
 """Worker processes that turn the generator into an endless stream of token arrays.
 
 One worker puts chunks of whole sequences into a queue: token ids (uint16), weights of each token
-as a target in percent (uint8; 0 means part of a document) and the lengths of the sequences.
-Attention never crosses sequences.
+as a target in percent (uint8; 0 means part of a document), branches (int32; 0 means document, see
+branches.py) and the lengths of the sequences. Attention never crosses sequences.
 """
 
 import multiprocessing as mp
 import os
 import queue
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -20,8 +20,9 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from training.bank import Bank
+from training.branches import BLOCK, Layout, Lists, block_lists, positions
 from training.chat_format import START, render
-from training.documents import Plan, make_conversation
+from training.documents import Conversation, Plan, make_conversation
 from training.make_tokenizer import open_bank
 
 CHARS_PER_TOKEN = 3.2
@@ -35,7 +36,16 @@ class Chunk(NamedTuple):
 
     tokens: npt.NDArray[np.uint16]
     weights: npt.NDArray[np.uint8]
+    branches: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int32]
+
+
+class Sequence(NamedTuple):
+    """One conversation: tokens, weights and branches, all (N,)."""
+
+    tokens: npt.NDArray[np.uint16]
+    weights: npt.NDArray[np.uint8]
+    branches: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +59,22 @@ class Lengths:
 
 
 PHASES: tuple[Lengths, ...] = (
-    Lengths(((0.25, 60, 600), (0.37, 500, 1800), (0.31, 1800, 4200), (0.07, 4200, 8000)), 8704),
+    Lengths(((0.34, 60, 500), (0.36, 400, 1400), (0.25, 1400, 3800), (0.05, 3800, 8000)), 8704),
     Lengths(
         ((0.35, 100, 1500), (0.38, 1500, 4200), (0.17, 4200, 8000), (0.1, 8000, 14800)), LONGEST
     ),
 )
 
 
-FOCUS = (*["label"] * 6, *["extraction"] * 3, *["comparison"] * 2, *["two-hop"] * 2, "list", "fact")
+FOCUS = (
+    *["label"] * 5,
+    *["extraction"] * 4,
+    *["comparison"] * 3,
+    *["two-hop"] * 4,
+    *["note"] * 4,
+    "list",
+    "fact",
+)
 """Skills to which some conversations are devoted, so that the rarer ones get their share."""
 
 
@@ -70,25 +88,46 @@ def draw_plan(rng: random.Random, phase: Lengths) -> Plan:
             break
         share -= part
     chars = int(rng.randrange(low, high) * CHARS_PER_TOKEN)
-    turns = rng.choice((1, 6, 16, 24, 32, 48))
+    turns = rng.choice((8, 16, 32, 48, 72, 96))
     if rng.random() < 0.4 and chars < 8_000:
         skill = rng.choice(FOCUS)
         return Plan(chars, min(turns, 4) if skill == "extraction" else turns, skill)
     return Plan(chars, turns)
 
 
-def weigh(ids: npt.NDArray[np.uint16], marker: Sequence[int], end: int) -> npt.NDArray[np.uint8]:
+CHAINED = 0.12
+"""Share of the conversations whose questions see all earlier ones, as in a session."""
+
+
+def places(ids: npt.NDArray[np.uint16], marker: tuple[int, ...]) -> list[int]:
+    """Where a run of tokens begins."""
+    starts = np.flatnonzero(ids[: len(ids) - len(marker) + 1] == marker[0]).tolist()
+    return [at for at in starts if tuple(ids[at : at + len(marker)].tolist()) == marker]
+
+
+def weigh(ids: npt.NDArray[np.uint16], marker: tuple[int, ...], end: int) -> npt.NDArray[np.uint8]:
     """Percent weights: answers up to 100 (long answers less for each token), everything else 0."""
     weights = np.zeros(len(ids), np.uint8)
-    starts = np.flatnonzero(ids == marker[0])
     ends = np.flatnonzero(ids == end)
-    for start in starts.tolist():
+    for start in places(ids, marker):
         begin = start + len(marker)
-        if begin < len(ids) and np.array_equal(ids[start:begin], marker):
+        if begin < len(ids):
             stop = int(ends[np.searchsorted(ends, begin)]) + 1
             length = stop - begin
             weights[begin:stop] = 100 if length <= 16 else max(12, 1600 // length)
     return weights
+
+
+def branch(
+    ids: npt.NDArray[np.uint16], marker: tuple[int, ...], skills: Iterable[str]
+) -> npt.NDArray[np.int32]:
+    """The branch of each token: every question opens one, except a follow-up."""
+    out = np.zeros(len(ids), np.int32)
+    opened = 0
+    for start, skill in zip(places(ids, marker), skills, strict=True):
+        opened += skill != "follow-up"
+        out[start:] = opened
+    return out
 
 
 class Maker:
@@ -98,27 +137,40 @@ class Maker:
         self.bank = bank
         self.tokenizer = tokenizer
         self.rng = random.Random(seed)
-        self.marker = tokenizer.encode(f"{START}assistant\n", add_special_tokens=False).ids
+        self.asked, self.marker = (
+            tuple(tokenizer.encode(f"{START}{role}\n", add_special_tokens=False).ids)
+            for role in ("user", "assistant")
+        )
         end = tokenizer.token_to_id("<|im_end|>")
         assert end is not None
         self.end = end
 
     def chunk(self, phase: Lengths, count: int = BATCH) -> Chunk:
         """The next sequences."""
-        texts: list[str] = []
-        while len(texts) < count:
-            made = make_conversation(self.rng, self.bank, draw_plan(self.rng, phase))
-            if made:
-                texts.append(render(made.messages))
-        tokens, weights, lengths = [], [], []
-        for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            ids = np.array(encoding.ids, np.uint16)
-            if len(ids) > phase.limit:
-                continue
-            tokens.append(ids)
-            weights.append(weigh(ids, self.marker, self.end))
-            lengths.append(len(ids))
-        return Chunk(np.concatenate(tokens), np.concatenate(weights), np.array(lengths, np.int32))
+        made: list[Conversation] = []
+        while len(made) < count:
+            conversation = make_conversation(self.rng, self.bank, draw_plan(self.rng, phase))
+            if conversation:
+                made.append(conversation)
+        encoded = self.tokenizer.encode_batch_fast(
+            [render(conversation.messages) for conversation in made], add_special_tokens=False
+        )
+        rows = [
+            self._sequence(np.array(encoding.ids, np.uint16), conversation)
+            for encoding, conversation in zip(encoded, made, strict=True)
+            if len(encoding.ids) <= phase.limit
+        ]
+        lengths = np.array([len(row.tokens) for row in rows], np.int32)
+        tokens, weights, branches = zip(*rows, strict=True)
+        return Chunk(
+            np.concatenate(tokens), np.concatenate(weights), np.concatenate(branches), lengths
+        )
+
+    def _sequence(self, ids: npt.NDArray[np.uint16], made: Conversation) -> Sequence:
+        weights = weigh(ids, self.marker, self.end)
+        if not made.apart or self.rng.random() < CHAINED:
+            return Sequence(ids, weights, np.zeros(len(ids), np.int32))
+        return Sequence(ids, weights, branch(ids, self.asked, made.skills))
 
 
 def work(folder: str, seed: int, phase: "Synchronized[int]", out: Any) -> None:
@@ -131,12 +183,11 @@ def work(folder: str, seed: int, phase: "Synchronized[int]", out: Any) -> None:
 
 
 class Batch(NamedTuple):
-    """A flat batch: `tokens` (T,), `bounds` (S+1,) cumulative, `places` (K,) positions that
-    predict, `weights` (K,).
-    """
+    """A flat batch: `tokens` (T,), who sees whom, `places` (K,) that predict, `weights` (K,)."""
 
     tokens: npt.NDArray[np.int64]
-    bounds: npt.NDArray[np.int32]
+    layout: Layout
+    lists: Lists
     places: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
 
@@ -150,7 +201,7 @@ class Stream:
         context = mp.get_context("spawn")
         self.phase = context.Value("i", 0)
         self.queue: Any = context.Queue(maxsize=150)
-        self.pool: list[tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], int]] = []
+        self.pool: list[tuple[Sequence, int]] = []
         self.rng = np.random.default_rng(seed)
         self.reuse = reuse
         self.fresh = 0
@@ -173,39 +224,39 @@ class Stream:
             return False
         self.fresh += len(chunk.tokens)
         at = 0
-        for length in chunk.lengths:
-            self.pool.append(
-                (chunk.tokens[at : at + length], chunk.weights[at : at + length], self.reuse)
-            )
-            at += int(length)
+        for length in chunk.lengths.tolist():
+            own = slice(at, at + length)
+            row = Sequence(chunk.tokens[own], chunk.weights[own], chunk.branches[own])
+            self.pool.append((row, self.reuse))
+            at += length
         return True
 
-    def _next(self) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]:
+    def _next(self) -> Sequence:
         """A random sequence of the pool; used up ones leave it."""
         while len(self.pool) < 2000 and self._take(wait=len(self.pool) < 300):
             pass
         place = int(self.rng.integers(len(self.pool)))
-        tokens, weights, left = self.pool[place]
+        row, left = self.pool[place]
         if left <= 1 or self.queue.qsize() > 20:
             self.pool[place] = self.pool[-1]
             self.pool.pop()
         else:
-            self.pool[place] = (tokens, weights, left - 1)
-        self.shown += len(tokens)
-        return tokens, weights
+            self.pool[place] = (row, left - 1)
+        self.shown += len(row.tokens)
+        return row
 
-    def batch(self, size: int, sequences: int) -> Batch:
-        """A batch of `size` tokens in at most `sequences` sequences; the rest is padding."""
-        picked: list[tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]] = []
+    def batch(self, size: int) -> Batch:
+        """A batch of `size` tokens; what no sequence fills is padding."""
+        picked: list[Sequence] = []
         used = misses = 0
-        while len(picked) < sequences - 1 and misses < 6:
-            tokens, weights = self._next()
-            if used + len(tokens) <= size:
-                picked.append((tokens, weights))
-                used += len(tokens)
+        while misses < 8:
+            row = self._next()
+            if used + len(row.tokens) <= size:
+                picked.append(row)
+                used += len(row.tokens)
             else:
                 misses += 1
-        return pack(picked, size, sequences, self.rng)
+        return pack(picked, size, self.rng)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -213,31 +264,29 @@ class Stream:
             process.terminate()
 
 
-def pack(
-    picked: Sequence[tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]],
-    size: int,
-    sequences: int,
-    rng: np.random.Generator,
-) -> Batch:
-    """Lay sequences one after the other and choose which positions are predicted: all answers,
-    some documents.
+def pack(picked: list[Sequence], size: int, rng: np.random.Generator) -> Batch:
+    """Lay sequences one after the other and choose which places predict: all answers, some of the
+    documents. Padding sees one block of itself.
     """
+    used = sum(len(row.tokens) for row in picked)
+    rest = np.arange(size - used, dtype=np.int32)
     tokens = np.zeros(size, np.int64)
-    target = np.zeros(size, np.int16)
-    bounds = np.full(sequences + 1, size, np.int32)
-    at = 0
-    for place, (ids, weights) in enumerate(picked):
-        bounds[place] = at
-        tokens[at : at + len(ids)] = ids
-        target[at : at + len(ids) - 1] = weights[1:]
-        target[at + len(ids) - 1] = -1
-        at += len(ids)
-    bounds[len(picked)] = at
-    target[at:] = -1
+    tokens[:used] = np.concatenate([row.tokens for row in picked])
+    target = np.full(size, -1, np.int16)
+    target[: used - 1] = np.concatenate([row.weights for row in picked])[1:]
+    target[np.cumsum([len(row.tokens) for row in picked]) - 1] = -1
+    layout = Layout(
+        np.repeat(
+            np.arange(len(picked) + 1, dtype=np.int32),
+            [*(len(row.tokens) for row in picked), len(rest)],
+        ),
+        np.concatenate([*(row.branches for row in picked), 1 + rest // BLOCK]),
+        np.concatenate([*(positions(row.branches) for row in picked), rest.astype(np.int64)]),
+    )
     room = size // 4
     answers = np.flatnonzero(target > 0)[:room]
     others = np.flatnonzero(target == 0)
     extra = rng.choice(others, room - len(answers), replace=len(others) < room)
     index = np.concatenate([answers, extra])
-    weights32 = np.maximum(target[index], 5).astype(np.float32) / 100
-    return Batch(tokens, bounds, index, weights32)
+    weights = np.maximum(target[index], 5).astype(np.float32) / 100
+    return Batch(tokens, layout, block_lists(layout), index, weights)

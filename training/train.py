@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from training.branches import Blocks, dense
 from training.export import write
-from training.model import Reader, Shape, flash_attention, loop_attention
+from training.model import Reader, Shape
 from training.optimizer import Optimizer
-from training.stream import LONGEST, Batch, Stream
+from training.stream import Batch, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,6 @@ class Options:
     init: Path | None
     leave: float
     warm_up: int = 100
-    sequences: int = 256
 
 
 def learning_rate(step: int, share: float, options: Options) -> float:
@@ -52,11 +52,12 @@ def learning_rate(step: int, share: float, options: Options) -> float:
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
-    """All arrays of a batch as tensors."""
-    arrays = (torch.from_numpy(array) for array in batch)
+    """tokens, positions, places and weights of a batch as tensors."""
+    arrays = (batch.tokens, batch.layout.position, batch.places, batch.weights)
+    made = (torch.from_numpy(array) for array in arrays)
     if device.type == "cuda":
-        return tuple(array.pin_memory().to(device, non_blocking=True) for array in arrays)
-    return tuple(arrays)
+        return tuple(array.pin_memory().to(device, non_blocking=True) for array in made)
+    return tuple(made)
 
 
 class Trainer:
@@ -71,7 +72,8 @@ class Trainer:
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
         cuda = self.device.type == "cuda"
-        self.model = Reader(Shape(), flash_attention() if cuda else loop_attention).to(self.device)
+        self.blocks = Blocks.on(self.device, options.tokens) if cuda else None
+        self.model = Reader(Shape()).to(self.device)
         self.optimizer = Optimizer(self.model, options.muon)
         self.loss: Any = torch.compile(self.model.loss, dynamic=False) if cuda else self.model.loss
         if options.init:
@@ -117,14 +119,14 @@ class Trainer:
         """Train until the time is over, or until it is time to leave."""
         options, saved = self.options, time.monotonic()
         started, first = saved - self.spent, self.step
-        size, waiting = options.tokens, self.stream.batch(options.tokens, options.sequences)
+        size, waiting = options.tokens, self.stream.batch(options.tokens)
         born, spent = time.monotonic(), self.spent
         while self.spent < options.seconds and time.monotonic() - born < options.leave:
             share = self.spent / options.seconds
             self.stream.phase.value = int(share > 1 - options.long - 0.01)
             rate = learning_rate(self.step, share, options)
             losses = self._update(waiting, rate)
-            waiting = self.stream.batch(size, options.sequences)
+            waiting = self.stream.batch(size)
             self.step += 1
             if self.step <= 3 or self.step % 50 == 0:
                 self._note(losses, rate, started)
@@ -138,9 +140,11 @@ class Trainer:
         self.stream.close()
 
     def _update(self, batch: Batch, rate: float) -> Tensor:
-        tokens, bounds, index, weights = to_device(batch, self.device)
+        arrays = to_device(batch, self.device)
+        layout = batch.layout
+        mask = self.blocks.load(layout, batch.lists) if self.blocks else dense(layout)
         with torch.autocast(self.device.type, torch.bfloat16):
-            losses: Tensor = self.loss(tokens, bounds, index, weights, LONGEST)
+            losses: Tensor = self.loss(*arrays, mask)
         losses[0].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step(rate)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.export import hub_config, write
-from training.model import Reader, Shape
+from training.model import Reader, Shape, dense_attention
 
 transformers = pytest.importorskip("transformers")
 SMALL = Shape(
@@ -33,9 +33,11 @@ def test_logits_equal_transformers(tmp_path: Path) -> None:
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     oracle.tie_weights()
     first, second = torch.randint(3, 97, (40,)), torch.randint(3, 97, (23,))
-    flat, bounds = torch.cat([first, second]), torch.tensor([0, 40, 63, 63], dtype=torch.int32)
+    flat, places = torch.cat([first, second]), torch.cat([torch.arange(40), torch.arange(23)])
+    own = (places * 0).index_fill(0, torch.arange(40, 63), 1)
+    mask = (own[:, None] == own) & torch.ones(63, 63).tril().bool()
     with torch.no_grad():
-        ours = model.hidden(flat, bounds, 64) @ model.embed_tokens.weight.T
+        ours = model.hidden(flat, places, dense_attention(mask)) @ model.embed_tokens.weight.T
         theirs = torch.cat([oracle(first[None]).logits[0], oracle(second[None]).logits[0]])
     assert torch.allclose(ours, theirs, atol=1e-4)
     write(model, tmp_path)

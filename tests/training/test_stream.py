@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from training.make_tokenizer import open_bank
-from training.stream import PHASES, Maker, pack
+from training.stream import PHASES, Maker, Sequence, pack
 
 READER = Path(__file__).parents[2] / "preread" / "assets" / "reader"
 TEXTS = [
@@ -44,10 +44,41 @@ def test_only_answers_carry_full_weight() -> None:
     assert "<|im_start|>" not in answer and answer.endswith("<|im_end|>")
 
 
+def rows(*lengths: int) -> list[Sequence]:
+    return [
+        Sequence(
+            np.arange(1, n + 1, dtype=np.uint16),
+            np.full(n, 100, np.uint8),
+            np.zeros(n, np.int32),
+        )
+        for n in lengths
+    ]
+
+
 def test_batches_never_predict_across_sequences() -> None:
-    rng = np.random.default_rng(0)
-    picked = [(np.arange(1, n, dtype=np.uint16), np.full(n - 1, 100, np.uint8)) for n in (9, 5, 30)]
-    batch = pack(picked, 64, 8, rng)
-    assert batch.bounds.tolist()[:4] == [0, 8, 12, 41] and len(batch.bounds) == 9
+    batch = pack(rows(8, 4, 29), 128, np.random.default_rng(0))
+    assert np.bincount(batch.layout.sequence).tolist() == [8, 4, 29, 87]
     ends = {7, 11, 40}
     assert not ends & set(batch.places.tolist()) and batch.places.max() < 41
+
+
+def test_every_question_but_a_follow_up_opens_a_branch() -> None:
+    made = tokenizer()
+    maker = Maker(open_bank(), made, 5)
+    maker.rng.seed(8)
+    found = 0
+    for _ in range(3):
+        chunk = maker.chunk(PHASES[0], 8)
+        at = 0
+        for length in chunk.lengths.tolist():
+            own = slice(at, at + length)
+            tokens, branches = chunk.tokens[own], chunk.branches[own]
+            at += length
+            if not branches.any():
+                continue
+            found += 1
+            document = made.decode(tokens[branches == 0].tolist(), skip_special_tokens=False)
+            assert document.endswith("<|im_end|>\n") and "<|im_start|>user" not in document
+            text = made.decode(tokens[branches == 1].tolist(), skip_special_tokens=False)
+            assert text.startswith("<|im_start|>user\n") and text.endswith("<|im_end|>\n")
+    assert found > 5

@@ -15,6 +15,8 @@ from training.world import World
 
 OVERLAP = {"note": 0.15}
 """Share of a kind's questions made from the words around the answer; 0.35 of every other kind."""
+FOREIGN = {"note": 0.1}
+"""Share of a kind's fixed alternatives that come from other blocks; 0.45 of every other kind."""
 NOISE = {"note": 0.2}
 """Share of a kind's own questions that are spoilt a little; 0.35 of every other kind."""
 WORD_TYPES = frozenset(
@@ -41,14 +43,15 @@ def pick_question(block: Block, slot: str, world: World, rng: random.Random) -> 
     return pool[int(rng.random() * len(pool))]
 
 
-def _option(options: Sequence[str], world: World) -> str:
-    """One of the fixed alternatives, or one that another block has with the same first word.
+def _option(options: Sequence[str], world: World, foreign: float) -> str:
+    """One of the fixed alternatives, or (`foreign` is how often) one of another block with the same
+    first word.
 
     Else the few alternatives of a block would be learnt by heart instead of being read.
     """
     rng = world.rng
     value = options[int(rng.random() * len(options))]
-    if rng.random() < 0.45:
+    if rng.random() < foreign:
         first = value.split(" ", 1)[0]
         if first in ("in", "on", "at", "behind", "under", "next", "with") and rng.random() < 0.3:
             return world.np_where()
@@ -63,12 +66,13 @@ def draw_values(
 ) -> dict[str, str]:
     """Values of all slots, distinct from each other; phrases not used elsewhere in the document."""
     values: dict[str, str] = dict(keep or {})
+    foreign = FOREIGN.get(block.kind, 0.45)
     for name, slot in block.slots.items():
         if name in values:
             continue
         for _ in range(12):
             if slot.options:
-                value = _option(slot.options, world)
+                value = _option(slot.options, world, foreign)
             elif slot.kind in WORD_TYPES:
                 value = world.fresh(slot.kind)
             else:
@@ -122,7 +126,8 @@ class Instance:
         self.values = draw_values(block, world, keep)
         self.nouns = swaps(block, world)
         template = pick_template(block.statements, world, world.rng)
-        self.original = articles(template.render(self.values, world.rng, world.rate, self.nouns))
+        self.rate = world.rate * (0.3 if block.kind == "note" else 1.0)
+        self.original = articles(template.render(self.values, world.rng, self.rate, self.nouns))
         self.renaming = _renaming(block, self.original, world)
         self.text = self.renaming(self.original)
 
@@ -148,7 +153,7 @@ class Instance:
                 k: self.world.short(v) if kinds[k].kind in WORD_TYPES else v
                 for k, v in values.items()
             }
-        text = articles(question.text.render(values, rng, max(self.world.rate, 0.1), self.nouns))
+        text = articles(question.text.render(values, rng, self.rate, self.nouns))
         if self.renaming.breaks(self.original, text):
             return None
         text = articles(self.renaming(text))

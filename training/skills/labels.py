@@ -283,9 +283,9 @@ def make(world: World) -> list[Unit]:
     labels = _labels(len(rubric.criteria), world)
     rules = written(labels, rubric.criteria, rng)
     noun, where = rng.choice(_NOUNS), rng.random()
-    if where < 0.3:
-        return [_filed(world, rubric, labels, rules, noun) for _ in range(rng.choice((1, 2, 4)))]
-    if where < 0.85:
+    if where < 0.4:
+        return [_filed(world, rubric, labels, rules, noun) for _ in range(rng.choice((1, 3, 6)))]
+    if where < 0.88:
         return [_ruled(world, rubric, labels, rules, noun)]
     return [_asked(rubric, labels, rules, noun)]
 

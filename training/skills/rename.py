@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from training.skills.overlap import STOP
 
@@ -27,6 +28,7 @@ _KEPT = frozenset(
 )
 
 
+@lru_cache(100_000)
 def stem(word: str) -> tuple[str, str]:
     """(stem, suffix) of a word, roughly."""
     lower = word.lower()

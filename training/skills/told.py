@@ -80,7 +80,7 @@ def _unanswered(instance: Instance, template: Template) -> Ask:
     """A question on the note's subject that it does not answer."""
 
     def make(rng: random.Random) -> list[Turn]:
-        text = template.render({}, rng, 0.1, instance.nouns)
+        text = template.render({}, rng, instance.rate, instance.nouns)
         return [Turn(style(instance.renaming(text), rng), NOT_STATED)]
 
     return make
@@ -100,7 +100,7 @@ def missing_policy(world: World) -> Ask | None:
         question = pick_question(block, slot, world, rng)
         if question.keys:
             return []
-        return [Turn(style(question.text.render({}, rng, 0.1), rng), NOT_STATED)]
+        return [Turn(style(question.text.render({}, rng, world.rate), rng), NOT_STATED)]
 
     return make
 
