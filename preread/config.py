@@ -25,6 +25,7 @@ class ModelConfigSection:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16; auto: as published (CPU: see docs)
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # CPU threads of torch, 0: leave as it is
+    backend: str = "auto"  # auto | native | transformers; auto: native where it can
 
 
 @dataclass(frozen=True, slots=True)

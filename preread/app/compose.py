@@ -3,30 +3,44 @@ engine is opened, not when this module is imported."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from preread.config import Config, load_config, local_model
+from preread.errors import ConfigError, UnsupportedModel
 from preread.metrics import Metrics
 
 if TYPE_CHECKING:
+    import torch
+
     from preread.contexts.catalog.base import Catalog
     from preread.engine.local import LocalBackend
+    from preread.foreign.backend import ForeignBackend
     from preread.tokens.parity import ParityReport
 
 Weights = Literal["load", "random"]
+T = TypeVar("T")
+BACKENDS = ("auto", "native", "transformers")
+INSTALL = "pip install 'preread[transformers]'"
+
+log = logging.getLogger("preread")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What an engine is made of. parameters: number of weights of the local model."""
+    """What an engine is made of. parameters: number of weights of the local model; notes: what its
+    user should know about it."""
 
     config: Config
-    backend: LocalBackend
+    backend: LocalBackend | ForeignBackend
     catalog: Catalog
     metrics: Metrics
     parameters: int
+    notes: tuple[str, ...] = ()
 
 
 def open_parts(
@@ -43,27 +57,68 @@ def open_parts(
         device=device or config.model.device,
     )
     make_home(config.home)
-    return _local(replace(config, model=chosen), weights)
+    config = replace(config, model=chosen)
+    parts = _by(
+        config, lambda: _native(config, weights), lambda why: _foreign(config, weights, why)
+    )
+    for note in parts.notes:
+        log.warning("%s", note)
+    return parts
 
 
 def check_parity(model: str, *, prompts: int) -> ParityReport:
     """Law 1 on the user's own weights: random prompts on random prefixes, cold, cached, batched and
     alone, against the same weights in a wider type. Needs memory for both."""
-    from preread.engine.engine import Engine
-    from preread.engine.parity import parity, wider
-    from preread.models.load import load_model
-
     config = load_config()
+    config = replace(config, model=replace(config.model, model=model or config.model.model))
     chosen = config.model
-    loaded = load_model(
-        model or chosen.model, dtype=chosen.dtype, device=chosen.device, home=config.home
-    )
-    return parity(Engine(loaded.decoder, config.engine), wider(loaded), prompts=prompts)
+    name, dtype, device = chosen.model, chosen.dtype, chosen.device
+
+    def native() -> ParityReport:
+        from preread.engine.engine import Engine
+        from preread.engine.parity import parity, wider
+        from preread.models.load import load_model
+
+        loaded = load_model(name, dtype=dtype, device=device, home=config.home)
+        return parity(Engine(loaded.decoder, config.engine), wider(loaded), prompts=prompts)
+
+    def foreign(_: str) -> ParityReport:
+        from preread.foreign.load import load_foreign
+        from preread.foreign.parity import parity
+
+        loaded = load_foreign(name, dtype=dtype, device=device, home=config.home)
+        return parity(loaded, prompts=prompts)
+
+    return _by(config, native, foreign)
 
 
-def _local(config: Config, weights: Weights) -> Parts:
-    import torch
+def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) -> T:
+    """The native way, or the transformers way for what that refuses; it is told why."""
+    wanted, why = config.model.backend, "model.backend says so"
+    if wanted not in BACKENDS:
+        raise ConfigError(
+            f"model.backend = {wanted!r}.", hint=f"Give one of {', '.join(BACKENDS)}."
+        )
+    if wanted != "transformers":
+        try:
+            return native()
+        except UnsupportedModel as exc:
+            if wanted == "native":
+                raise
+            why = exc.message
+    if find_spec("transformers") is None:
+        from preread.foreign.readable import readable
+        from preread.models.folder import resolve
 
+        readable(resolve(config.model.model, weights=False))  # else installing it would not help
+        raise UnsupportedModel(
+            f"{why.rstrip('.')}; transformers, which is not installed, may compute it, slower.",
+            hint=INSTALL,
+        )
+    return foreign(why)
+
+
+def _native(config: Config, weights: Weights) -> Parts:
     from preread.engine.local import LocalBackend
     from preread.home import open_catalog, open_disk
     from preread.models.layers import parameter_count
@@ -71,15 +126,10 @@ def _local(config: Config, weights: Weights) -> Parts:
     from preread.store.keys import Geometry, fingerprint
     from preread.store.store import Store
 
-    if config.model.threads:
-        torch.set_num_threads(config.model.threads)
-    metrics = Metrics()
+    _threads(config)
+    metrics, chosen = Metrics(), config.model
     loaded = load_model(
-        config.model.model,
-        dtype=config.model.dtype,
-        device=config.model.device,
-        weights=weights,
-        home=config.home,
+        chosen.model, dtype=chosen.dtype, device=chosen.device, weights=weights, home=config.home
     )
     geometry = Geometry(
         layers=loaded.config.layers,
@@ -92,6 +142,49 @@ def _local(config: Config, weights: Weights) -> Parts:
     identity = fingerprint(loaded.fingerprint_parts)
     tenant = config.store.tenant
     store = Store([open_disk(config)], geometry, identity, tenant=tenant, metrics=metrics)
-    backend = LocalBackend(loaded, store, config.engine, metrics, name=config.model.model)
+    backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model)
     parameters = parameter_count(loaded.config)
     return Parts(config, backend, open_catalog(config), metrics, parameters)
+
+
+def _foreign(config: Config, weights: Weights, why: str) -> Parts:
+    from preread.foreign.backend import ForeignBackend
+    from preread.foreign.load import load_foreign
+    from preread.home import open_catalog, open_disk
+    from preread.store.store import Store
+
+    _threads(config)
+    metrics, chosen, kept = Metrics(), config.model, config.store
+    loaded = load_foreign(
+        chosen.model, dtype=chosen.dtype, device=chosen.device, weights=weights, home=config.home
+    )
+    net, stores = loaded.net, []
+    if net.layout is not None:
+        geometry, disk = net.layout.geometry(kept.chunk_tokens, kept.chunk_bytes), open_disk(config)
+        stores = [
+            Store([disk], geometry, identity, tenant=kept.tenant, metrics=metrics)
+            for identity in map(loaded.fingerprint, range(net.regimes))
+        ]
+    room = _prefix_room(config, net.device)
+    backend = ForeignBackend(loaded, stores, config.engine, room, metrics, name=chosen.model)
+    notes = [f"transformers computes this model, slower than our own decoder: {why}"]
+    if net.layout is None:
+        notes.append(f"every question reads its whole context again: {net.why}")
+    return Parts(config, backend, open_catalog(config), metrics, net.parameters, tuple(notes))
+
+
+def _threads(config: Config) -> None:
+    import torch
+
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+
+
+def _prefix_room(config: Config, device: torch.device) -> int:
+    """Bytes for prefixes: as the native engine has it."""
+    from preread.engine.plan import CPU_MIB, MIB, free_memory
+
+    if config.engine.prefix_memory_mb:
+        return config.engine.prefix_memory_mb * MIB
+    free = free_memory(device)
+    return (min(free, 4 * CPU_MIB * MIB) if device.type == "cpu" else free) // 4

@@ -79,6 +79,11 @@ class Engine:
         return self._parts.parameters
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What one should know about the model: why it is slower than it might be."""
+        return self._parts.notes
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Counters since the engine was opened."""
         return self._parts.metrics.snapshot()

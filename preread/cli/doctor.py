@@ -134,7 +134,9 @@ def _model(model: str, prompts: int) -> list[Finding]:
             f"{info.model}: {engine.parameters / 1e6:,.1f} M parameters, {info.dtype} on "
             f"{info.device}, limit {info.limit:,}, effective {info.effective_limit:,}{known}"
         )
-    findings = [Finding("model", True, described), Finding("fingerprint", None, info.fingerprint)]
+        notes = [Finding("note", None, note) for note in engine.notes]
+    findings = [Finding("model", True, described), *notes]
+    findings.append(Finding("fingerprint", None, info.fingerprint))
     return [*findings, *([_parity(model, prompts)] if prompts else [])]
 
 

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 ALIKE = 0.2
 
 
-def examine(net: Net) -> None:
-    """Set the net's ability, why and layout. Raises UnsupportedModel for a model whose past depends
-    on its future."""
+def examine(net: Net, name: str) -> None:
+    """Set the net's ability, why and layout. Raises UnsupportedModel naming a model whose past
+    depends on its future."""
     head, tail, other = _texts(net.vocab_size)
     truth = net.forward(np.concatenate((head, other)), keep=4)
     first = net.forward(np.concatenate((head, tail)), keep=4)
     if not alike(first[:2], truth[:2]):
         raise UnsupportedModel(
-            "A later token changes what this model makes of an earlier one: it does not read from "
-            "left to right.",
+            f"{name}: a later token changes what it makes of an earlier one, so it does not read "
+            "from left to right.",
             hint="Choose a causal language model.",
         )
     found = _keeps(net, head, tail, other, truth)

@@ -18,18 +18,18 @@ from transformers.utils import logging as chatter
 from preread.errors import BadCheckpoint, UnsupportedModel, UsageError
 from preread.foreign.examine import examine
 from preread.foreign.net import Net, original
+from preread.foreign.readable import readable
 from preread.models.config import DTYPES
 from preread.models.digest import weights_digest
 from preread.models.folder import AGAIN, read_json, resolve, stamp, weight_files
 from preread.models.load import choose_device, choose_dtype, effective_context
-from preread.models.text import Text, load_text
+from preread.models.text import Text
+from preread.models.weights import stored_dtype
 from preread.store.keys import fingerprint
 from preread.types import Fingerprint
 
-_HINT = "Choose another model."
 # Book-keeping keys of config.json that say nothing of what is computed.
 _NOT_KV = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype"})
-_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _SOME_LIMIT = 8192  # of models that name none (ALiBi, state spaces): what their users can expect
 
 
@@ -67,8 +67,7 @@ def load_foreign(
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError."""
     place = choose_device(device)
     folder = resolve(name, weights=False)
-    config = _config(folder)  # refuse before anything large is fetched
-    text = load_text(folder)
+    text, config = readable(folder), _config(folder)  # refuse before anything large is fetched
     if weights == "random":
         computed = choose_dtype(dtype, _published(folder) or "float32", place)
         digest = f"random:{seed}:{place.type}:{torch.__version__}"
@@ -77,14 +76,14 @@ def load_foreign(
         folder = resolve(name)
         files = weight_files(folder)
         before = [stamp(file) for file in files]
-        computed = choose_dtype(dtype, _published(folder) or _stored(files[0]), place)
+        computed = choose_dtype(dtype, _published(folder) or stored_dtype(files[0]), place)
         digest = weights_digest(folder, home)
         module = _load(folder, config, getattr(torch, computed), place)
         if before != [stamp(file) for file in files]:
             raise BadCheckpoint("The weights changed while they were read.", hint="Try again.")
     with _quiet():
         net = Net(module, _limit(config, folder))
-        examine(net)
+        examine(net, str(folder))
     ends = getattr(module.generation_config, "eos_token_id", None)
     listed = ends if isinstance(ends, list) else [ends]
     return ForeignModel(
@@ -130,17 +129,6 @@ def _quiet() -> Iterator[None]:
 def _config(folder: Path) -> Any:
     """The model's configuration. Raises UnsupportedModel naming file and key."""
     path = folder / "config.json"
-    raw = read_json(path)
-    for key in ("quantization_config", "compression_config"):
-        if raw.get(key):
-            raise UnsupportedModel(f"{path}: {key}: its weights are quantised.", hint=_HINT)
-    if (folder / "adapter_config.json").exists():
-        raise UnsupportedModel(
-            f"{folder}: adapter_config.json: an adapter lies beside the weights.",
-            hint="Merge it into them, or remove it.",
-        )
-    if raw.get("is_encoder_decoder"):
-        raise UnsupportedModel(f"{path}: it is an encoder and a decoder.", hint=_HINT)
     with _quiet():
         try:
             config = AutoConfig.from_pretrained(
@@ -154,7 +142,8 @@ def _config(folder: Path) -> Any:
             ) from exc
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnsupportedModel(
-            f"{path}: model_type {config.model_type!r} is no causal language model.", hint=_HINT
+            f"{path}: model_type {config.model_type!r} is no causal language model.",
+            hint="Choose another model.",
         )
     return config
 
@@ -207,18 +196,6 @@ def _published(folder: Path) -> str | None:
         if (name := level.get("dtype") or level.get("torch_dtype")) in DTYPES:
             return str(name)
     return None
-
-
-def _stored(file: Path) -> str:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(file), framework="pt", device="cpu") as handle:
-            names = list(handle.keys())
-            kind = handle.get_slice(names[0]).get_dtype() if names else "F32"
-    except (SafetensorError, OSError) as exc:
-        raise BadCheckpoint(f"{file}: damaged or half-written: {exc}.", hint=AGAIN) from exc
-    return _STORED.get(kind, "float32")
 
 
 def _limit(config: Any, folder: Path) -> int:

@@ -36,6 +36,14 @@ def _opened(file: Path) -> Iterator[Any]:
         raise BadCheckpoint(f"{file}: damaged or half-written: {exc}.", hint=AGAIN) from exc
 
 
+def stored_dtype(file: Path) -> str:
+    """The type of the first tensor of a file, where no config names one. Raises BadCheckpoint."""
+    with _opened(file) as handle:
+        names = list(handle.keys())
+        kind = handle.get_slice(names[0]).get_dtype() if names else "F32"
+    return _STORED.get(kind, "float32")
+
+
 class Checkpoint:
     """The stored tensors of a folder, checked against a config before anything is loaded."""
 
