@@ -1,31 +1,33 @@
 """Rows that wait, and how they come in: by group, once the beginning they share is resident.
 
-A cold beginning is read once, for the first group that wants it; the others wait for it. The job
-with the fewest running rows comes first, so that a small question is not stuck behind a large
-batch.
+A cold beginning is read once, for the first group that wants it; the others wait for it. Whose turn
+it is, turns.py knows; who gets memory for a prefix, line.py; what a row begins with, entry.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from preread.engine.branch import Branches
+from preread.engine.entry import Entry
 from preread.engine.jobs import Group, Job
+from preread.engine.line import Line
 from preread.engine.pages import Pages
-from preread.engine.prefix import PrefixTree, Segment
-from preread.engine.reading import Readings
+from preread.engine.prefix import PrefixTree
+from preread.engine.reading import Reading, Readings
 from preread.engine.sequence import FREE, RUNNING, Sequences
-from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec
+from preread.engine.turns import Lane, Turns, even, portions
+from preread.tokens.batch import GenerateSpec
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
 
-LEAST_FOUND = 16  # tokens; a shorter find is not worth a branch of its own
 READ_AHEAD = 4  # prefixes being read at once for waiting groups
-LOOK_AHEAD = 64  # groups of a job looked at in one step
+LOOK_AHEAD = 64  # jobs of a context (beyond the free slots) and groups of a job looked at in a step
 
 
 class Admitted(NamedTuple):
@@ -35,52 +37,79 @@ class Admitted(NamedTuple):
     counts: Int64Array
 
 
+class Turn(NamedTuple):
+    """A lane with groups whose beginning is there; running: rows of it that run."""
+
+    lane: Lane
+    groups: list[Group]
+    running: int
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(group.rows) for group in self.groups)
+
+
 class Admission:
-    """Jobs with waiting rows. `blocked`: a group that found no memory at the last call."""
+    """Jobs with waiting rows. spent: tokens that the last `admit` added to the step."""
 
     def __init__(
-        self, tree: PrefixTree, readings: Readings, seqs: Sequences, branches: Branches,
-        pages: Pages,
+        self, tree: PrefixTree, readings: Readings, line: Line, seqs: Sequences,
+        branches: Branches, pages: Pages,
     ) -> None:  # fmt: skip
         self._tree = tree
         self._readings = readings
+        self._line = line
         self._seqs = seqs
-        self._branches = branches
         self._pages = pages
+        self._entry = Entry(tree, seqs, branches)
+        self._turns = Turns(seqs)
+        self._begun: dict[Group, Reading] = {}  # what waiting groups begin with, once looked at
         self.jobs: dict[int, Job] = {}
-        self.blocked: tuple[Job, Group] | None = None
+        self.spent = 0
 
-    def admit(self, budget: int, limit: int, now: float) -> Admitted:
-        """Let rows in: at most `budget` new tokens, `limit` rows running in all."""
-        slots, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        self.blocked = None
-        cold = 0  # groups whose beginning is being read
-        for job in sorted(self.jobs.values(), key=lambda job: (job.running, job.admitted)):
-            for group in list(islice(job.groups, LOOK_AHEAD)):
-                # Who waits for memory is not overtaken by new prefixes, or it might wait for ever.
-                read = cold < READ_AHEAD and self.blocked is None
-                if group.reading is None and not self._hold(job, group, now, read):
-                    break
-                assert group.reading is not None
-                if self._readings.ready(group.reading) < group.reading.upto:
-                    cold += 1
-                    continue
-                took = self._open(job, group, *self._fit(job, group, budget, limit))
-                slots.append(took.slots)
-                counts.append(took.counts)
-                budget -= int(took.counts.sum())
-                if not len(took.slots) and not job.running:
-                    budget = 0  # it waits for pages: nor is it overtaken here
-                if len(group.rows):
-                    break
-                self.drop(job, group, now)
-        return Admitted(np.concatenate(slots), np.concatenate(counts))
+    def add(self, job: Job, now: float, *, prepared: bool = False) -> None:
+        """Queue a job. prepared: its prefix was made ready for it, and is not given up before some
+        of its rows have run."""
+        self.jobs[job.number] = job
+        self._turns.add(job)
+        for group in job.groups if prepared else ():
+            if self._resident(group):
+                reading = self._begun[group] = _reading(group)
+                reading.due = self._readings.place(reading, now)
 
-    def drop(self, job: Job, group: Group, now: float) -> None:
-        """A group has no more waiting rows."""
-        job.groups.remove(group)
-        if group.reading is not None:
-            self._readings.release(group.reading, now)
+    def make_way(self, now: float) -> None:
+        """Give up what stands in the way of one that has waited for memory long enough."""
+        for group in self.wanting(self._line.must_yield):
+            self._give_up(group, now)
+
+    def look(self, limit: int, now: float) -> None:
+        """See to it that what comes next is read, a few beginnings at a time."""
+        cold: set[object] = set()  # places of what is being read, readings that have none yet
+        free = self._free(limit)
+        for context, _ in self._turns.contexts():
+            if len(cold) >= READ_AHEAD and free <= 0:
+                return
+            for lane, _ in self._turns.lanes(context, LOOK_AHEAD + max(0, free)):
+                for group in islice(lane.groups, LOOK_AHEAD):
+                    if (reading := self._begun.get(group)) is None:
+                        if len(cold) >= READ_AHEAD and not self._resident(group):
+                            break
+                        reading = self._begin(group, now)
+                    if self._readings.done(reading):
+                        break  # its rows come before the groups behind it
+                    cold.add(reading.leaf or reading)
+
+    def admit(self, budget: int, limit: int, fresh: bool, now: float) -> Admitted:
+        """Let rows in: at most `budget` new tokens, `limit` rows running in all. fresh: nothing
+        else is read in this step. What waits for pages, or for room for its labels, is not
+        overtaken."""
+        came, self.spent = [Admitted(np.empty(0, np.int64), np.empty(0, np.int64))], 0
+        for turn, share in self._shares(self._free(limit) if budget > 0 else 0):
+            took = self._take(turn, share, budget, fresh, now)
+            came.extend(took)
+            if share and not took and not turn.running:
+                break
+        return Admitted(*(np.concatenate(column) for column in zip(*came, strict=True)))
 
     def remove(self, job: Job, rows: Int64Array, now: float) -> Int64Array:
         """Take waiting rows out; returns those that did wait."""
@@ -90,108 +119,107 @@ class Admission:
             found.append(group.rows[gone])
             group.rows = group.rows[~gone]
             if not len(group.rows):
-                self.drop(job, group, now)
+                self._drop(group, now)
         return np.concatenate(found)
 
-    def _hold(self, job: Job, group: Group, now: float, cold: bool) -> bool:
-        """Take the group's place on the tree. cold: also if there is something to be read."""
-        if not cold and (not job.batch.reuse or not self._tree.resident(group.tokens)):
-            return False
-        reading = self._readings.hold(group.tokens, now, linked=job.batch.reuse)
-        if reading is None:
-            self.blocked = self.blocked or (job, group)
-            return False
-        reading.active, reading.outside = True, False
-        group.reading = reading
-        group.charge += self._tree.claim(reading.leaf, reading.upto)
-        return True
+    def wanting(self, lost: Callable[[Reading], bool]) -> list[Group]:
+        """The groups that wait for such a reading."""
+        return [group for group, reading in self._begun.items() if lost(reading)]
+
+    def check(self) -> None:
+        self._turns.check()
+        waiting = {group for job in self.jobs.values() for group in job.groups}
+        assert set(self._begun) <= waiting, "a reading that nobody waits for"
+
+    def _free(self, limit: int) -> int:
+        """Slots that new rows may take."""
+        state = self._seqs.state
+        return min(int((state == FREE).sum()), limit - int((state == RUNNING).sum()))
+
+    def _resident(self, group: Group) -> bool:
+        return group.job.batch.reuse and self._tree.resident(group.tokens)
+
+    def _begin(self, group: Group, now: float) -> Reading:
+        """Have the group's beginning read."""
+        reading = self._begun[group] = _reading(group)
+        self._line.join(reading, now)
+        return reading
+
+    def _give_up(self, group: Group, now: float) -> None:
+        if (reading := self._begun.pop(group, None)) is not None:
+            self._line.leave(reading, now)
+
+    def _drop(self, group: Group, now: float) -> None:
+        """It has no more waiting rows."""
+        del group.job.groups[group]
+        self._turns.drop(group)
+        self._give_up(group, now)
+
+    def _shares(self, free: int) -> Iterator[tuple[Turn, int]]:
+        """Whose turn it is, and how many rows each may let in."""
+        queue = []
+        for context, running in self._turns.contexts() if free > 0 else ():
+            lanes = [
+                Turn(lane, groups, runs)
+                for lane, runs in self._turns.lanes(context, LOOK_AHEAD + free)
+                if (groups := [g for g in islice(lane.groups, LOOK_AHEAD) if self._is_ready(g)])
+            ]
+            queue.append((running, lanes))
+        waiting = [sum(turn.waiting for turn in lanes) for _, lanes in queue]
+        shares = even(free, [running for running, _ in queue], waiting)
+        for share, (_, lanes) in zip(shares, queue, strict=True):
+            parts = even(share, [t.running for t in lanes], [t.waiting for t in lanes])
+            yield from zip(lanes, parts, strict=True)
+
+    def _is_ready(self, group: Group) -> bool:
+        return group in self._begun and self._readings.done(self._begun[group])
+
+    def _take(self, turn: Turn, share: int, budget: int, fresh: bool, now: float) -> list[Admitted]:
+        """Let in at most `share` rows of a lane."""
+        out: list[Admitted] = []
+        for group in turn.groups:
+            job, reading = group.job, self._begun[group]
+            room = budget - self.spent
+            rows, counts = self._fit(group, room, share, fresh and not self.spent)
+            if not len(rows):
+                break
+            assert reading.leaf is not None
+            job.charge += self._readings.settle(reading)
+            reading.due = False
+            queue = turn.lane.context.number
+            slots, counts = self._entry.open(job, reading.leaf, queue, rows, counts)
+            group.rows = group.rows[len(rows) :]
+            out.append(Admitted(slots, counts))
+            labels = job.extra * int((counts == self._seqs.known[slots]).sum())
+            self.spent += int(counts.sum()) + labels
+            share -= len(rows)
+            if len(group.rows):
+                break
+            self._drop(group, now)
+        if out:
+            self._turns.served(turn.lane)
+        return out
 
     def _fit(
-        self, job: Job, group: Group, budget: int, limit: int
+        self, group: Group, budget: int, share: int, fresh: bool
     ) -> tuple[Int64Array, Int64Array]:
-        """The first rows of the group that fit budget, slots and pages, and their token counts. One
+        """The first rows of the group that fit share, budget and pages, and their token counts. One
         page in reserve for every running row keeps preemption rare."""
-        seqs = self._seqs
-        running = int((seqs.state == RUNNING).sum())
-        free = min(int((seqs.state == FREE).sum()), limit - running)
-        rows = group.rows[: max(0, free)]
+        job, seqs = group.job, self._seqs
+        rows = group.rows[:share]
         lengths = job.lengths[rows]
-        counts = np.clip(budget - (np.cumsum(lengths) - lengths), 0, lengths)
+        counts = portions(budget, lengths, job.extra, fresh)
         spec = job.batch.spec
         once = not job.batch.keep and not (isinstance(spec, GenerateSpec) and spec.max_tokens > 1)
         pages = -(-lengths // self._pages.page_tokens)
         pages[(counts == lengths) & once] = 0
+        running = int((seqs.state == RUNNING).sum())
         used = np.cumsum(pages) + running + np.arange(len(rows))
         fits = (counts > 0) & (used <= self._pages.free)
         n = len(rows) if fits.all() else int(fits.argmin())
         return rows[:n], counts[:n]
 
-    def _open(self, job: Job, group: Group, rows: Int64Array, counts: Int64Array) -> Admitted:
-        if not len(rows):
-            return Admitted(rows, counts)
-        assert group.reading is not None
-        seqs, batch, spec = self._seqs, job.batch, job.batch.spec
-        lengths = np.diff(batch.own.offsets)[rows]
-        slots = seqs.open(len(rows), int(lengths.max()) + _growth(job), _scores(job))
-        group.rows = group.rows[len(rows) :]
-        job.running += len(rows)
-        job.admitted += len(rows)
-        found = np.zeros(len(rows), np.int64)
-        for i, (slot, row) in enumerate(zip(slots.tolist(), rows.tolist(), strict=True)):
-            leaf, found[i] = self._resident(job, group.reading.leaf, row)
-            own = batch.own.row(row)[found[i] :]
-            seqs.tokens[slot, : len(own)] = own
-            seqs.branch[slot] = self._branches.open(leaf, int(batch.base[row] + found[i]))
-        seqs.job[slots], seqs.row[slots], seqs.kind[slots] = job.number, rows, job.kind
-        seqs.base[slots], seqs.context[slots] = batch.base[rows] + found, batch.context[rows]
-        seqs.known[slots] = job.lengths[rows] - found
-        seqs.prompt[slots] = lengths - found
-        seqs.keep[slots] = batch.keep and batch.reuse
-        seqs.paid[slots[0]] = min(job.charge + group.charge, int(batch.base[rows[0]]))
-        job.charge = group.charge = 0
-        seqs.temperature[slots], seqs.logprobs[slots] = 0.0, False
-        if isinstance(spec, LikelihoodSpec):
-            seqs.prompt[slots] -= spec.counts[rows]
-        elif isinstance(spec, GenerateSpec):
-            self._sampling(slots, rows, spec, batch.seeds)
-        counts = np.minimum(counts, seqs.known[slots])
-        seqs.grow(slots, counts)  # at once: the next group must not count on these pages
-        return Admitted(slots, counts)
 
-    def _resident(self, job: Job, leaf: Segment, row: int) -> tuple[Segment, int]:
-        """How much further the tree already knows a row's prompt (a kept turn, another batch):
-        (segment, own tokens that need not be computed)."""
-        batch, spec = job.batch, job.batch.spec
-        tail = 1 + (int(spec.counts[row]) if isinstance(spec, LikelihoodSpec) else 0)
-        own, base = batch.own.row(row), int(batch.base[row])
-        if not batch.reuse or len(own) < tail + LEAST_FOUND:
-            return leaf, 0
-        node, found = self._tree.follow(leaf, base, own[:-tail])
-        found = self._tree.ready(node, base + found) - base
-        return (node, found) if found >= LEAST_FOUND else (leaf, 0)
-
-    def _sampling(
-        self, slots: Int64Array, rows: Int64Array, spec: GenerateSpec, seeds: np.ndarray
-    ) -> None:
-        seqs, sampling = self._seqs, spec.sampling
-        seqs.max_new[slots] = spec.max_tokens
-        seqs.temperature[slots] = sampling.temperature
-        seqs.top_p[slots], seqs.top_k[slots] = sampling.top_p, sampling.top_k
-        seqs.seed[slots], seqs.logprobs[slots] = seeds[rows], spec.logprobs
-        if spec.grammar is not None:
-            for slot in slots.tolist():
-                seqs.matchers[slot] = spec.grammar.start()
-
-
-def _growth(job: Job) -> int:
-    """Own tokens a row may add to its prompt."""
-    spec = job.batch.spec
-    return spec.max_tokens if isinstance(spec, GenerateSpec) else 0
-
-
-def _scores(job: Job) -> int:
-    """Log-probabilities a row of the job collects."""
-    spec = job.batch.spec
-    if isinstance(spec, ChooseSpec):
-        return len(spec.trie.edge_node)
-    return int(spec.counts.max(initial=0)) if isinstance(spec, LikelihoodSpec) else 0
+def _reading(group: Group) -> Reading:
+    linked = group.job.batch.reuse
+    return Reading(group.tokens, linked=linked, outside=False, active=True)

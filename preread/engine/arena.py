@@ -59,11 +59,8 @@ class Arena:
         behind the tokens that these continue (0: they continue nothing)."""
         unit = self.extent_tokens
         last = (after - 1) // unit  # the extent that holds the token before
-        room = 0
-        if after and self.fill[last] == after - last * unit:
-            room = min(unit - int(self.fill[last]), tokens)
-        need = -(-(tokens - room) // unit)
-        extents = self._pick(need, prefer=last + 1 if after else 0)
+        room = self._room_behind(tokens, after)
+        extents = self._pick(self.need(tokens, after), prefer=last + 1 if after else 0)
         if extents is None:
             return None
         runs: list[Run] = []
@@ -78,6 +75,18 @@ class Arena:
             runs.append((extent * unit, taken))
             left -= taken
         return joined(runs)
+
+    def need(self, tokens: int, after: int = 0) -> int:
+        """How many free extents `alloc` takes."""
+        return -(-(tokens - self._room_behind(tokens, after)) // self.extent_tokens)
+
+    def spare(self, holdings: Iterable[list[Run]]) -> int:
+        """How many extents would be free if these holdings were the only ones."""
+        unit, taken = self.extent_tokens, np.zeros(len(self.refs), bool)
+        for runs in holdings:
+            for slot, tokens in runs:
+                taken[slot // unit : (slot + tokens - 1) // unit + 1] = True
+        return int((~taken).sum())
 
     def cut(self, runs: list[Run], tokens: int) -> tuple[list[Run], list[Run]]:
         """Divide a holding after `tokens` into two holdings. An extent that both touch is counted
@@ -117,6 +126,12 @@ class Arena:
         assert np.array_equal(refs, self.refs), "extent counts differ from the holdings"
         assert (top <= self.fill).all(), "a held slot lies above the fill mark"
         assert (self.fill[self.refs == 0] == 0).all(), "a free extent has a fill mark"
+
+    def _room_behind(self, tokens: int, after: int) -> int:
+        """How many of `tokens` fit into the rest of the extent that ends before slot `after`."""
+        last = (after - 1) // self.extent_tokens
+        end = after - last * self.extent_tokens
+        return min(self.extent_tokens - end, tokens) if after and self.fill[last] == end else 0
 
     def _pick(self, need: int, prefer: int) -> list[int] | None:
         """Free extents: starting at `prefer` if that row is long enough, else the tightest row

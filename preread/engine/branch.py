@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from preread.engine.arena import Run
-from preread.engine.prefix import PrefixTree, Segment
+from preread.engine.prefix import PrefixTree, Segment, fork
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
@@ -88,7 +88,7 @@ class Branches:
 
     def _share(self, branches: Sequence[Branch], paths: Sequence[Sequence[Segment]]) -> list[Span]:
         links = [
-            min(branches[i].base, branches[i + 1].base, _fork(paths[i], paths[i + 1]))
+            min(branches[i].base, branches[i + 1].base, fork(paths[i], paths[i + 1]))
             for i in range(len(branches) - 1)
         ]
         spans: list[Span] = []
@@ -105,13 +105,3 @@ class Branches:
                 edges = [first, *cuts, last]
                 todo.extend((a, b, stop) for a, b in pairwise(edges))
         return spans
-
-
-def _fork(a: Sequence[Segment], b: Sequence[Segment]) -> int:
-    """Where two paths part."""
-    end = 0
-    for one, other in zip(a, b, strict=False):
-        if one is not other:
-            break
-        end = one.end
-    return end

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -25,8 +25,6 @@ from preread.types import Built
 if TYPE_CHECKING:
     from preread.types import Int32Array
 
-WAIT_S = 0.02  # between two looks at what cannot wake us
-
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -38,6 +36,37 @@ class Ready:
     computed: int
     load_ms: float
     seconds: float
+
+
+class Moved(NamedTuple):
+    """Tokens ready of those wanted; ours: some were computed on our account."""
+
+    ready: int
+    upto: int
+    ours: bool
+
+
+class Caller:
+    """Who wants a prefix, as its build sees it: woken by whatever moves it on."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[Moved | None] = queue.SimpleQueue()
+
+    def leave(self) -> None:
+        """It is not wanted any more; from any thread."""
+        self._inbox.put(None)
+
+    def tell(self, ready: int, upto: int, ours: bool) -> None:
+        """See Reading.told; from the engine thread."""
+        self._inbox.put(Moved(ready, upto, ours))
+
+    def wait(self, reading: Reading) -> Moved:
+        """The next news of the reading. Raises its error, or Cancelled when nobody wants it."""
+        if (moved := self._inbox.get()) is None:
+            raise Cancelled("The build was cancelled.")
+        if reading.error is not None:
+            raise reading.error
+        return moved
 
 
 class Builder:
@@ -57,11 +86,11 @@ class Builder:
         self._medium = threading.Lock()
 
     def build(
-        self, tokens: Int32Array, lease_s: float, progress: Progress | None, gone: threading.Event
+        self, tokens: Int32Array, lease_s: float, caller: Caller, progress: Progress | None = None
     ) -> Built:
-        """See Backend.build. seconds: until the prefix was ready; saving comes after. gone: set
-        when nobody wants it any more. Raises ContextTooLong, OutOfMemory, EngineError."""
-        ready = self.prepare(tokens, progress, gone)
+        """See Backend.build. seconds: until the prefix was ready; saving comes after. Raises
+        ContextTooLong, OutOfMemory, EngineError, and Cancelled when the caller leaves."""
+        ready = self.prepare(tokens, caller, progress)
         try:
             keys, stored = self.save(tokens, ready.reading)
         finally:
@@ -79,10 +108,15 @@ class Builder:
         )
 
     def prepare(
-        self, tokens: Int32Array, progress: Progress | None, gone: threading.Event
+        self,
+        tokens: Int32Array,
+        caller: Caller,
+        progress: Progress | None = None,
+        *,
+        stores: bool = True,
     ) -> Ready:
-        """Have the prefix in memory and hold it; the caller releases it. Raises Cancelled when
-        `gone` is set before it is there."""
+        """Have the prefix in memory and hold it; the caller releases it. stores: what is computed
+        for it is saved, as it goes here and in the end by the caller. Raises as `build` does."""
         if len(tokens) >= self._limit:
             raise ContextTooLong(
                 f"The prefix has {len(tokens):,} tokens, the model's limit is {self._limit:,} with "
@@ -90,10 +124,12 @@ class Builder:
                 hint="Split the documents, or choose a model with a longer context.",
             )
         began = time.perf_counter()
-        reading = self._hold(tokens, gone)
+        stores = stores and self._store is not None
+        reading = self._thread.call(lambda engine: engine.hold(tokens, caller.tell, stores=stores))
         try:
+            caller.wait(reading)  # until it has its place
             loaded, load_ms = self._load(tokens, reading)
-            computed = self._compute(tokens, reading, progress, gone)
+            computed = self._compute(tokens, reading, caller, progress)
         except BaseException:
             self._thread.send(lambda engine: engine.release(reading))
             raise
@@ -102,13 +138,6 @@ class Builder:
 
     def release(self, ready: Ready, lease_s: float) -> None:
         self._thread.send(lambda engine: engine.release(ready.reading, lease_s))
-
-    def _hold(self, tokens: Int32Array, gone: threading.Event) -> Reading:
-        """A place in memory; waits while all of it is held by others."""
-        while (reading := self._thread.call(lambda engine: engine.hold(tokens))) is None:
-            if gone.wait(WAIT_S):
-                raise Cancelled("The build was cancelled.")
-        return reading
 
     def _load(self, tokens: Int32Array, reading: Reading) -> tuple[int, float]:
         """Bring what a tier holds: (tokens, milliseconds)."""
@@ -132,40 +161,26 @@ class Builder:
         return done - start, report.ms
 
     def _compute(
-        self,
-        tokens: Int32Array,
-        reading: Reading,
-        progress: Progress | None,
-        gone: threading.Event,
+        self, tokens: Int32Array, reading: Reading, caller: Caller, progress: Progress | None
     ) -> int:
-        """Compute what is missing; returns how much of it was ours to compute. A long reading is
-        saved as it goes, so that a killed build is taken up where it was."""
+        """Compute what is missing; returns how much of it was for us. A long reading is saved as it
+        goes, by whom it is computed for, so that a killed build is taken up where it was."""
         saved = time.perf_counter()
-        moved: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        mine = self._thread.call(
-            lambda engine: engine.read(reading, lambda *state: moved.put(state))
-        )
+        self._thread.call(lambda engine: engine.read(reading))
         while True:
-            try:
-                ready, upto = moved.get(timeout=WAIT_S)
-            except queue.Empty:
-                self._thread.call(lambda engine: None)  # raises when the engine is gone
-                if gone.is_set():
-                    raise Cancelled("The build was cancelled.") from None
-                continue
+            ready, upto, ours = caller.wait(reading)
             if progress is not None:
                 progress(ready, upto)
-            if reading.error is not None:
-                raise reading.error
             if ready == upto:
-                return mine
-            if mine and time.perf_counter() - saved >= self._save_every_s:
+                return self._thread.call(lambda engine: engine.settle(reading))
+            due = time.perf_counter() - saved >= self._save_every_s
+            if reading.stores and ours and due:
                 self._save_whole_chunks(tokens[:ready], reading)
                 saved = time.perf_counter()
 
     def _save_whole_chunks(self, tokens: Int32Array, reading: Reading) -> None:
-        if self._store is not None:
-            self.save(tokens[: len(tokens) - len(tokens) % self._store.chunk_tokens], reading)
+        assert self._store is not None
+        self.save(tokens[: len(tokens) - len(tokens) % self._store.chunk_tokens], reading)
 
     def save(self, tokens: Int32Array, reading: Reading) -> tuple[tuple[str, ...], bool]:
         """Store what the tiers lack: (keys of all chunks, whether the tiers have everything)."""

@@ -14,17 +14,23 @@ from preread.engine.ledger import Ledger
 from preread.engine.sampler import Outcome
 from preread.engine.sequence import FREE, Sequences
 from preread.engine.step import Step
-from preread.tokens.batch import ERROR, GOES_ON, LENGTH, STOP, ChooseSpec, GenerateSpec, Kind, News
+from preread.tokens.batch import (
+    CANCELLED,
+    ERROR,
+    GOES_ON,
+    LENGTH,
+    NOT_FINITE,
+    STOP,
+    ChooseSpec,
+    GenerateSpec,
+    Kind,
+    News,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from preread.types import Float32Array, Int32Array, Int64Array
-
-NOT_FINITE = (
-    "The model's output is not finite (NaN or infinity). Try --dtype float32; if that helps, the "
-    "weights overflow in half precision."
-)
 
 
 class Committer:
@@ -74,9 +80,7 @@ class Committer:
             self._keep(slot)
         self._branches.close(int(seqs.branch[slot]))
         seqs.close(slot, scrub=not well)
-        job = self._admission.jobs[int(seqs.job[slot])]
-        job.running -= 1
-        self.close(job, 1)
+        self.close(self._admission.jobs[int(seqs.job[slot])], 1)
 
     def close(self, job: Job, rows: int) -> None:
         """So many rows of a job have ended."""
@@ -85,9 +89,16 @@ class Committer:
             del self._admission.jobs[job.number]
 
     def fail(self, slot: int, message: str) -> None:
-        seqs = self._seqs
-        self._ledger.fail(int(seqs.job[slot]), seqs.row[slot : slot + 1], message)
+        """End a running row with an error."""
+        seqs, one = self._seqs, np.array([slot])
+        self._ledger.fail(int(seqs.job[slot]), seqs.row[one], message, self._usage(one))
         self.end(slot, ERROR)
+
+    def cancel(self, slot: int) -> None:
+        """End a running row that nobody wants any more."""
+        seqs, one = self._seqs, np.array([slot])
+        self._ledger.cancel(int(seqs.job[slot]), seqs.row[one], self._usage(one))
+        self.end(slot, CANCELLED)
 
     def slots_of(self, job: int, rows: Int64Array | None) -> Int64Array:
         seqs = self._seqs
@@ -165,7 +176,9 @@ class Committer:
     def _usage(self, slots: Int64Array) -> Int32Array:
         seqs = self._seqs
         scored = seqs.kind[slots] == Kind.LIKELIHOOD  # its last token is only a target
+        whole = seqs.computed[slots] >= np.where(scored, seqs.known[slots], seqs.prompt[slots])
         asked = np.where(scored, seqs.known[slots] + 1, seqs.prompt[slots])
+        asked = np.where(whole, asked, seqs.computed[slots])  # of a row that was cut short
         paid = seqs.paid[slots]
         columns = (seqs.context[slots], seqs.base[slots] - paid, asked + paid, seqs.done[slots])
         return np.stack(columns, axis=1).astype(np.int32)

@@ -13,14 +13,14 @@ import torch
 from preread.config import EngineSection
 from preread.engine.arena import Arena, KVShape
 from preread.engine.committer import Committer
-from preread.engine.jobs import Group, Job
+from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
 from preread.engine.ledger import Ledger
 from preread.engine.misfits import MORE_PREFIX, misfits
 from preread.engine.pages import Pages
 from preread.engine.plan import MemoryPlan, plan_memory
 from preread.engine.prefix import PrefixTree
-from preread.engine.reading import Reading
+from preread.engine.reading import Reading, Told
 from preread.engine.runner import Runner
 from preread.engine.sampler import Outcome, Sampler
 from preread.engine.scheduler import Scheduler
@@ -28,7 +28,7 @@ from preread.engine.step import Step
 from preread.errors import OutOfMemory
 from preread.metrics import Metrics
 from preread.models.interface import Decoder
-from preread.tokens.batch import CANCELLED, STOP, News, TokenBatch
+from preread.tokens.batch import STOP, News, TokenBatch
 
 if TYPE_CHECKING:
     from preread.types import Int32Array, Int64Array
@@ -62,7 +62,7 @@ class Engine:
         self.tree = PrefixTree(self.arena, self.metrics)
         self._scheduler = Scheduler(config, self.tree, self.pages, self.metrics, clock)
         self._seqs = self._scheduler.seqs
-        self._admission = self._scheduler.admission
+        self._admission, self._line = self._scheduler.admission, self._scheduler.line
         self._ledger = Ledger()
         self._committer = Committer(
             self._seqs, self._scheduler.branches, self._admission, self._ledger, self._keep
@@ -70,15 +70,13 @@ class Engine:
         self._sampler = Sampler(decoder, self._seqs)
         self._runner = Runner(decoder, self.arena, self.pages, self._sampler)
         self._jobs = 0
-        self.stalled = False  # the last step found nothing that could run
+        self.stalled = False  # nothing can run before somebody outside does something
 
     def step(self) -> dict[int, News]:
         """Schedule, run, commit; returns the news of each job."""
         step = self._scheduler.schedule()
-        self.stalled = step is None
-        if step is None:
-            self._unblock()
-        elif (outcome := self._run(step)) is not None:
+        self.stalled = step is None and not self._unblock()
+        if step is not None and (outcome := self._run(step)) is not None:
             self._committer.commit(step, outcome)
             self._scheduler.readings.commit(step.chunks)
         if self.config.truth_check:
@@ -87,25 +85,26 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """No row runs or waits and no prefix is being read."""
-        readings = self._scheduler.readings
-        return not self._admission.jobs and not readings.busy
+        """No row runs or waits, no prefix is being read or waits for memory."""
+        busy = self._scheduler.readings.busy or self._line.head is not None
+        return not self._admission.jobs and not busy
 
     @property
     def has_news(self) -> bool:
         """Something ended between steps; the next step tells."""
         return bool(self._ledger)
 
-    def submit(self, batch: TokenBatch) -> int:
+    def submit(self, batch: TokenBatch, *, prepared: bool = False) -> int:
         """Queue a batch; returns its job number. Rows that cannot run at all end in the next news
-        with the reason; the others are not disturbed."""
+        with the reason; the others are not disturbed. prepared: the prefix was made ready for it
+        and is still held; it stays until some of the rows have run."""
         self._jobs += 1
         errors = misfits(batch, self.decoder, self.plan)
         for row, message in errors.items():
             self._ledger.fail(self._jobs, np.array([row]), message)
         rows = np.setdiff1d(np.arange(len(batch)), list(errors))
         if len(rows):
-            self._admission.jobs[self._jobs] = Job(self._jobs, batch, rows)
+            self._admission.add(Job(self._jobs, batch, rows), self.clock(), prepared=prepared)
         return self._jobs
 
     def cancel(self, number: int, rows: Int64Array | None = None) -> None:
@@ -117,29 +116,34 @@ class Engine:
         self._ledger.cancel(number, waiting)
         self._committer.close(job, len(waiting))
         for slot in self._committer.slots_of(number, rows).tolist():
-            self._ledger.cancel(number, self._seqs.row[slot : slot + 1])
-            self._committer.end(slot, CANCELLED)
+            self._committer.cancel(slot)
 
     def finish(self, number: int, row: int) -> None:
         """End a running row well, without news: its reader saw a stop string."""
         for slot in self._committer.slots_of(number, np.array([row])).tolist():
             self._committer.end(slot, STOP)
 
-    def hold(self, tokens: Int32Array) -> Reading | None:
-        """Take a place on the tree for a prefix; None while memory is held by others. Release it.
-        Raises OutOfMemory when it can never fit."""
+    def hold(
+        self, tokens: Int32Array, told: Told | None = None, *, stores: bool = False
+    ) -> Reading:
+        """Want a prefix: it gets a place on the tree now or, while memory is held by others, later.
+        told: called when it has, and while it is read; see Reading. stores: what is computed on its
+        account will be saved. Release it. Raises OutOfMemory when it can never fit."""
         if len(tokens) > self.arena.capacity:
             raise OutOfMemory(self._too_large(len(tokens)), hint=MORE_PREFIX)
-        return self._scheduler.readings.hold(tokens, self.clock())
+        reading = Reading(tokens, told, stores=stores)
+        self._line.join(reading, self.clock())
+        return reading
 
-    def read(self, reading: Reading, progress: Callable[[int, int], None] | None) -> int:
-        """Compute what is missing of a held prefix in the coming steps; returns how many tokens of
-        it nobody else has claimed. progress is told at once and after every step; done when all is
-        ready or reading.error is set."""
-        reading.progress, reading.active = progress, True
-        mine = self.tree.claim(reading.leaf, reading.upto)
-        self._scheduler.readings.tell(reading)
-        return mine
+    def read(self, reading: Reading) -> None:
+        """Compute what is missing of a prefix that has its place in the coming steps. It is told at
+        once and after every step; done when all is ready or reading.error is set."""
+        self._scheduler.readings.read(reading)
+
+    def settle(self, reading: Reading) -> int:
+        """How many tokens of a prefix that is ready were computed on its account: what nobody
+        before it in the line of those who want them has paid."""
+        return self._scheduler.readings.settle(reading)
 
     def resident(self, tokens: Int32Array) -> bool:
         """Whether the whole prefix is in memory, so that nothing need be loaded or computed."""
@@ -159,8 +163,13 @@ class Engine:
 
     def release(self, reading: Reading, lease_s: float = 0.0) -> None:
         """Let go of a prefix, which stays so long after each use where memory allows."""
-        self.tree.lease(reading.leaf, reading.upto, lease_s)
-        self._scheduler.readings.release(reading, self.clock())
+        if reading.leaf is not None:
+            self.tree.lease(reading.leaf, reading.upto, lease_s)
+        self._line.leave(reading, self.clock())
+
+    def end(self, error: Exception) -> None:
+        """There will be no more steps: tell those who wait for a prefix."""
+        self._line.end(error)
 
     def watch(self, probe: Callable[[int, int, torch.Tensor], None] | None) -> None:
         """Show (job, row, logits [V]) of every token about to be chosen; None: no longer."""
@@ -203,22 +212,25 @@ class Engine:
             self._committer.fail(slot, message)
         lost = OutOfMemory(message, hint=MORE_PREFIX) if short else error
         self._scheduler.readings.fail(step.chunks, lost)
-        self._fail_groups(lambda g: g.reading is not None and g.reading.error is lost, message)
+        self._fail_groups(lambda reading: reading.error is lost, message)
 
-    def _unblock(self) -> None:
-        """Nothing can run: if nothing will change that either, the waiting group cannot fit."""
-        if self._scheduler.stuck and self._admission.blocked is not None:
-            group = self._admission.blocked[1]
-            message = self._too_large(len(group.tokens))
-            self._fail_groups(lambda g: g is group, f"{message} {MORE_PREFIX}")
+    def _unblock(self) -> bool:
+        """Nothing can run. If nothing will change that either, what waits for memory cannot fit."""
+        head = self._line.head
+        if head is None or not self._scheduler.stuck:
+            return False
+        message = self._too_large(head.upto)
+        self._fail_groups(lambda reading: reading is head, f"{message} {MORE_PREFIX}")
+        if self._line.head is head:  # nobody's group: a build
+            self._line.leave(head, self.clock())
+            self._line.fail(head, OutOfMemory(message, hint=MORE_PREFIX))
+        return True
 
-    def _fail_groups(self, lost: Callable[[Group], bool], message: str) -> None:
-        for job in tuple(self._admission.jobs.values()):
-            for group in tuple(job.groups):
-                if lost(group):
-                    rows = self._admission.remove(job, group.rows, self.clock())
-                    self._ledger.fail(job.number, rows, message)
-                    self._committer.close(job, len(rows))
+    def _fail_groups(self, lost: Callable[[Reading], bool], message: str) -> None:
+        for group in self._admission.wanting(lost):
+            rows = self._admission.remove(group.job, group.rows, self.clock())
+            self._ledger.fail(group.job.number, rows, message)
+            self._committer.close(group.job, len(rows))
 
     def _too_large(self, tokens: int) -> str:
         return f"A prefix of {tokens:,} tokens does not fit. {self.plan.describe()}"

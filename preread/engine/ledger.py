@@ -10,7 +10,7 @@ import numpy as np
 from preread.tokens.batch import CANCELLED, ERROR, News
 
 if TYPE_CHECKING:
-    from preread.types import Int64Array
+    from preread.types import Int32Array, Int64Array
 
 
 class Ledger:
@@ -25,11 +25,15 @@ class Ledger:
     def put(self, job: int, news: News) -> None:
         self._parts.setdefault(job, []).append(news)
 
-    def fail(self, job: int, rows: Int64Array, message: str) -> None:
-        self.put(job, _ended(rows, ERROR, dict.fromkeys(rows.tolist(), message)))
+    def fail(
+        self, job: int, rows: Int64Array, message: str, usage: Int32Array | None = None
+    ) -> None:
+        """usage: of rows that ran; those that did not used nothing."""
+        self.put(job, _ended(rows, ERROR, usage, dict.fromkeys(rows.tolist(), message)))
 
-    def cancel(self, job: int, rows: Int64Array) -> None:
-        self.put(job, _ended(rows, CANCELLED, {}))
+    def cancel(self, job: int, rows: Int64Array, usage: Int32Array | None = None) -> None:
+        """See fail."""
+        self.put(job, _ended(rows, CANCELLED, usage, {}))
 
     def take(self) -> dict[int, News]:
         """Everything since the last call."""
@@ -37,14 +41,14 @@ class Ledger:
         return {job: _joined(news) for job, news in parts.items()}
 
 
-def _ended(rows: Int64Array, code: int, errors: dict[int, str]) -> News:
+def _ended(rows: Int64Array, code: int, usage: Int32Array | None, errors: dict[int, str]) -> News:
     n = len(rows)
     return News(
         rows=rows.astype(np.int32),
         tokens=np.full(n, -1, np.int32),
         logprobs=np.zeros(n, np.float32),
         finish=np.full(n, code, np.int8),
-        usage=np.zeros((n, 4), np.int32),
+        usage=np.zeros((n, 4), np.int32) if usage is None else usage,
         scores=np.zeros((n, 0), np.float32),
         agree=np.zeros(n, bool),
         errors=errors,

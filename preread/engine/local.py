@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import numpy as np
 
 from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch
 from preread.config import EngineSection
-from preread.engine.build import Builder
+from preread.engine.build import Builder, Caller
 from preread.engine.engine import Engine
 from preread.engine.parity import parity, wider
 from preread.engine.stream import Stream
@@ -78,14 +77,14 @@ class LocalBackend:
         return self._info
 
     async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
-        return await asyncio.to_thread(self._count, prefixes, questions)
+        return await asyncio.to_thread(self._model.chat.counts, prefixes, questions)
 
     async def build(
         self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
     ) -> Built:
-        def work(gone: threading.Event) -> Built:
+        def work(caller: Caller) -> Built:
             tokens = self._model.chat.prefix(prefix)
-            return self._builder.build(tokens, max(lease_s, self._lease_s), progress, gone)
+            return self._builder.build(tokens, max(lease_s, self._lease_s), caller, progress)
 
         return await self._aside(work)
 
@@ -94,7 +93,7 @@ class LocalBackend:
         tiers."""
         builder = self._builder if store else self._unstored
         tokens = np.asarray(tokens, np.int32)
-        return builder.build(tokens, self._lease_s, None, threading.Event())
+        return builder.build(tokens, self._lease_s, Caller())
 
     def parity(self, prompts: int = 8, seed: int = 0) -> ParityReport:
         """Measure law 1 on these weights with random prompts; sync, needs an idle engine and memory
@@ -131,39 +130,29 @@ class LocalBackend:
         """Submit the rows of a part, once their prefix is in memory."""
         try:
             if not await asyncio.wrap_future(stream.submit_resident(part)):
-                await self._aside(lambda gone: self._prepare(part, stream, replies, gone))
+                await self._aside(lambda caller: self._prepare(part, stream, replies, caller))
         except Exception as exc:
             stream.tell(part, exc)
 
-    def _prepare(self, part: Part, stream: Stream, replies: Replies, gone: threading.Event) -> None:
+    def _prepare(self, part: Part, stream: Stream, replies: Replies, caller: Caller) -> None:
         assert part.prefix is not None
-        ready = self._builder.prepare(part.prefix, None, gone)
+        kept = part.batch.keep  # a session's turns are not stored
+        ready = self._builder.prepare(part.prefix, caller, stores=not kept)
         try:
             replies.loaded(part.rows, ready.load_ms)
             self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
-            # What a tier had lost is given back while the rows run; a session's turns are not kept.
-            if ready.computed and not part.batch.keep:
+            if ready.computed and not kept:  # while the rows run, a tier gets what it lacked
                 self._builder.save(part.prefix, ready.reading)
         finally:
             self._builder.release(ready, self._lease_s)
 
-    async def _aside(self, work: Callable[[threading.Event], T]) -> T:
+    async def _aside(self, work: Callable[[Caller], T]) -> T:
         """Run blocking work in a thread; when the caller is cancelled, the work is told."""
         if self._closed:
             raise EngineError("The engine was closed.", hint="Open another one.")
-        gone = threading.Event()
+        caller = Caller()
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._workers, work, gone)
+            return await loop.run_in_executor(self._workers, work, caller)
         finally:
-            gone.set()
-
-    def _count(self, prefixes: Sequence[Prefix], questions: Sequence[str]) -> list[int]:
-        chat = self._model.chat
-        if not questions:
-            return [len(chat.prefix(prefix)) for prefix in prefixes]
-        counts = []
-        for prefix, question in zip(prefixes, questions, strict=True):
-            drop, own = chat.suffix(prefix, question)
-            counts.append(len(chat.prefix(prefix)) - drop + len(own))
-        return counts
+            caller.leave()

@@ -7,7 +7,7 @@ the end, so that what a holder sees does not change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,6 @@ class Segment:
     lease_s: float = 0.0
     used: float = 0.0
     loading: bool = False
-    claimed: bool = False
     linked: bool = True
 
     @property
@@ -85,6 +84,19 @@ class PrefixTree:
         """Whether the KV of all of `tokens` is there."""
         leaf, found = self.match(tokens)
         return found == len(tokens) == self.ready(leaf, found)
+
+    def covers(self, tokens: Int32Array) -> bool:
+        """Whether there is a place for all of `tokens`, read or not, so that none need be made."""
+        return self.match(tokens)[1] == len(tokens)
+
+    def fits_beside(
+        self, tokens: Int32Array, held: Iterable[Segment], *, linked: bool = True
+    ) -> bool:
+        """Whether there would be memory for `tokens` if nothing but these segments, and what they
+        continue, were held."""
+        node, at = self.match(tokens) if linked else (self.root, 0)
+        after = sum(clip(node.runs, 0, at - node.start)[-1]) if at else 0
+        return self._spare([*held, node]) >= self.arena.need(len(tokens) - at, after)
 
     def insert(self, tokens: Int32Array, now: float, *, linked: bool = True) -> Segment | None:
         """The segment that covers the last of `tokens`, with memory for all of them; it may reach
@@ -145,16 +157,6 @@ class PrefixTree:
         for segment in self.path(leaf, upto):
             segment.ready = max(segment.ready, min(upto - segment.start, len(segment.tokens)))
 
-    def claim(self, leaf: Segment, upto: int) -> int:
-        """Tokens of the path that are missing and that nobody's usage counts yet; they are the
-        caller's from now on."""
-        total = 0
-        for segment in self.path(leaf, upto):
-            if not segment.complete and not segment.claimed:
-                total += min(upto - segment.start, len(segment.tokens)) - segment.ready
-                segment.claimed = True
-        return total
-
     def pin(self, leaf: Segment) -> None:
         leaf.pins += 1
 
@@ -168,8 +170,6 @@ class PrefixTree:
         leaf.pins -= 1
         for segment in self.path(leaf):
             segment.used, segment.lease = now, max(segment.lease, now + segment.lease_s)
-            if not segment.complete and not any(s.pins for s in self._walk(segment)):
-                segment.claimed = False  # given up: whoever goes on, pays
         if not leaf.linked and not leaf.pins:
             self._drop(leaf)
 
@@ -201,7 +201,6 @@ class PrefixTree:
         upper = Segment(
             node.tokens[:at], head, node.start, node.parent, min(node.ready, at),
             {int(node.tokens[at]): node}, 0, node.lease, node.lease_s, node.used, node.loading,
-            node.claimed,
         )  # fmt: skip
         node.parent.children[int(node.tokens[0])] = upper
         node.tokens, node.runs, node.start = node.tokens[at:], tail, node.start + at
@@ -212,23 +211,24 @@ class PrefixTree:
 
     def _room(self, tokens: int, after: int, now: float) -> list[Run] | None:
         """Allocate, evicting what nobody holds: unleased before leased, oldest use first."""
+        if (runs := self.arena.alloc(tokens, after)) is not None:
+            return runs
+        held = [s for s in self.segments if s.pins or s.loading]
+        if self._spare(held) < self.arena.need(tokens, after):
+            return None
         while (runs := self.arena.alloc(tokens, after)) is None:
             idle = [s for s in self.segments if not s.children and not s.pins and not s.loading]
-            if not idle or tokens > self.arena.free_tokens + self._reclaimable():
-                return None
+            assert idle, "there is room, but nobody to make it"
             for segment in sorted(idle, key=lambda s: (s.lease > now, s.used)):
                 self._evict(segment, now)
                 if self.arena.free_tokens >= tokens:
                     break
         return runs
 
-    def _reclaimable(self) -> int:
-        """Tokens of segments that no pinned path needs."""
-        held: set[Segment] = set()
-        for segment in self.segments:
-            if segment.pins or segment.loading:
-                held.update(self.path(segment))
-        return sum(len(s.tokens) for s in self.segments - held)
+    def _spare(self, held: Iterable[Segment]) -> int:
+        """Extents that are free once all but these segments and what they continue is gone."""
+        stay = {segment for leaf in held for segment in self.path(leaf)}
+        return self.arena.spare(segment.runs for segment in stay)
 
     def _evict(self, leaf: Segment, now: float) -> None:
         self._metrics.add("engine.evicted_tokens", len(leaf.tokens))
@@ -248,3 +248,13 @@ def common(a: Int32Array, b: Int32Array) -> int:
     n = min(len(a), len(b))
     differ = a[:n] != b[:n]
     return int(differ.argmax()) if differ.any() else n
+
+
+def fork(a: Sequence[Segment], b: Sequence[Segment]) -> int:
+    """Where two paths part, in tokens."""
+    end = 0
+    for one, other in zip(a, b, strict=False):
+        if one is not other:
+            break
+        end = one.end
+    return end

@@ -1,43 +1,70 @@
-"""Prefixes being read: which tokens of the tree are wanted and missing, a chunk at a time.
+"""Prefixes that have a place on the tree and are being read: which tokens are missing, a chunk at a
+time, and on whose account they are computed.
 
-Whoever wants a prefix (an explicit build, a group of rows) holds a `Reading` of it. Work is found
-by looking at the tree, so that a stretch wanted by many is computed once, and nothing has to be
-told when a segment splits or when a tier delivers part of it.
+Whoever wants a prefix (an explicit build, a group of rows) has a `Reading` of it, which first waits
+in line for its place (line.py). Work is found by looking at the tree, so that a stretch wanted by
+many is computed once, and nothing has to be told when a segment splits or when a tier delivers part
+of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from preread.engine.arena import Run
-from preread.engine.prefix import PrefixTree, Segment
+from preread.engine.prefix import PrefixTree, Segment, fork
 from preread.engine.step import Chunk
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
 
+# (tokens ready, tokens wanted, whether some were computed on this reading's account)
+Told = Callable[[int, int, bool], None]
+Stretch = tuple[int, int]  # tokens [a, b) of a prefix
+
 
 @dataclass(slots=True, eq=False)
 class Reading:
-    """The first `upto` tokens of the path to `leaf`, held until released. cached: of them, ready
-    when it began; runs: where they lie (fixed while held). active: whether missing tokens are to be
-    computed now; outside: no waiting group holds it, so it is released whatever the engine does;
-    progress: told (ready, upto) as they are; error: why they cannot be."""
+    """A prefix that somebody wants, until released. told: called when it has its place and, while
+    active, after every step, from the engine thread; it must not block. linked: others may find
+    what is read. outside: no waiting group has it, so it is released whatever the engine does.
+    active: missing tokens are to be computed now. stores: its owner saves what is computed on its
+    account. error: why it cannot be read.
 
-    leaf: Segment
-    upto: int
-    cached: int
-    runs: list[Run]
-    active: bool = False
+    waited: steps at the head of the line. leaf: its place on the tree, None while it waits for one.
+    Then, cached: tokens that were ready at once; runs: where they all lie (fixed while held); due:
+    something had to be read and its rows have not run yet, so that giving it up would be waste;
+    spent: what was computed on its account; settled: which is no more its own, but its owner's.
+    """
+
+    tokens: Int32Array
+    told: Told | None = None
+    linked: bool = True
     outside: bool = True
-    progress: Callable[[int, int], None] | None = None
+    active: bool = False
+    stores: bool = False
     error: Exception | None = None
+    waited: int = 0
+    leaf: Segment | None = None
+    cached: int = 0
+    runs: list[Run] = field(default_factory=list)
+    due: bool = False
+    spent: list[Stretch] = field(default_factory=list)
+    settled: bool = False
+
+    @property
+    def upto(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def placed(self) -> bool:
+        return self.leaf is not None
 
 
 class Readings:
-    """All readings of an engine. The engine thread alone calls these."""
+    """All readings that have their place. The engine thread alone calls these."""
 
     def __init__(self, tree: PrefixTree, chunk: int) -> None:
         self._tree = tree
@@ -45,59 +72,82 @@ class Readings:
         self._all: list[Reading] = []
 
     @property
-    def waiting(self) -> bool:
+    def outside(self) -> bool:
         """Somebody outside holds a prefix, so memory may still become free."""
         return any(r.outside for r in self._all)
 
     @property
     def busy(self) -> bool:
         """Tokens are to be computed."""
-        return any(r.active and r.error is None and self.ready(r) < r.upto for r in self._all)
+        return any(r.active and r.error is None and not self.done(r) for r in self._all)
 
-    def hold(self, tokens: Int32Array, now: float, *, linked: bool = True) -> Reading | None:
-        """Take a place in the tree for `tokens`; None while there is no memory."""
-        leaf = self._tree.insert(tokens, now, linked=linked)
+    def place(self, reading: Reading, now: float) -> bool:
+        """Give it a place on the tree, for which others make room; False while there is no memory
+        for it."""
+        leaf = self._tree.insert(reading.tokens, now, linked=reading.linked)
         if leaf is None:
-            return None
+            return False
         self._tree.pin(leaf)
-        cached = self._tree.ready(leaf, len(tokens))
-        runs = self._tree.runs(leaf, 0, len(tokens))
-        reading = Reading(leaf, len(tokens), cached, runs)
+        reading.leaf = leaf
+        reading.cached = self.ready(reading)
+        reading.runs = self._tree.runs(leaf, 0, reading.upto)
+        reading.due = reading.cached < reading.upto
         self._all.append(reading)
-        return reading
+        self._tell(reading)
+        return True
 
     def release(self, reading: Reading, now: float) -> None:
+        """Let go of its place; what was computed for nobody else passes to who still waits."""
+        assert reading.leaf is not None
         self._all.remove(reading)
+        if not reading.settled:
+            self._pass_on(reading)
         self._tree.unpin(reading.leaf, now)
 
     def ready(self, reading: Reading) -> int:
+        assert reading.leaf is not None
         return self._tree.ready(reading.leaf, reading.upto)
+
+    def done(self, reading: Reading) -> bool:
+        """Whether it has its place and every token is ready."""
+        return reading.placed and self.ready(reading) == reading.upto
+
+    def read(self, reading: Reading) -> None:
+        """Compute what is missing in the coming steps; it is told at once and after each."""
+        reading.active = True
+        self._tell(reading)
+
+    def settle(self, reading: Reading) -> int:
+        """How many tokens were computed on its account; from now on they are the caller's."""
+        spent, reading.spent, reading.settled = reading.spent, [], True
+        return sum(end - start for start, end in spent)
 
     def loading(self, reading: Reading, on: bool) -> None:
         """While on, the missing tokens come from a tier and are not computed."""
-        for segment in self._tree.path(reading.leaf, reading.upto):
+        for segment in self._path(reading):
             segment.loading = on and not segment.complete
 
     def loaded(self, reading: Reading, upto: int) -> None:
         """A tier has delivered the first `upto` tokens."""
+        assert reading.leaf is not None
         self._tree.advance(reading.leaf, upto)
         self.loading(reading, False)
-        self._tell_all()
+        self._tell_active()
 
     def chunks(self, budget: int) -> list[Chunk]:
-        """The next tokens to compute, at most `budget`, each missing segment once."""
-        out: list[Chunk] = []
-        seen: set[int] = set()
+        """The next tokens to compute, at most `budget`, each missing segment once and no further
+        than it is wanted."""
+        wanted: dict[Segment, int] = {}
         for reading in self._all:
-            if not reading.active or reading.error is not None or budget <= 0:
-                continue
-            base = self.ready(reading)
-            path = self._tree.path(reading.leaf, reading.upto)
-            segment = next((s for s in path if not s.complete), None)
-            if base == reading.upto or segment is None or segment.loading or id(segment) in seen:
-                continue
-            seen.add(id(segment))
-            n = min(self._chunk, budget, segment.end - base)
+            segment = self._next(reading)
+            if segment is not None and not segment.loading:
+                wanted[segment] = max(wanted.get(segment, 0), min(segment.end, reading.upto))
+        out: list[Chunk] = []
+        for segment, end in wanted.items():
+            base = segment.start + segment.ready
+            n = min(self._chunk, budget, end - base)
+            if n <= 0:
+                break
             tokens = segment.tokens[segment.ready : segment.ready + n]
             before, here = ((0, base), (base, base + n))
             path_runs, runs = (tuple(self._tree.runs(segment, *x)) for x in (before, here))
@@ -105,26 +155,67 @@ class Readings:
             budget -= n
         return out
 
-    def commit(self, chunks: tuple[Chunk, ...]) -> None:
-        """The chunks are computed: tell the tree and whoever watches."""
+    def commit(self, chunks: Sequence[Chunk]) -> None:
+        """The chunks are computed: note on whose account, and tell the tree and who waits."""
         for chunk in chunks:
-            self._tree.advance(chunk.leaf, chunk.base + len(chunk.tokens))
-        self._tell_all()
+            at, end = chunk.base, chunk.base + len(chunk.tokens)
+            for reading in self._payers():
+                upto = min(end, reading.upto)
+                if reading.active and at < upto and chunk.leaf in self._path(reading):
+                    reading.spent.append((at, upto))
+                    at = upto
+            self._tree.advance(chunk.leaf, end)
+        self._tell_active()
 
-    def tell(self, reading: Reading) -> None:
-        """Call its progress, if it is being computed."""
-        if reading.active and reading.progress is not None:
-            reading.progress(self.ready(reading), reading.upto)
-
-    def _tell_all(self) -> None:
-        for reading in self._all:
-            self.tell(reading)
-
-    def fail(self, chunks: tuple[Chunk, ...], error: Exception) -> None:
+    def fail(self, chunks: Sequence[Chunk], error: Exception) -> None:
         """These chunks cannot be computed: nobody who needs them waits any longer."""
-        lost = {id(chunk.leaf) for chunk in chunks}
+        lost = {chunk.leaf for chunk in chunks}
         for reading in self._all:
-            path = self._tree.path(reading.leaf, reading.upto)
-            if reading.active and any(id(s) in lost for s in path if not s.complete):
+            if reading.active and any(s in lost for s in self._path(reading) if not s.complete):
                 reading.error = error
-                self.tell(reading)
+                self._tell(reading)
+
+    def end(self, error: Exception) -> None:
+        """Nothing will be read any more."""
+        for reading in self._all:
+            reading.error = error
+            self._tell(reading)
+
+    def _path(self, reading: Reading) -> list[Segment]:
+        assert reading.leaf is not None
+        return self._tree.path(reading.leaf, reading.upto)
+
+    def _next(self, reading: Reading) -> Segment | None:
+        """The segment in which the next token to compute lies."""
+        if not reading.active or reading.error is not None:
+            return None
+        missing = (s for s in self._path(reading) if not s.complete)
+        segment = next(missing, None)
+        reached = segment is None or segment.start + segment.ready >= reading.upto
+        return None if reached else segment
+
+    def _payers(self) -> list[Reading]:
+        """Those that may be charged: who stores what it pays for first, then who came first."""
+        open_ = (r for r in self._all if r.error is None and not r.settled)
+        return sorted(open_, key=lambda r: not r.stores)
+
+    def _pass_on(self, reading: Reading) -> None:
+        """Somebody has to pay for what was computed for a reading that is given up: who waits for
+        the same tokens and did not find them when it came."""
+        left = reading.spent
+        for heir in self._payers():
+            shared = fork(self._path(reading), self._path(heir))
+            lo, hi = heir.cached, min(shared, reading.upto, heir.upto)
+            heir.spent += [s for a, b in left if (s := (max(a, lo), min(b, hi)))[0] < s[1]]
+            parts = [part for a, b in left for part in ((a, min(b, lo)), (max(a, hi), b))]
+            left = [(a, b) for a, b in parts if a < b] if lo < hi else left
+
+    def _tell(self, reading: Reading) -> None:
+        if reading.told is not None:
+            ready = self.ready(reading) if reading.placed else 0
+            reading.told(ready, reading.upto, bool(reading.spent))
+
+    def _tell_active(self) -> None:
+        for reading in self._all:
+            if reading.active:
+                self._tell(reading)

@@ -15,17 +15,21 @@ import numpy as np
 from preread.config import EngineSection
 from preread.engine.admission import Admission
 from preread.engine.branch import Branches
+from preread.engine.line import Line
 from preread.engine.pack import Packer
 from preread.engine.pages import Pages
 from preread.engine.prefix import PrefixTree
 from preread.engine.reading import Readings
 from preread.engine.sequence import RUNNING, Sequences
 from preread.engine.step import Step
+from preread.engine.turns import portions
 from preread.metrics import Metrics
 from preread.tokens.batch import ChooseSpec, Kind
 from preread.tokens.labels import LabelTrie
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from preread.types import Int64Array
 
 GOOD_STEPS = 64  # after so many in a row, limits lowered by a failure are doubled
@@ -47,7 +51,8 @@ class Scheduler:
         self.seqs = Sequences(config.max_sequences, pages)
         self.branches = Branches(tree, clock)
         self.readings = Readings(tree, config.prefill_chunk)
-        self.admission = Admission(tree, self.readings, self.seqs, self.branches, pages)
+        self.line = Line(tree, self.readings)
+        self.admission = Admission(tree, self.readings, self.line, self.seqs, self.branches, pages)
         self._packer = Packer(
             self.seqs,
             self.branches,
@@ -60,31 +65,34 @@ class Scheduler:
 
     def schedule(self) -> Step | None:
         """The next step, None if nothing can run now. Takes the pages it needs."""
-        seqs = self.seqs
+        seqs, now = self.seqs, self._clock()
         self._resume()
-        slots = seqs.running[: self.limit]
-        slots, counts = self._turns(slots)
-        slots, counts = self._secure(slots, counts)
-        left = self.budget - int(counts.sum())
+        self.admission.make_way(now)
+        self.line.grant(now)
         if not len(seqs.parked):
-            came = self.admission.admit(left, self.limit, self._clock())
+            self.admission.look(self.limit, now)
+        reserve = sum(len(chunk.tokens) for chunk in self.readings.chunks(self.budget // 2))
+        slots, counts = self._secure(*self._turns(seqs.running[: self.limit], reserve))
+        left = self.budget - self._cost(slots, counts)
+        if not len(seqs.parked):
+            fresh = bool(self._decodes(slots).all())
+            came = self.admission.admit(left - reserve, self.limit, fresh, now)
             slots = np.concatenate((slots, came.slots))
             counts = np.concatenate((counts, came.counts))
-            left -= int(came.counts.sum())
+            left -= self.admission.spent
         alone = self.limit == 1 and len(slots)  # after failures, to find the culprit
-        chunks = [] if alone else self.readings.chunks(left)
+        chunks = [] if alone else self.readings.chunks(max(left, reserve))
         if self.budget <= LEAST_TOKENS:
             chunks = chunks[:1]
         if not len(slots) and not chunks:
             return None
+        self.line.age()
         return self._packer.pack(slots, counts, chunks, self._tries(slots))
 
     @property
     def stuck(self) -> bool:
-        """Nothing runs and nothing outside will free memory, yet a group waits for some."""
-        return self.admission.blocked is not None and not (
-            self.seqs.state.any() or self.readings.waiting
-        )
+        """Nothing runs and nothing outside will free memory, yet a prefix waits for some."""
+        return self.line.head is not None and not (self.seqs.state.any() or self.readings.outside)
 
     def good(self) -> None:
         """A step succeeded."""
@@ -116,7 +124,8 @@ class Scheduler:
         self._metrics.add("engine.preempted")
 
     def _resume(self) -> None:
-        """Preempted rows come back, oldest first, when all of their tokens fit."""
+        """Preempted rows come back, oldest first, when all of their tokens fit. Nobody else comes
+        in before them."""
         seqs = self.seqs
         running = int((seqs.state == RUNNING).sum())
         for slot in seqs.parked.tolist():
@@ -126,17 +135,35 @@ class Scheduler:
             seqs.state[slot] = RUNNING
             running += 1
 
-    def _turns(self, slots: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Decoding rows first, one token each; then rows half read, oldest first, in what is left
-        of the budget."""
+    def _decodes(self, slots: Int64Array) -> NDArray[np.bool_]:
+        """Which rows are read and have one token to go on with."""
         seqs = self.seqs
-        pending = seqs.known[slots] - seqs.computed[slots]
-        decodes = (pending == 1) & (seqs.computed[slots] > 0)
-        order = np.argsort(~decodes, kind="stable")
-        slots, pending = slots[order], pending[order]
-        counts = np.clip(self.budget - (np.cumsum(pending) - pending), 0, pending)
-        counts[: int(decodes.sum())] = 1
-        return slots[counts > 0], counts[counts > 0]
+        begun = (seqs.computed[slots] > 0) & (seqs.kind[slots] == Kind.GENERATE)
+        decodes: NDArray[np.bool_] = begun & (seqs.known[slots] - seqs.computed[slots] == 1)
+        return decodes
+
+    def _labels(self, slots: Int64Array) -> Int64Array:
+        """Label nodes that each row's last own token brings with it."""
+        extra = {n: self.admission.jobs[n].extra for n in np.unique(self.seqs.job[slots]).tolist()}
+        return np.array([extra[n] for n in self.seqs.job[slots].tolist()], np.int64)
+
+    def _cost(self, slots: Int64Array, counts: Int64Array) -> int:
+        """Rows of a step that these sequences take."""
+        seqs = self.seqs
+        ends = seqs.computed[slots] + counts == seqs.known[slots]
+        return int(counts.sum() + self._labels(slots)[ends].sum())
+
+    def _turns(self, slots: Int64Array, reserve: int) -> tuple[Int64Array, Int64Array]:
+        """Decoding rows first, one token each; then rows half read, oldest first, in what is left
+        of the budget when `reserve` is kept for prefixes."""
+        seqs = self.seqs
+        decodes = self._decodes(slots)
+        slots, read = slots[decodes], slots[~decodes]
+        room = self.budget - reserve - len(slots)
+        pending = seqs.known[read] - seqs.computed[read]
+        counts = portions(room, pending, self._labels(read), fresh=True)
+        slots = np.concatenate((slots, read[counts > 0]))
+        return slots, np.concatenate((np.ones(int(decodes.sum()), np.int64), counts[counts > 0]))
 
     def _secure(self, slots: Int64Array, counts: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Take pages for the next tokens; the youngest rows give theirs up until they suffice."""
@@ -161,4 +188,5 @@ class Scheduler:
 
     def check(self) -> None:
         self.seqs.check()
+        self.admission.check()
         assert self.budget >= 1 and self.limit >= 1

@@ -25,13 +25,15 @@ FREE, RUNNING, PARKED = range(3)  # parked: preempted, holds no pages, will be c
 
 
 class Sequences:
-    """Integer columns, all [slots]: job, row; branch, base (its length); prompt: own tokens that
-    came with the request; known: own tokens to compute; computed: of those, done (KV in pages);
-    done: output tokens; max_new: most of them; born: admission order; held: pages; paid: tokens of
-    the branch that its usage counts as computed; context: its prefix length, for usage alone."""
+    """Integer columns, all [slots]: job, row; queue: its context, see turns.py; branch, base (its
+    length); prompt: own tokens that came with the request; known: own tokens to compute; computed:
+    of those, done (KV in pages); done: output tokens; max_new: most of them; born: admission order;
+    held: pages; paid: tokens of the branch that its usage counts as computed; context: its prefix
+    length, for usage alone."""
 
     job: Int64Array
     row: Int64Array
+    queue: Int64Array
     branch: Int64Array
     base: Int64Array
     prompt: Int64Array
@@ -50,9 +52,9 @@ class Sequences:
         self.kind = np.zeros(slots, np.int8)
         self.keep = np.zeros(slots, bool)
         (
-            self.job, self.row, self.branch, self.base, self.prompt, self.known, self.computed,
-            self.done, self.max_new, self.born, self.held, self.paid, self.context,
-        ) = np.zeros((13, slots), np.int64)  # fmt: skip
+            self.job, self.row, self.queue, self.branch, self.base, self.prompt, self.known,
+            self.computed, self.done, self.max_new, self.born, self.held, self.paid, self.context,
+        ) = np.zeros((14, slots), np.int64)  # fmt: skip
         self.temperature = np.zeros(slots, np.float32)
         self.top_p = np.ones(slots, np.float32)
         self.top_k = np.zeros(slots, np.int64)

@@ -37,18 +37,23 @@ class Stream:
         def work(engine: Engine) -> bool:
             ready = part.prefix is None or engine.resident(part.prefix)
             if ready:
-                self.submit(engine, part, 0)
+                self.submit(engine, part)
             return ready
 
         return self._thread.send(work)
 
-    def submit(self, engine: Engine, part: Part, computed: int) -> None:
-        """On the engine thread. computed: tokens of the prefix that its rows pay for."""
-        batch = replace(part.batch, charge=computed)
+    def submit(self, engine: Engine, part: Part, computed: int | None = None) -> None:
+        """On the engine thread. computed: the prefix was made ready for these rows, who pay for so
+        many tokens of it."""
+        batch = replace(part.batch, charge=computed or 0)
         with self._lock:
             if not self._closed:
-                job = self._thread.listen(engine, batch, lambda news: self.tell(part, news))
-                self._jobs[id(part)] = job
+                self._jobs[id(part)] = self._thread.listen(
+                    engine,
+                    batch,
+                    lambda news: self.tell(part, news),
+                    prepared=computed is not None,
+                )
 
     def tell(self, part: Part, news: News | Exception) -> None:
         """From any thread."""

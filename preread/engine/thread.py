@@ -16,7 +16,6 @@ from preread.tokens.batch import News, TokenBatch
 
 T = TypeVar("T")
 Listener = Callable[[News | Exception], None]  # called from the engine thread; must not block
-STALLED_S = 0.002  # wait for outside memory this long before trying again
 
 log = logging.getLogger("preread.engine")
 
@@ -59,9 +58,12 @@ class EngineThread:
         """`send`, and wait."""
         return self.send(work).result()
 
-    def listen(self, engine: Engine, batch: TokenBatch, listener: Listener) -> int:
-        """Submit a batch, from within `send`; its news go to the listener until `forget`."""
-        job = engine.submit(batch)
+    def listen(
+        self, engine: Engine, batch: TokenBatch, listener: Listener, *, prepared: bool = False
+    ) -> int:
+        """Submit a batch, from within `send`; its news go to the listener until `forget`. prepared:
+        see Engine.submit."""
+        job = engine.submit(batch, prepared=prepared)
         self._listeners[job] = listener
         return job
 
@@ -93,6 +95,7 @@ class EngineThread:
             end = EngineError(f"The engine failed: {exc!r}.", hint="Open another one.")
         with self._lock:
             self._end = end
+        self._engine.end(end)
         for listener in tuple(self._listeners.values()):
             with contextlib.suppress(RuntimeError):  # its event loop is closed
                 listener(end)
@@ -111,13 +114,8 @@ class EngineThread:
     def _take_mail(self) -> None:
         """Do what was sent; wait for it when there is nothing else to do."""
         engine = self._engine
-        try:
-            if engine.idle and not engine.has_news:
-                self._inbox.get()()
-            elif engine.stalled:
-                self._inbox.get(timeout=STALLED_S)()
-        except queue.Empty:
-            pass
+        if engine.stalled or (engine.idle and not engine.has_news):
+            self._inbox.get()()
         self._drain()
 
     def _drain(self) -> None:

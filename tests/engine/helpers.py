@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -127,3 +128,56 @@ class Flaky:
             self.failures += 1
             raise RuntimeError("poisoned")
         return self._decoder.hidden(tokens, positions, attend)
+
+
+class Echo:
+    """A decoder without weights, for tests of who runs when: after token t comes t + 1. sizes:
+    tokens of every step."""
+
+    layers = heads = kv_heads = 1
+    head_dim = 8
+    vocab_size = 4096
+    max_positions = 4096
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def hidden(self, tokens, positions, attend):
+        self.sizes.append(len(tokens))
+        return tokens[:, None].float()
+
+    def logits(self, hidden):
+        return torch.nn.functional.one_hot(
+            (hidden[:, 0].long() + 1) % self.vocab_size, self.vocab_size
+        ).float()
+
+
+class Gated:
+    """A decoder whose every step waits until it is let through. held: released each time one does;
+    let: acquired by it."""
+
+    def __init__(self, decoder) -> None:
+        self._decoder = decoder
+        self.held, self.let = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __getattr__(self, name: str):
+        return getattr(self._decoder, name)
+
+    def hidden(self, tokens, positions, attend):
+        self.held.release()
+        self.let.acquire()
+        return self._decoder.hidden(tokens, positions, attend)
+
+    def open(self) -> None:
+        """Let everything through from now on."""
+        self.let.release(10**6)
+
+
+def small_engine(decoder, *, extents: int = 0, pages: int = 0, **config: object) -> Engine:
+    """An engine with pools of so many units (0: as SMALL says)."""
+    section = replace(SMALL, **config)  # type: ignore[arg-type]
+    plan = Engine(decoder, section).plan
+    sizes = {name: n for name, n in (("extents", extents), ("pages", pages)) if n}
+    return Engine(decoder, section, plan=replace(plan, **sizes))

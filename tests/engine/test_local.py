@@ -22,6 +22,7 @@ from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
 from preread.testing.models import write_tiny_model
 from preread.types import Finish, Prefix, Sampling
+from tests.engine.helpers import Gated
 
 CONFIG = EngineSection(
     prefix_memory_mb=16,
@@ -310,3 +311,82 @@ def test_a_raw_prefix_without_an_event_loop(model):
     assert (built.reused_tokens, built.computed_tokens) == (100, 0)
     assert len(list(tier.scan())) == len(built.chunk_keys) > 0
     asyncio.run(backend.close())
+
+
+class Stepping:
+    """A backend whose steps are let through one by one; a long prefix that takes many."""
+
+    def __init__(self, model, tier) -> None:
+        self.gate = Gated(model.decoder)
+        config = replace(CONFIG, save_every_s=0.0, prefill_chunk=128)
+        self.backend = LocalBackend(
+            replace(model, decoder=self.gate), store_of(model, tier), config
+        )
+        self.prefix = Prefix(BOOK.system * 3)
+
+    async def steps(self, n: int) -> None:
+        """Let n more be done; the next one is held again."""
+        for _ in range(n):
+            self.gate.let.release()
+            await asyncio.to_thread(self.gate.held.acquire)
+
+    async def join(self, work, mails: int) -> asyncio.Task:
+        """A task that has sent so much to the engine thread, a step before each is read; with the
+        last it waits for the prefix."""
+        sent = asyncio.Queue()
+        loop, send = asyncio.get_running_loop(), self.backend._thread.send
+
+        def telling(mail):
+            future = send(mail)
+            loop.call_soon_threadsafe(sent.put_nowait, mail)
+            return future
+
+        self.backend._thread.send = telling
+        task = asyncio.create_task(work)
+        for _ in range(mails):
+            await sent.get()
+            await self.steps(1)
+        self.backend._thread.send = send
+        return task
+
+    async def close(self) -> None:
+        self.gate.open()
+        await self.backend.close()
+
+
+@pytest.mark.parametrize("heir", ["build", "question"])
+@pytest.mark.parametrize("after", [0, 1, 4])
+async def test_who_waits_takes_over_from_a_cancelled_build(model, heir, after):
+    """What it pays, what is saved as it goes, and what is saved in the end."""
+    tier = MemoryTier()
+    stepping = Stepping(model, tier)
+    backend, prefix = stepping.backend, stepping.prefix
+    first = asyncio.create_task(backend.build(prefix))
+    await asyncio.to_thread(stepping.gate.held.acquire)
+    asked = RequestBatch(SHORT, list(QUESTIONS), (prefix,))
+    waiting = backend.build(prefix) if heir == "build" else collect(backend, asked)
+    mails = 1 if heir == "build" else 2  # is it there? then: read it
+    second = await stepping.join(waiting, mails)
+    await stepping.steps(after)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    saved = len(list(tier.scan()))
+    await stepping.steps(4)
+    while len(list(tier.scan())) == saved:  # by the second, as it goes
+        await stepping.steps(1)
+    stepping.gate.open()
+    result = await second
+    (tokens,) = await backend.count([prefix])
+    await stepping.close()
+    if heir == "build":
+        assert result.stored and result.reused_tokens + result.computed_tokens == tokens
+        computed = result.computed_tokens
+    else:
+        assert [r.finish for r in result] == [Finish.LENGTH] * 3
+        computed = tokens - result[0].usage.cached_tokens
+    found = 128 * mails
+    assert tokens - found <= computed <= tokens - found + 4, "all but what was there when it came"
+    other = LocalBackend(model, store_of(model, tier), CONFIG)
+    assert (await other.build(prefix)).computed_tokens == 0, "everything was stored"
+    await other.close()

@@ -83,17 +83,6 @@ def test_partly_read_segments_split_honestly():
     t.check()
 
 
-def test_missing_tokens_are_claimed_once():
-    t = tree()
-    leaf = t.insert(np.arange(30, dtype=np.int32), 0.0)
-    t.pin(leaf)
-    t.advance(leaf, 10)
-    assert t.claim(leaf, 30) == 20
-    assert t.claim(leaf, 30) == 0
-    t.unpin(leaf, 0.0)
-    assert t.claim(leaf, 25) == 15  # given up, so whoever goes on pays
-
-
 def test_eviction_takes_the_oldest_unheld_leaf_and_spares_leases():
     t = tree(4)
     leaves = {}

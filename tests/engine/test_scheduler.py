@@ -88,8 +88,8 @@ def test_a_prefix_that_cannot_be_computed_fails_those_who_want_it(decoder):
     )
     assert sorted(got.errors) == [0, 2] and "poisoned" in got.errors[0]
     seen = []
-    reading = engine.hold(np.array(bad, np.int32))
-    engine.read(reading, lambda *state: seen.append(state))
+    reading = engine.hold(np.array(bad, np.int32), lambda *state: seen.append(state))
+    engine.read(reading)
     drain(engine, failures=True)
     assert "poisoned" in str(reading.error)
     assert seen[-1][0] < len(bad)
@@ -106,7 +106,7 @@ def test_jobs_that_come_at_once_share_the_pages(decoder):
 def test_a_prefix_waits_for_memory_that_a_finished_build_still_holds(decoder):
     engine = Engine(decoder, SMALL, plan=replace(Engine(decoder, SMALL).plan, extents=8))
     reading = engine.hold(np.array(text(100), np.int32))
-    engine.read(reading, None)
+    engine.read(reading)
     engine.step()
     job = engine.submit(batch([[1]], greedy(2), prefixes=[text(100)]))
     assert not any(engine.step() for _ in range(5))  # it is being saved
@@ -142,12 +142,13 @@ def test_labels_do_not_reach_beyond_the_last_position(decoder):
 
 def test_whoever_computes_a_prefix_is_told_when_a_tier_delivers_it(decoder):
     engine, tokens, seen = Engine(decoder, SMALL), np.array(text(100), np.int32), []
-    one, other = engine.hold(tokens), engine.hold(tokens)
-    engine.read(one, lambda *state: seen.append(state))
+    one = engine.hold(tokens, lambda *state: seen.append(state))
+    other = engine.hold(tokens)
+    engine.read(one)
     assert engine.loading(other, 100) == 0
     engine.step()
     engine.loaded(other, 100)
-    assert engine.idle and seen == [(0, 100), (100, 100)]
+    assert engine.idle and seen == [(0, 100, False)] * 2 + [(100, 100, False)]
     assert engine.loading(other, 100) == 100
 
 
