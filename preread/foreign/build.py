@@ -198,7 +198,7 @@ class Builder:
             self._reader.resume(run, kv, tokens, regime)
         for _ in self._reader.read(run, tokens[len(run.tokens) :]):
             moved.put((self._reader.kept(run) if keeps else None, len(run.tokens)))
-            yield
+            yield True
         moved.put((self._reader.kept(run) if keeps else None, len(run.tokens)))
 
     def _save_whole_chunks(self, tokens: Int32Array, kv: KV, regime: int) -> None:

@@ -14,16 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import cache_utils
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from preread.errors import EngineError
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # keys, values: [1, heads, tokens, head size]
 
 # Layers that hold nothing but keys and values in token order, or nothing at all.
-_DUMMY = getattr(cache_utils, "DummyLayer", DynamicLayer)
-CUTTABLE = frozenset({DynamicLayer, DynamicSlidingWindowLayer, _DUMMY})
+CUTTABLE = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"})
+# Layers whose state a token moves on. Not those that choose what to attend to by an index of their
+# own: with ties they choose otherwise for one token than for many.
+GROWING = CUTTABLE | {
+    "LinearAttentionLayer",
+    "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +83,10 @@ class Caches:
         self._config = config
         self.places: tuple[int, ...] = ()
 
-    def strange(self) -> str:
-        """The kind of a layer that cannot be cut, or an empty string."""
-        kinds = [type(layer) for layer in self.own().layers]
-        return next((kind.__name__ for kind in kinds if kind not in CUTTABLE), "")
+    def strange(self, known: frozenset[str] = CUTTABLE) -> str:
+        """A kind of layer that is not among the known ones, or an empty string."""
+        kinds = [type(layer).__name__ for layer in self.own().layers]
+        return next((kind for kind in kinds if kind not in known), "")
 
     def window(self) -> int:
         """Tokens of the longest sliding window, 0 if there is none."""
@@ -105,7 +110,7 @@ class Caches:
         for place, (k, v) in zip(self.places, kv.layers, strict=True):
             layer = cache.layers[place]
             layer.lazy_initialization(k, v)
-            if layer.is_sliding:
+            if isinstance(layer, DynamicSlidingWindowLayer):
                 layer.cumulative_length = kv.tokens
                 if not whole:
                     last = max(0, kv.tokens - layer.sliding_window + 1)
@@ -130,4 +135,5 @@ def fork(cache: Any) -> Any:
 
 
 def _whole(layer: Any) -> Any:
-    return WholeSlidingLayer(layer.sliding_window) if layer.is_sliding else layer
+    sliding = isinstance(layer, DynamicSlidingWindowLayer)
+    return WholeSlidingLayer(layer.sliding_window) if sliding else layer

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from preread.errors import UnsupportedModel
+from preread.foreign.cache import GROWING
 from preread.foreign.layout import KVLayout, layout_of
 from preread.foreign.net import Ability, Net
 
@@ -83,6 +84,8 @@ def _keeps(
 def _steps(net: Net, head: Int32Array, other: Int32Array, truth: torch.Tensor) -> bool:
     """Whether the model's own cache can be continued by a token."""
     try:
+        if net.caches.strange(GROWING):
+            return False
         cache = net.caches.own()
         net.forward(np.concatenate((head, other[:1])), cache)
         return alike(net.forward(other[1:], cache, past=3), truth[3:])

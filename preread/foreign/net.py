@@ -40,7 +40,8 @@ class Net:
         self.ability, self.why = Ability.WHOLE, ""
         self.layout: KVLayout | None = None
         self.device: torch.device = next(module.parameters()).device
-        self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
+        head = module.get_output_embeddings()
+        self.vocab_size = int(config.vocab_size if head is None else head.weight.shape[0])
         self.parameters = sum(p.numel() for p in module.parameters())
 
     @property

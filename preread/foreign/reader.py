@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from preread.types import Int32Array
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]  # work in steps, on the model's thread
+# Work in steps, on the model's thread; yields whether it holds a cache between this and the next.
+Steps = Generator[bool, None, T]
 
 
 def _none() -> Int32Array:
@@ -63,7 +64,7 @@ class Reader:
             run.computed += stop - start
             run.tokens, start = tokens[:stop], stop
             if start < len(tokens):
-                yield
+                yield True
         return torch.cat(logits)
 
     def resume(self, run: Run, kv: KV, tokens: Int32Array, regime: int) -> None:

@@ -77,7 +77,7 @@ class Rows:
                 if isinstance(exc, torch.OutOfMemoryError | MemoryError):
                     self._memory.clear()
                 order.tell(_news(row, self._usage(order, row, run, 0), ERROR, _why(exc)))
-            yield
+            yield False
 
     def _row(self, order: Order, row: int, run: Run) -> Steps[None]:
         batch, spec = order.batch, order.batch.spec
@@ -146,7 +146,7 @@ class Rows:
                 self._remember(order.batch, row, run)
                 return
             new = np.array([token], np.int32)
-            yield
+            yield True
 
     def _choose(
         self, order: Order, row: int, run: Run, prompt: Int32Array, trie: LabelTrie
@@ -163,7 +163,7 @@ class Rows:
                 branch = self._reader.branch(run)
                 said = yield from self._reader.read(branch, tokens[:-1], len(inner))
                 edges[inner] = _logprobs(said, tokens[1:])
-                yield
+                yield True
         usage = self._usage(order, row, run, 0)
         if np.isnan(edges).any() or not bool(logits.amax().isfinite()):
             order.tell(_news(row, usage, ERROR, NOT_FINITE))

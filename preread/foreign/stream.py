@@ -35,8 +35,12 @@ class Stream:
 
     def tell(self, part: Part, news: News | Exception) -> None:
         """From any thread."""
-        if not self._gone.is_set():
+        if self._gone.is_set():
+            return
+        try:
             self._loop.call_soon_threadsafe(self.inbox.put_nowait, (part, news))
+        except RuntimeError:  # its loop is closed: nobody reads any more
+            self._gone.set()
 
     def finish(self, part: Part, rows: MutableSequence[int]) -> None:
         """End rows that their reader considers ended (a stop string); empties `rows`."""

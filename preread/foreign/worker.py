@@ -1,5 +1,5 @@
 """The thread that owns the model. Work comes as generators, which it moves on in turn, one step
-each, so that a question does not wait for the end of a long reading."""
+each, so that a question does not wait for the end of a long reading or a large batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from preread.errors import Cancelled
 from preread.foreign.reader import Steps
 
 T = TypeVar("T")
-AT_ONCE = 4  # pieces of work that take turns; each may hold a whole cache, so the others wait
+AT_ONCE = 4  # pieces of work that hold a cache take turns; the others wait until one lets go
 
 
 class _Task:
@@ -21,19 +21,17 @@ class _Task:
         self.gone = gone
         self.future: Future[Any] = Future()
 
-    def move(self) -> bool:
-        """One step; False when that was the last."""
+    def move(self) -> bool | None:
+        """One step -> whether it holds a cache; None when that was the last."""
         try:
             if self.gone.is_set():
                 raise Cancelled("Nobody waits for this any more.", hint="Ask again.")
-            next(self.steps)
+            return next(self.steps)
         except StopIteration as end:
             self.future.set_result(end.value)
         except Exception as exc:
             self.end(exc)
-        else:
-            return True
-        return False
+        return None
 
     def end(self, exc: Exception) -> None:
         self.steps.close()
@@ -72,8 +70,8 @@ class ModelThread:
     def _loop(self) -> None:
         while self._admit():
             task = self._running.popleft()
-            if task.move():
-                self._running.append(task)
+            if (holds := task.move()) is not None:
+                (self._running if holds else self._waiting).append(task)
         for task in (*self._running, *self._waiting):
             task.end(_closed())
 

@@ -11,6 +11,7 @@ from typer.testing import Result
 from preread.cli import doctor
 from preread.tokens.parity import ParityReport
 from tests.cli.conftest import one_json
+from tests.foreign.made import write_foreign_model
 
 
 def test_a_sound_machine(call: Callable[..., Result], home: Path) -> None:
@@ -29,6 +30,18 @@ def test_a_model_that_breaks_law_1_is_told(
     assert not doctor._parity("", 8).ok
     result = call("doctor")
     assert result.exit_code == 3 and "BAD parity" in result.stdout
+
+
+def test_a_model_of_transformers_is_measured_and_said(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    folder = write_foreign_model(tmp_path / "m", "mistral")
+    result = call("doctor", "--model", folder, "--prompts", "4", "--json")
+    value = one_json(result)
+    found = {finding["what"]: finding for finding in value["findings"]}
+    assert value["ok"] and found["parity"]["ok"]
+    assert "cached = uncached: 9 rows" in found["parity"]["detail"]
+    assert "slower" in found["note"]["detail"] and "sliding_window" in found["note"]["detail"]
 
 
 def test_a_missing_model_is_a_finding(call: Callable[..., Result]) -> None:

@@ -55,12 +55,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek": ("DeepseekV3Config", SIZES | LATENT),
     "bloom": ("BloomConfig", {"vocab_size": 320, "hidden_size": 64, "n_layer": 2, "n_head": 4}
               | ENDS),
+    "gemma3n": ("Gemma3nTextConfig", SIZES | HEAD | {
+        "sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2, "vocab_size_per_layer_input": 320, "altup_num_inputs": 2,
+        "hidden_size_per_layer_input": 8, "laurel_rank": 8, "intermediate_size": [96] * 4,
+        "activation_sparsity_pattern": [0.0] * 4}),
+    "gemma4": ("Gemma4TextConfig", SIZES | HEAD | {
+        "sliding_window": 32, "layer_types": WINDOWS, "global_head_dim": 32,
+        "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8}),
+    "deepseek_v32": ("DeepseekV32Config", SIZES | LATENT | {
+        "index_topk": 64, "index_n_heads": 2, "index_head_dim": 16}),
     "qwen3_next": ("Qwen3NextConfig", SIZES | HEAD | SPARSE | LINEAR),
     "mamba": ("MambaConfig", STATE | ENDS),
     "bert": ("BertConfig", {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2,
                             "num_attention_heads": 4, "intermediate_size": 96, "is_decoder": False,
                             "max_position_embeddings": 512} | {"pad_token_id": 0}),
 }  # fmt: skip
+RARE = ("gemma3n", "gemma4")  # layers without KV of their own; layers of two sizes
 KEPT = ("mistral", "gemma3", "gemma2", "mixtral", "qwen3_moe", "gpt2", "phi3", "dynamic", "llama4",
         "gpt_oss", "deepseek", "bloom")  # fmt: skip
 

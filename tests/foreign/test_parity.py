@@ -19,10 +19,12 @@ from preread.foreign.reader import Reader, Run
 from preread.tokens.parity import Observation, judge
 from tests.engine.helpers import batch, greedy
 from tests.foreign.conftest import Load
-from tests.foreign.made import FAMILIES, KEPT
+from tests.foreign.made import FAMILIES, KEPT, RARE
 
 STEPS = greedy(8)
-READ = [family for family in FAMILIES if family != "bert"]
+# bert is refused; the sparse index of deepseek_v32 breaks its many ties (of random weights) by the
+# length of the text, so that even two whole passes disagree.
+READ = [family for family in FAMILIES if family not in ("bert", "deepseek_v32")]
 References = Callable[[str], Net]
 
 
@@ -75,7 +77,7 @@ def test_random_prompts_of_every_family(load: Load, family: str, dtype: str):
 
 
 @pytest.mark.parametrize(("family", "ability"), [
-    *((family, Ability.KEEP) for family in KEPT),
+    *((family, Ability.KEEP) for family in KEPT + RARE),
     ("qwen3_next", Ability.STEP),
     ("mamba", Ability.WHOLE),
 ])  # fmt: skip

@@ -29,7 +29,7 @@ from preread.testing.models import write_tiny_model
 from preread.types import Prefix
 from tests.foreign import asker
 from tests.foreign.conftest import Load
-from tests.foreign.made import KEPT
+from tests.foreign.made import KEPT, RARE
 from tests.foreign.tools import CONFIG, backend_of, stores_of
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ async def truth(model: ForeignModel, prefix: Prefix = BOOK) -> list[list[int]]:
     return [row.tokens for row in rows]
 
 
-@pytest.mark.parametrize("family", KEPT)
+@pytest.mark.parametrize("family", KEPT + RARE)
 async def test_another_backend_loads_what_one_computed(load: Load, family: str):
     model, tier = load(family), MemoryTier()
     first = backend_of(model, tier)

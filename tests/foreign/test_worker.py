@@ -24,7 +24,7 @@ def count(name: str, n: int, log: list[str], hold: threading.Event | None = None
         if hold is not None:
             hold.wait()
         log.append(name)
-        yield
+        yield True
     return name
 
 
@@ -50,9 +50,32 @@ def test_more_than_a_few_wait(thread: ModelThread):
     assert log[-1] == names[-1]
 
 
+def test_work_that_holds_nothing_lets_others_in(thread: ModelThread):
+    """Large batches, row by row, however many: a question waits for a few rows at most."""
+    rows, hold, gone = [0], threading.Event(), threading.Event()
+
+    def batch() -> Steps[None]:
+        for _ in range(1000):
+            hold.wait()
+            rows[0] += 1
+            yield False
+
+    def question() -> Steps[int]:
+        yield True
+        return rows[0]
+
+    batches = [thread.run(batch(), gone) for _ in range(2 * AT_ONCE)]
+    asked = thread.run(question(), gone)
+    hold.set()
+    assert asked.result(10) <= 3 * 2 * AT_ONCE
+    for future in batches:
+        future.result(10)
+    assert rows == [2 * AT_ONCE * 1000]
+
+
 def test_an_error_is_its_own(thread: ModelThread):
     def broken() -> Steps[None]:
-        yield
+        yield True
         raise ZeroDivisionError("a bug")
 
     log: list[str] = []
@@ -70,7 +93,7 @@ def test_work_that_nobody_wants_is_given_up(thread: ModelThread):
         try:
             while True:
                 begun.set()
-                yield
+                yield True
         finally:
             closed.set()
 
