@@ -73,9 +73,12 @@ def _keeps(
         layout = layout_of(kv) if held else None
         if layout is None:
             return "its cache holds no keys and values of one type"
+        before = [x.clone() for pair in kv.layers for x in pair]
         again = caches.restore(kv.cut(2), whole=False)
         if not alike(net.forward(other, again, past=2, keep=2), truth[2:]):
             return "a cache that was cut goes on differently"
+        if not all(map(torch.equal, before, (x for pair in kv.layers for x in pair))):
+            return "its cache writes into what it was given"  # rows could not share a prefix
     except Exception as exc:  # whatever an unknown architecture makes of it
         return f"its cache cannot be used ({type(exc).__name__}: {exc})"
     return layout

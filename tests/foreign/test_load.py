@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from preread.errors import BadCheckpoint, PrereadError, UnsupportedModel, UsageError
 from preread.foreign.examine import examine
@@ -159,6 +160,21 @@ def test_a_cache_that_goes_on_differently_is_not_trusted(load: Load, monkeypatch
     examine(net, "m")
     assert net.ability is Ability.STEP and net.layout is None
     assert "goes on differently" in net.why
+
+
+def test_a_cache_that_writes_into_a_shared_prefix_is_not_trusted(load: Load, monkeypatch):
+    right = DynamicSlidingWindowLayer.update
+
+    def in_place(self, keys, values, *rest):
+        given = self.keys if self.is_initialized else keys.clone()
+        said = right(self, keys, values, *rest)
+        given.zero_()
+        return said
+
+    monkeypatch.setattr(DynamicSlidingWindowLayer, "update", in_place)
+    net = Net(load("mistral").net._module, 4096)
+    examine(net, "m")
+    assert net.ability is not Ability.KEEP and "writes into" in net.why
 
 
 def test_a_cache_that_raises_is_not_used(load: Load, monkeypatch):
