@@ -39,7 +39,7 @@ class EngineSection:
     max_sequences: int = 256  # running at once
     batch_tokens: int = 8192  # most tokens in one step
     prefill_chunk: int = 2048  # tokens of one prefix computed per step
-    shared_min_rows: int = 2  # sequences on a segment from which the shared pass pays
+    shared_min_rows: int = 0  # sequences from which a segment gets a pass of its own; 0: by cost
     private_tokens: int = 512  # a prompt's own part from this length on lies in the prefix arena
     save_every_s: float = 10.0  # a long reading is saved this often, and taken up when killed
     lease_s: float = 600.0  # a prefix stays resident this long after its last use

@@ -13,6 +13,7 @@ import torch
 from preread.config import EngineSection
 from preread.engine.arena import Arena, KVShape
 from preread.engine.committer import Committer
+from preread.engine.gathering import Gathers, by_cost, by_rows
 from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
 from preread.engine.ledger import Ledger
@@ -60,7 +61,9 @@ class Engine:
         self.arena = Arena(self.shape, self.plan.extents, self.plan.extent_tokens)
         self.pages = Pages(self.shape, self.plan.pages, self.plan.page_tokens)
         self.tree = PrefixTree(self.arena, self.metrics)
-        self._scheduler = Scheduler(config, self.tree, self.pages, self.metrics, clock)
+        self._scheduler = Scheduler(
+            config, self.tree, self.pages, self.metrics, clock, self._gathers()
+        )
         self._seqs = self._scheduler.seqs
         self._admission, self._line = self._scheduler.admission, self._scheduler.line
         self._ledger = Ledger()
@@ -186,6 +189,12 @@ class Engine:
         """Verify every invariant. Raises AssertionError."""
         self.tree.check()
         self._scheduler.check()
+
+    def _gathers(self) -> Gathers:
+        """What is gathered: as configured, else by cost, which is known for CPUs."""
+        if self.config.shared_min_rows or self.shape.device.type != "cpu":
+            return by_rows(self.config.shared_min_rows or 2)
+        return by_cost(self.shape.token_bytes // self.shape.layers)
 
     def _run(self, step: Step) -> Outcome | None:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.engine.branch import Branches, Span
+from preread.engine.gathering import Gathers
 from preread.engine.sequence import Sequences
 from preread.engine.step import Chunk, Decode, Dense, Gather, History, Own, Score, Step
 from preread.tokens.batch import Kind
@@ -16,22 +17,20 @@ from preread.tokens.labels import LabelTrie
 if TYPE_CHECKING:
     from preread.types import Int64Array
 
-# A stretch seen by few rows costs one attention call of its own. Up to this many tokens, copying
-# the keys of several such stretches into one batched call is cheaper than their calls.
-GATHER_TOKENS = 256
 MASK_CELLS = 1 << 24  # most cells of one mask of own attention
 
 
 class Packer:
-    """Packs what the scheduler chose. tries: label tries by job number."""
+    """Packs what the scheduler chose. gathers: which stretches that single rows see are copied into
+    one common call, instead of a call for each."""
 
     def __init__(
-        self, seqs: Sequences, branches: Branches, *, page_tokens: int, min_rows: int
+        self, seqs: Sequences, branches: Branches, *, page_tokens: int, gathers: Gathers
     ) -> None:
         self._seqs = seqs
         self._branches = branches
         self._page_tokens = page_tokens
-        self._min_rows = min_rows
+        self._gathers = gathers
 
     def pack(
         self,
@@ -40,7 +39,8 @@ class Packer:
         chunks: Sequence[Chunk],
         tries: Mapping[int, LabelTrie],
     ) -> Step:
-        """slots: sequences that take part, counts: own new tokens of each (>= 1)."""
+        """slots: sequences that take part, counts: own new tokens of each (>= 1). tries: label
+        tries by job number."""
         seqs = self._seqs
         order, spans = self._branches.layout(seqs.branch[slots])
         rank = {number: i for i, number in enumerate(order)}
@@ -157,20 +157,20 @@ class Packer:
         starts: Int64Array,
         totals: Int64Array,
     ) -> None:
-        """One dense pass per shared stretch; short stretches of few single rows are gathered."""
+        """One dense pass per shared stretch; of those that single rows see, some are gathered."""
         single: list[Dense] = []
         first = np.searchsorted(ranks, np.arange(int(ranks.max(initial=-1)) + 2))
         for span in spans:
             lo, hi = int(first[span.first]), int(first[span.last])
             rows = (int(starts[lo]), int(starts[hi - 1] + totals[hi - 1]))
-            size = sum(n for _, n in span.runs)
-            few = hi - lo < self._min_rows and rows[1] - rows[0] == hi - lo
-            part = Dense(*rows, span.runs)
-            (single if few and size <= GATHER_TOKENS else step.dense).append(part)
-        if len(single) > 1:
-            step.gather = gathered(single)
-        else:
-            step.dense.extend(single)
+            alone = rows[1] - rows[0] == hi - lo
+            (single if alone else step.dense).append(Dense(*rows, span.runs))
+        rows_of = np.array([part.last - part.first for part in single], np.int64)
+        sizes = np.array([sum(n for _, n in part.runs) for part in single], np.int64)
+        picked = self._gathers(rows_of, sizes)
+        step.dense += [part for part, pick in zip(single, picked, strict=True) if not pick]
+        if picked.any():
+            step.gather = gathered([single[i] for i in np.flatnonzero(picked).tolist()])
 
     def _attend_own(
         self, step: Step, starts: Int64Array, totals: Int64Array, tries: Mapping[int, LabelTrie]

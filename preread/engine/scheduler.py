@@ -15,6 +15,7 @@ import numpy as np
 from preread.config import EngineSection
 from preread.engine.admission import Admission
 from preread.engine.branch import Branches
+from preread.engine.gathering import Gathers
 from preread.engine.line import Line
 from preread.engine.pack import Packer
 from preread.engine.pages import Pages
@@ -42,8 +43,9 @@ class Scheduler:
 
     def __init__(
         self, config: EngineSection, tree: PrefixTree, pages: Pages, metrics: Metrics,
-        clock: Callable[[], float],
+        clock: Callable[[], float], gathers: Gathers,
     ) -> None:  # fmt: skip
+        """gathers: see Packer."""
         self._config = config
         self._metrics = metrics
         self._clock = clock
@@ -54,10 +56,7 @@ class Scheduler:
         self.line = Line(tree, self.readings)
         self.admission = Admission(tree, self.readings, self.line, self.seqs, self.branches, pages)
         self._packer = Packer(
-            self.seqs,
-            self.branches,
-            page_tokens=config.page_tokens,
-            min_rows=config.shared_min_rows,
+            self.seqs, self.branches, page_tokens=config.page_tokens, gathers=gathers
         )
         self.limit = config.max_sequences
         self.budget = config.batch_tokens

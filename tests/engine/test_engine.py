@@ -97,7 +97,7 @@ def test_long_own_prompts_are_read_in_chunks(decoder, oracle):
     assert got.rows() == oracle([BOOK[:50] + o for o in own])
 
 
-@pytest.mark.parametrize("min_rows", [1, 2, 100])
+@pytest.mark.parametrize("min_rows", [0, 1, 2, 100])
 def test_the_plain_and_the_shared_road_agree(decoder, oracle, min_rows):
     engine = with_config(decoder, shared_min_rows=min_rows)
     prefixes = [BOOK[:40], BOOK[:40] + text(20), text(30)]
