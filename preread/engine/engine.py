@@ -232,7 +232,7 @@ class Engine:
         self._fail_groups(lambda reading: reading is head, f"{message} {MORE_PREFIX}")
         if self._line.head is head:  # nobody's group: a build
             self._line.leave(head, self.clock())
-            self._line.fail(head, OutOfMemory(message, hint=MORE_PREFIX))
+            head.fail(OutOfMemory(message, hint=MORE_PREFIX))
         return True
 
     def _fail_groups(self, lost: Callable[[Reading], bool], message: str) -> None:

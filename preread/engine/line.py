@@ -66,14 +66,8 @@ class Line:
     def end(self, error: Exception) -> None:
         """Nobody gets a place any more."""
         for reading in self._waiting:
-            self.fail(reading, error)
+            reading.fail(error)
         self._readings.end(error)
-
-    def fail(self, reading: Reading, error: Exception) -> None:
-        """Tell one that waits that it waits for nothing."""
-        reading.error = error
-        if reading.told is not None:
-            reading.told(0, reading.upto, False)
 
     def _may_pass(self, reading: Reading) -> bool:
         """Whether it may have a place now, whoever is still waiting before it."""

@@ -62,6 +62,12 @@ class Reading:
     def placed(self) -> bool:
         return self.leaf is not None
 
+    def fail(self, error: Exception) -> None:
+        """Nobody need wait for it any longer."""
+        self.error = error
+        if self.told is not None:
+            self.told(0, self.upto, False)
+
 
 class Readings:
     """All readings that have their place. The engine thread alone calls these."""
@@ -172,14 +178,12 @@ class Readings:
         lost = {chunk.leaf for chunk in chunks}
         for reading in self._all:
             if reading.active and any(s in lost for s in self._path(reading) if not s.complete):
-                reading.error = error
-                self._tell(reading)
+                reading.fail(error)
 
     def end(self, error: Exception) -> None:
         """Nothing will be read any more."""
         for reading in self._all:
-            reading.error = error
-            self._tell(reading)
+            reading.fail(error)
 
     def _path(self, reading: Reading) -> list[Segment]:
         assert reading.leaf is not None
@@ -212,8 +216,7 @@ class Readings:
 
     def _tell(self, reading: Reading) -> None:
         if reading.told is not None:
-            ready = self.ready(reading) if reading.placed else 0
-            reading.told(ready, reading.upto, bool(reading.spent))
+            reading.told(self.ready(reading), reading.upto, bool(reading.spent))
 
     def _tell_active(self) -> None:
         for reading in self._all:
