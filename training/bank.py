@@ -61,6 +61,16 @@ class Block:
         return kind or f"options of {self.name}.{slot}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Page:
+    """Notes that together are one document, in order."""
+
+    title: str
+    origin: str
+    notes: tuple[Block, ...]
+    held_out: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Bank:
     """Everything the generator speaks with."""
@@ -71,6 +81,7 @@ class Bank:
     fillers: tuple[Template, ...]
     synonyms: Synonyms
     notes: tuple[Block, ...] = ()
+    pages: tuple[Page, ...] = ()
     words: tuple[str, ...] = ()
     """stems of the policies' and notes' words that may take each other's place"""
     rivals: Mapping[str, frozenset[str]] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from training import layout
 from training.bank import Bank
-from training.skills import events, extraction, facts, hops, labels, permission, told
+from training.skills import events, extraction, facts, hops, labels, pages, permission, told
 from training.unit import NOT_STATED, Ask, Turn, Unit
 from training.world import World
 
@@ -52,6 +52,7 @@ def _one(maker: Callable[[World], Unit | None]) -> Maker:
 
 
 MAKERS: dict[str, tuple[Maker, float]] = {
+    "page": (_one(pages.page), 1.5),
     "note": (_one(told.note), 10.0),
     "policy": (_one(told.policy), 4.5),
     "schema": (_one(told.schema), 3.0),
@@ -79,6 +80,12 @@ ASK_WEIGHT = {
 }
 
 
+PAGES_ALONE = 0.35
+"""Share of the documents that are pages alone."""
+ASKED_OF_PAGE = 2.5
+"""Weight of each question of a page; other units share one weight among their questions."""
+
+
 def make_units(world: World, plan: Plan) -> list[Unit]:
     """Units until the wanted length is reached; one kind may dominate a document."""
     rng = world.rng
@@ -87,12 +94,15 @@ def make_units(world: World, plan: Plan) -> list[Unit]:
     if plan.skill in MAKERS:
         own = names.index(plan.skill)
         weights[own] = (sum(weights) if plan.turns > 1 else max(weights)) + 1.0
+    if world.bank.pages and not plan.skill and rng.random() < PAGES_ALONE:
+        weights = [float(name == "page") for name in names]
     if not any(weights):
         weights = [MAKERS[name][1] for name in names]
     units: list[Unit] = []
     size = 0
     while size < plan.chars:
         name = plan.skill if not units and plan.skill in MAKERS else rng.choices(names, weights)[0]
+        world.room = plan.chars - size
         made = hops.articled(MAKERS[name][0](world) or [told.schema(world)])
         units += made
         size += sum(len(u.text) + sum(map(len, u.apart)) + 8 for u in made) + 1
@@ -188,7 +198,8 @@ def _asks(units: Sequence[Unit], skill: str) -> tuple[list[tuple[str, Ask]], lis
             continue
         for ask in unit.asks:
             pairs.append((unit.skill, ask))
-            weights.append(ASK_WEIGHT[unit.skill] / len(unit.asks))
+            own = ASK_WEIGHT.get(unit.skill, 0.0) / len(unit.asks)
+            weights.append(own or ASKED_OF_PAGE)
     return pairs, weights
 
 

@@ -53,6 +53,7 @@ SUITE: tuple[tuple[str, str, int, float], ...] = (
     ("schemas", "schema", 1500, 0.0),
     ("events", "event", 1500, 0.0),
     ("notes", "note", 1500, 0.0),
+    ("pages", "page", 1500, 0.0),
     ("two hops", "two-hop", 1500, 0.85),
     ("comparison", "comparison", 1500, 0.0),
     ("list", "list", 1500, 0.0),

@@ -22,7 +22,7 @@ from training.bank import Bank, load_bank, pooled_options
 from training.chat_format import CHAT_TEMPLATE, END, PAD, SPECIAL, START, render
 from training.documents import Plan, make_conversation
 from training.likeness import alike
-from training.notes import load_notes
+from training.notes import load_notes, load_pages
 from training.skills.rename import stems
 from training.templates import make_synonyms
 from training.world import World
@@ -45,13 +45,16 @@ def open_bank(strict: bool = False) -> Bank:
     types = world_types()
     bank = load_bank(types, strict)
     notes = load_notes(types, bank.synonyms, strict)
+    pages = load_pages(types, bank.synonyms, strict)
     told = (*bank.policies, *notes)
-    words = set().union(*(stems(t.source) for block in told for t in block.statements))
+    written = (*told, *(block for page in pages for block in page.notes))
+    words = set().union(*(stems(t.source) for block in written for t in block.statements))
     return replace(
         bank,
         notes=notes,
+        pages=pages,
         rivals=alike(told),
-        options=pooled_options(told),
+        options=pooled_options(written),
         words=tuple(sorted(words)),
     )
 

@@ -121,8 +121,9 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """One decoder layer."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.self_attn = SelfAttention(shape)
         self.mlp = MLP(shape)
         self.input_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_norm_eps)
@@ -135,18 +136,21 @@ class Layer(nn.Module):
         attend: Attention,
     ) -> Tensor:
         """x (T, C) -> (T, C)."""
-        x = x + self.self_attn(self.input_layernorm(x), turn, attend)
-        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), turn, attend))
+        return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class Reader(nn.Module):
     """The decoder with tied embeddings."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
-        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(shape, dropout) for _ in range(shape.num_hidden_layers))
         self.norm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_norm_eps)
         self.apply(self._start)
 

@@ -5,7 +5,8 @@
 A block is a passage in one line (`\\n` for a line break) with slots `{name:type}` or
 `{name:this|that|…}`, then lines `name: question`, `name = FORM: question` (the answer is FORM, a
 piece of the passage) and `none: question` (the passage does not say). Blank lines separate
-blocks; `#` starts a comment. The format is described in bank/README.md.
+blocks; `# ` starts a comment. A line `@page title` says that the blocks up to the next one are a
+whole document. The format is described in bank/README.md.
 """
 
 import re
@@ -13,10 +14,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.bank import BankError, Block, Question, SlotType
-from training.templates import Synonyms, Template, compile_template, make_synonyms
+from training.bank import BankError, Block, Page, Question, SlotType
+from training.templates import (
+    Synonyms,
+    Template,
+    compile_template,
+    is_held_out_template,
+    make_synonyms,
+)
 
 HERE = Path(__file__).parent / "notes"
+PAGES = Path(__file__).parent / "pages"
 _SLOT = re.compile(r"\{(\w+):([^{}]*)\}")
 _LINE = re.compile(r"(\w+)\s*(?:=\s*([^:]*\S)\s*)?:\s+(\S.*)")
 _PLAIN = make_synonyms([])
@@ -28,7 +36,7 @@ def _groups(path: Path) -> Iterator[list[Line]]:
     """The non-empty lines of each block."""
     group: list[Line] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip() and not line.startswith("#"):
+        if line.strip() and not line.startswith("# "):
             group.append((f"{path.name}:{number}", line.strip()))
         elif not line.strip() and group:
             yield group
@@ -113,19 +121,47 @@ def load_notes(
         BankError: a faulty block when `strict`; otherwise it is left out and named on standard
             output.
     """
+    pages = load_pages(types, syn, strict, folder)
+    return tuple(note for page in pages for note in page.notes)
+
+
+def load_pages(
+    types: frozenset[str], syn: Synonyms, strict: bool = True, folder: Path = PAGES
+) -> tuple[Page, ...]:
+    """All pages of a folder; notes before a file's first `@page` are pages without title.
+
+    Raises:
+        BankError: as `load_notes`.
+    """
     return tuple(
-        made for path in sorted(folder.glob("*.txt")) for made in _checked(path, types, syn, strict)
+        page for path in sorted(folder.glob("*.txt")) for page in _pages(path, types, syn, strict)
     )
 
 
-def _checked(path: Path, types: frozenset[str], syn: Synonyms, strict: bool) -> Iterator[Block]:
+def _pages(path: Path, types: frozenset[str], syn: Synonyms, strict: bool) -> Iterator[Page]:
+    title, begun, notes = "", path.name, list[Block]()
     for group in _groups(path):
+        origin, first = group[0]
         try:
-            yield _build(group, types, syn)
+            if first.startswith("@page"):
+                if notes:
+                    yield _page(title, begun, notes)
+                title, begun, notes = first.removeprefix("@page").strip(), origin, []
+                if not title:
+                    raise BankError(f"{origin}: a page needs a title: `@page a rowing club`")
+                group = group[1:]
+            if group:
+                notes.append(_build(group, types, syn))
         except BankError as error:
             if strict:
                 raise
             print(f"left out: {error}", flush=True)
+    if notes:
+        yield _page(title, begun, notes)
+
+
+def _page(title: str, origin: str, notes: Sequence[Block]) -> Page:
+    return Page(title, origin, tuple(notes), is_held_out_template(f"{title} {origin}"))
 
 
 def main() -> None:
@@ -134,9 +170,11 @@ def main() -> None:
 
     types = world_types()
     for name in sys.argv[1:]:
-        blocks = list(_checked(Path(name), types, _PLAIN, False))
+        pages = list(_pages(Path(name), types, _PLAIN, False))
+        blocks = [block for page in pages for block in page.notes]
         asked = sum(len(block.questions) for block in blocks)
-        print(f"{name}: {len(blocks)} notes, {asked} questions")
+        titled = sum(bool(page.title) for page in pages)
+        print(f"{name}: {titled} pages, {len(blocks)} notes, {asked} questions")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ Answer the question from the documents below, in as few words as possible. If th
 ...
 ```
 
-A label by a rubric: the text in the documents or in the question, for example
-`Choose a label for text T1:\\n- strong: the score is at least 70 points\\n- weak: otherwise\\nAnswer with the label alone.`
+A label by a rubric: the rubric in the documents (or before the case) and the case in the question, for example
+`Rubric R1. Which label fits this candidate?\\nMira Holt: score 74 points.`
 The answer is the label alone, so the probability of its first tokens can be read.
 
 Extraction: `Extract the entities and relations from the conversation. Entity types: person, org. Relations: works_for. Answer in JSON.`
@@ -46,7 +46,7 @@ def markdown(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         target = f"{row['target']:.0%}" if row["target"] else ""
         lines.append(f"| {row['name']} | {row['tokens']:,} | {row['right']:.1%} | {target} | {row['cases']} |")
-    lines += ["", "Exact: equal after lower-casing and stripping final punctuation. Single fact is a mix of the four rows below it; notes are whole passages, with their questions, that were held out.", "",
+    lines += ["", "Exact: equal after lower-casing and stripping final punctuation. Single fact is a mix of the four rows below it; notes and pages are whole passages and documents, with their questions, that were held out.", "",
               "## Hand-written documents", "", "An answer counts when it equals one of the accepted ones, leading articles and prepositions aside.", ""]
     for name, outcomes in result["hand_written"].items():
         right = sum(o["right"] for o in outcomes)

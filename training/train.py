@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from training.batches import Batch
 from training.branches import Blocks, dense
 from training.export import write
 from training.model import Reader, Shape
 from training.optimizer import Optimizer
-from training.stream import Batch, Stream
+from training.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Options:
     workers: int
     seed: int
     muon: bool
+    decay: float
+    dropout: float
     resume: bool
     init: Path | None
     leave: float
@@ -67,14 +70,16 @@ class Trainer:
         self.options = options
         saved = self._saved()
         self.step, self.spent = (int(saved["step"]), float(saved["spent"])) if saved else (0, 0.0)
-        self.stream = Stream(options.folder, options.workers, options.seed + self.step)
+        self.stream = Stream(
+            options.folder, options.workers, options.seed + self.step, options.tokens
+        )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(options.seed)
         torch.set_float32_matmul_precision("high")
         cuda = self.device.type == "cuda"
         self.blocks = Blocks.on(self.device, options.tokens) if cuda else None
-        self.model = Reader(Shape()).to(self.device)
-        self.optimizer = Optimizer(self.model, options.muon)
+        self.model = Reader(Shape(), options.dropout).to(self.device)
+        self.optimizer = Optimizer(self.model, options.muon, options.decay)
         self.loss: Any = torch.compile(self.model.loss, dynamic=False) if cuda else self.model.loss
         if options.init:
             state = load_file(options.init)
@@ -119,14 +124,14 @@ class Trainer:
         """Train until the time is over, or until it is time to leave."""
         options, saved = self.options, time.monotonic()
         started, first = saved - self.spent, self.step
-        size, waiting = options.tokens, self.stream.batch(options.tokens)
+        waiting = self.stream.batch()
         born, spent = time.monotonic(), self.spent
         while self.spent < options.seconds and time.monotonic() - born < options.leave:
             share = self.spent / options.seconds
             self.stream.phase.value = int(share > 1 - options.long - 0.01)
             rate = learning_rate(self.step, share, options)
             losses = self._update(waiting, rate)
-            waiting = self.stream.batch(size)
+            waiting = self.stream.batch()
             self.step += 1
             if self.step <= 3 or self.step % 50 == 0:
                 self._note(losses, rate, started)
@@ -161,7 +166,7 @@ class Trainer:
             "answers": round(answers, 4),
             "rate": rate,
             "shown": self.stream.shown,
-            "fresh": self.stream.fresh,
+            "waited": round(self.stream.waited, 1),
             "phase": self.stream.phase.value,
             "queue": self.stream.queue.qsize(),
         }
@@ -181,10 +186,12 @@ def parse() -> Options:
     parser.add_argument(
         "--long", type=float, default=0.25, help="share of the time with long documents"
     )
-    parser.add_argument("--tokens", type=int, default=131_072, help="tokens of one batch")
+    parser.add_argument("--tokens", type=int, default=65_536, help="tokens of one batch")
     parser.add_argument("--workers", type=int, default=15)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--decay", type=float, default=0.1, help="weight decay of the matrices")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of every layer's additions")
     parser.add_argument("--init", type=Path, help="start from the weights of a model.safetensors")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument(
@@ -208,7 +215,6 @@ def main() -> None:
                 "steps": trainer.step,
                 "seconds": trainer.spent,
                 "tokens": trainer.stream.shown,
-                "fresh": trainer.stream.fresh,
             }
         )
     )

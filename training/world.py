@@ -47,7 +47,10 @@ class World:
         self.used: set[str] = set()
         self.rate = 0.0 if held_out else rng.choice((0.0, 0.1, 0.2, 0.3))
         """how often a word gives way to a synonym; the evaluation asks in the words as written"""
-        self.renamed = 0.0 if held_out else rng.choice((0.0, 0.0, 0.3, 0.9))
+        self.renamed = 0.0 if held_out else rng.choice((0.0, 0.4, 0.9, 1.0))
+        """how often the words of a passage give way to others"""
+        self.room = 2_000
+        """characters left until the document has its length"""
         self.numbered = rng.random() < 0.3
         """whether conversations and the like bear numbers, so that a document may hold several"""
         self._phrases: dict[str, Callable[[], str]] = {

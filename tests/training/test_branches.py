@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from training.batches import Sequence, pack
 from training.branches import BLOCK, Blocks, Layout, block_lists, dense, positions
 from training.model import Reader, Shape, dense_attention, flex
-from training.stream import Sequence, pack
 
 SMALL = Shape(
     vocab_size=50,

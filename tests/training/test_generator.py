@@ -14,7 +14,7 @@ from training.make_tokenizer import open_bank
 from training.unit import NOT_STATED
 from training.values import CLOSED, Values, is_held_out
 
-COPIED = {"policy", "schema", "event", "fact", "two-hop", "comparison"}
+COPIED = {"note", "page", "policy", "schema", "event", "fact", "two-hop", "comparison"}
 
 
 @lru_cache

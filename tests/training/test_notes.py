@@ -7,7 +7,8 @@ import pytest
 
 from training.bank import BankError
 from training.make_tokenizer import open_bank, world_types
-from training.notes import load_notes
+from training.notes import PAGES, load_notes, load_pages
+from training.skills.pages import page
 from training.skills.rename import Renaming, draw, stems
 from training.skills.told import note
 from training.templates import make_synonyms
@@ -96,3 +97,54 @@ def test_answers_stand_in_the_passage_also_after_the_exchange(held_out: bool) ->
         for ask in unit.missing:
             assert [turn.answer for turn in ask(world.rng)] == [NOT_STATED]
     assert checked > 200
+
+
+PAGE = f"""@page a swimming club
+
+{GOOD.partition(chr(10))[2]}
+@page a chess club
+
+The club meets on {{day:weekday}}.
+day: On which day does the chess club meet?
+"""
+
+
+def test_a_page_is_a_run_of_notes(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(PAGE, encoding="utf-8")
+    pages = load_pages(world_types(), make_synonyms([]), True, tmp_path)
+    assert [(p.title, len(p.notes)) for p in pages] == [("a swimming club", 1), ("a chess club", 1)]
+    (tmp_path / "x.txt").write_text(PAGE.replace(" a chess club", ""), encoding="utf-8")
+    with pytest.raises(BankError, match="a page needs a title"):
+        load_pages(world_types(), make_synonyms([]), True, tmp_path)
+
+
+def test_the_shipped_pages_are_without_fault() -> None:
+    assert len(load_pages(world_types(), make_synonyms([]), True, PAGES)) > 50
+
+
+def test_what_a_page_leaves_out_is_not_stated() -> None:
+    bank, missed = open_bank(), 0
+    for seed in range(60):
+        world = World(random.Random(seed), bank)
+        unit = page(world)
+        assert unit is not None
+        text = " ".join(unit.text.lower().split())
+        for ask in unit.asks:
+            for turn in ask(world.rng):
+                assert turn.answer.lower() in text
+        for ask in unit.missing:
+            missed += 1
+            assert [turn.answer for turn in ask(world.rng)] == [NOT_STATED]
+    assert missed > 60
+
+
+def test_a_page_fits_the_room_that_is_left() -> None:
+    bank = open_bank()
+    sizes = []
+    for room in (600, 10_000):
+        world = World(random.Random(3), bank)
+        world.room = room
+        unit = page(world)
+        assert unit is not None
+        sizes.append(len(unit.text))
+    assert sizes[0] < 2_000 < sizes[1]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from training.batches import Sequence, pack
 from training.make_tokenizer import open_bank
-from training.stream import PHASES, Maker, Sequence, pack
+from training.stream import PHASES, Maker
 
 READER = Path(__file__).parents[2] / "preread" / "assets" / "reader"
 TEXTS = [
@@ -37,11 +38,20 @@ def test_a_word_has_the_same_pieces_with_and_without_a_space() -> None:
 
 def test_only_answers_carry_full_weight() -> None:
     made = tokenizer()
-    chunk = Maker(open_bank(), made, 5).chunk(PHASES[0], 4)
-    assert len(chunk.tokens) == len(chunk.weights) == chunk.lengths.sum()
-    assert 0.003 < (chunk.weights > 0).mean() < 0.4
-    answer = made.decode(chunk.tokens[chunk.weights > 0].tolist(), skip_special_tokens=False)
-    assert "<|im_start|>" not in answer and answer.endswith("<|im_end|>")
+    for row in Maker(open_bank(), made, 5).sequences(PHASES[0], 4):
+        assert len(row.tokens) == len(row.weights) == len(row.branches)
+        assert 0.003 < (row.weights > 0).mean() < 0.6
+        answer = made.decode(row.tokens[row.weights > 0].tolist(), skip_special_tokens=False)
+        assert "<|im_start|>" not in answer and answer.endswith("<|im_end|>")
+
+
+def test_a_batch_is_filled_and_nothing_is_shown_twice() -> None:
+    maker = Maker(open_bank(), tokenizer(), 5)
+    first, second = (maker.batch(PHASES[0], 16_384) for _ in range(2))
+    for batch in (first, second):
+        padding = batch.layout.sequence == batch.layout.sequence[-1]
+        assert len(batch.tokens) == 16_384 and padding.mean() < 0.3
+    assert not np.array_equal(first.tokens, second.tokens)
 
 
 def rows(*lengths: int) -> list[Sequence]:
@@ -64,21 +74,13 @@ def test_batches_never_predict_across_sequences() -> None:
 
 def test_every_question_but_a_follow_up_opens_a_branch() -> None:
     made = tokenizer()
-    maker = Maker(open_bank(), made, 5)
-    maker.rng.seed(8)
     found = 0
-    for _ in range(3):
-        chunk = maker.chunk(PHASES[0], 8)
-        at = 0
-        for length in chunk.lengths.tolist():
-            own = slice(at, at + length)
-            tokens, branches = chunk.tokens[own], chunk.branches[own]
-            at += length
-            if not branches.any():
-                continue
-            found += 1
-            document = made.decode(tokens[branches == 0].tolist(), skip_special_tokens=False)
-            assert document.endswith("<|im_end|>\n") and "<|im_start|>user" not in document
-            text = made.decode(tokens[branches == 1].tolist(), skip_special_tokens=False)
-            assert text.startswith("<|im_start|>user\n") and text.endswith("<|im_end|>\n")
+    for row in Maker(open_bank(), made, 8).sequences(PHASES[0], 20):
+        if not row.branches.any():
+            continue
+        found += 1
+        document = made.decode(row.tokens[row.branches == 0].tolist(), skip_special_tokens=False)
+        assert document.endswith("<|im_end|>\n") and "<|im_start|>user" not in document
+        text = made.decode(row.tokens[row.branches == 1].tolist(), skip_special_tokens=False)
+        assert text.startswith("<|im_start|>user\n") and text.endswith("<|im_end|>\n")
     assert found > 5

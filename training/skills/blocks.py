@@ -120,7 +120,13 @@ def _renaming(block: Block, text: str, world: World) -> Renaming:
 class Instance:
     """A block with its values: states itself and asks."""
 
-    def __init__(self, block: Block, world: World, keep: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        block: Block,
+        world: World,
+        keep: Mapping[str, str] | None = None,
+        renaming: Renaming | None = None,
+    ) -> None:
         self.block = block
         self.world = world
         self.values = draw_values(block, world, keep)
@@ -128,12 +134,12 @@ class Instance:
         template = pick_template(block.statements, world, world.rng)
         self.rate = world.rate * (0.3 if block.kind == "note" else 1.0)
         self.original = articles(template.render(self.values, world.rng, self.rate, self.nouns))
-        self.renaming = _renaming(block, self.original, world)
-        self.text = self.renaming(self.original)
+        self.renaming = _renaming(block, self.original, world) if renaming is None else renaming
+        self.text = articles(self.renaming(self.original))
 
     def turn(self, question: Question, rng: random.Random) -> Turn | None:
         """The question and its answer, or None when the answer is no piece of the text."""
-        answer = self.renaming(articles(question.answer.render(self.values, rng)))
+        answer = articles(self.renaming(question.answer.render(self.values, rng)))
         if question.answer.source[0] == "{":
             answer = (
                 answer

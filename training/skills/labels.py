@@ -277,31 +277,19 @@ _NOUNS = ("text", "message", "case", "note", "entry", "application", "report", "
 
 
 def make(world: World) -> list[Unit]:
-    """A rubric with cases: either of them in the documents and the other in the question, or both in the question."""
+    """A rubric with cases: it stands in the documents and the case in the question, or both in the question."""
     rng = world.rng
     rubric = rng.choice(KINDS)(world)
     labels = _labels(len(rubric.criteria), world)
     rules = written(labels, rubric.criteria, rng)
     noun, where = rng.choice(_NOUNS), rng.random()
-    if where < 0.4:
-        return [_filed(world, rubric, labels, rules, noun) for _ in range(rng.choice((1, 3, 6)))]
-    if where < 0.88:
+    if where < 0.8:
         return [_ruled(world, rubric, labels, rules, noun)]
     return [_asked(rubric, labels, rules, noun)]
 
 
 def _names(labels: Sequence[str]) -> str:
     return ", ".join(labels[:-1]) + f" or {labels[-1]}"
-
-
-def _filed(world: World, rubric: Rubric, labels: Sequence[str], rules: str, noun: str) -> Unit:
-    """The case stands in the documents."""
-    rng, ident = world.rng, world.values.draw("code")
-    case = rubric.draw(rng)
-    ask = rng.choice((f"Choose a label for {noun} {ident}:\n{rules}\nAnswer with the label alone.", f"Rate {noun} {ident} by this rubric.\n{rules}", f"Which label fits {noun} {ident}?\n{rules}\nLabel:",
-                      f"Label {noun} {ident} ({_names(labels)}).\n{rules}", f"{rules}\nWhich of {_names(labels)} applies to {noun} {ident}?"))
-    body = rng.choice((f"{noun.capitalize()} {ident}: {case.text}", f"[{ident}] {case.text}", f"{noun} {ident}\n{case.text}"))
-    return Unit(body, [lambda r: [Turn(ask, labels[case.right])]], "label", f"{noun} {ident}".capitalize())
 
 
 def _ruled(world: World, rubric: Rubric, labels: Sequence[str], rules: str, noun: str) -> Unit:

@@ -89,20 +89,22 @@ def draw(
     invent: Callable[[], str],
     words: tuple[str, ...],
 ) -> Renaming:
-    """Exchange one to four words of a passage that its questions (`texts`) use, too, and at times
-    others; half of the new words are invented, half are words of other passages.
+    """Exchange some, most or all words of a passage that its questions (`texts`) use, too, and a
+    share of its others; half of the new words are invented, half are words of other passages.
     """
     own = sorted(stems(passage))
     asked = set().union(*(stems(text) for text in texts))
     shared = [word for word in own if word in asked]
     if not shared:
         return NONE
-    chosen = rng.sample(shared, min(len(shared), rng.randrange(1, 4)))
-    if rng.random() < 0.4:
-        chosen.append(rng.choice(own))
-    return Renaming(
-        {
-            word: rng.choice(words) if words and rng.random() < 0.5 else invent().lower()
-            for word in chosen
-        }
-    )
+    chosen = rng.sample(shared, max(1, round(len(shared) * rng.uniform(0.2, 1.0))))
+    others = rng.choice((0.0, 0.2, 0.5))
+    chosen += [word for word in own if word not in asked and rng.random() < others]
+    taken = set(own)
+    made: dict[str, str] = {}
+    for word in chosen:
+        new = rng.choice(words) if words and rng.random() < 0.5 else invent().lower()
+        if new not in taken:
+            taken.add(new)
+            made[word] = new
+    return Renaming(made)
