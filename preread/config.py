@@ -16,6 +16,8 @@ from typing import Any, get_type_hints
 
 from preread.errors import ConfigError
 
+SEQUENCES = 256  # running at once where nobody said or measured better
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfigSection:
@@ -24,6 +26,7 @@ class ModelConfigSection:
     model: str = "reader"  # "reader" (bundled), a local folder or a hub id
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16; auto: as published (CPU: see docs)
     device: str = "auto"  # auto | cpu | cuda
+    weights_precision: str = "full"  # full | int8 (CPU: smaller, faster, not quite the same model)
     threads: int = 0  # CPU threads of torch, 0: leave as it is
     backend: str = "auto"  # auto | native | transformers; auto: native where it can
 
@@ -36,14 +39,18 @@ class EngineSection:
     suffix_memory_mb: int = 0  # pages of running sequences, MiB; 0: an eighth of what is free
     extent_tokens: int = 256  # unit of the prefix arena
     page_tokens: int = 16  # unit of a sequence's own KV
-    max_sequences: int = 256  # running at once
-    batch_tokens: int = 8192  # most tokens in one step
+    max_sequences: int = 0  # running at once; 0: what `preread tune` found here, else 256
+    batch_tokens: int = 8192  # most tokens packed into one step: docs/capacity.md
     prefill_chunk: int = 2048  # tokens of one prefix computed per step
     shared_min_rows: int = 0  # sequences from which a segment gets a pass of its own; 0: by cost
     private_tokens: int = 512  # a prompt's own part from this length on lies in the prefix arena
     save_every_s: float = 10.0  # a long reading is saved this often, and taken up when killed
     lease_s: float = 600.0  # a prefix stays resident this long after its last use
     truth_check: bool = False  # run the arena's check() after every step (slow; tests)
+
+    def limited(self, remembered: int = 0) -> EngineSection:
+        """With a limit of running sequences: as configured, else as remembered, else SEQUENCES."""
+        return replace(self, max_sequences=self.max_sequences or remembered or SEQUENCES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,15 @@ def open(
     device: str = "",
     weights: Weights = "load",
     home: str | Path | None = None,
+    sequences: int = 0,
 ) -> Engine:
     """An engine on a model. model: "reader" (bundled), a local folder or a hub id; "": as
     configured. dtype: auto, float32, bfloat16 or float16. device: auto, cpu or cuda. weights
     "random" initialises the model's shape, for timings. home: where contexts and KV are kept.
+    sequences: most that run at once; 0: as configured, else as `preread tune` found, else 256.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError, HomeError."""
-    return Engine(open_parts(model, dtype=dtype, device=device, weights=weights, home=home))
+    parts = open_parts(
+        model, dtype=dtype, device=device, weights=weights, home=home, sequences=sequences
+    )
+    return Engine(parts)

@@ -44,7 +44,13 @@ class Parts:
 
 
 def open_parts(
-    model: str, *, dtype: str, device: str, weights: Weights, home: str | Path | None
+    model: str,
+    *,
+    dtype: str = "",
+    device: str = "",
+    weights: Weights = "load",
+    home: str | Path | None = None,
+    sequences: int = 0,
 ) -> Parts:
     """Resolve the configuration and put the parts together. See `preread.open`."""
     from preread.home import make_home
@@ -57,7 +63,8 @@ def open_parts(
         device=device or config.model.device,
     )
     make_home(config.home)
-    config = replace(config, model=chosen)
+    engine = replace(config.engine, max_sequences=sequences or config.engine.max_sequences)
+    config = replace(config, model=chosen, engine=engine)
     parts = _by(
         config, lambda: _native(config, weights), lambda why: _foreign(config, weights, why)
     )
@@ -119,6 +126,8 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
 
 
 def _native(config: Config, weights: Weights) -> Parts:
+    from preread.app.measuring import device_name
+    from preread.capacity.remembered import Remembered
     from preread.engine.local import LocalBackend
     from preread.home import open_catalog, open_disk
     from preread.models.layers import parameter_count
@@ -141,6 +150,8 @@ def _native(config: Config, weights: Weights) -> Parts:
     )
     identity = fingerprint(loaded.fingerprint_parts)
     tenant = config.store.tenant
+    tuned = Remembered(config.home).limit(device_name(str(loaded.decoder.device)), identity)
+    config = replace(config, engine=config.engine.limited(tuned))
     store = Store([open_disk(config)], geometry, identity, tenant=tenant, metrics=metrics)
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model)
     parameters = parameter_count(loaded.config)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from datetime import datetime
-from importlib import resources
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preread.cli.output import FAILURES, emit, note, table
+from preread.cli.pages import check_place, page, write_page
 from preread.cli.plots import (
-    BOTTOM,
-    LEFT,
-    RIGHT,
-    TOP,
     Line,
     Mark,
     Plot,
@@ -28,7 +23,6 @@ from preread.cli.plots import (
     nice,
     number,
 )
-from preread.errors import RequestError
 
 if TYPE_CHECKING:
     from preread.contexts.compared import Answer, ArmResult, Comparison
@@ -47,7 +41,7 @@ def compare_command(
     from preread.contexts.compare import CompareOptions, compare_arms, parse_arms
     from preread.contexts.questions import read_questions
 
-    _check_place(html)
+    check_place(html)
     names = parse_arms(arms)
     asked = read_questions(questions)[: limit or None]
     with open_engine(model_of(name, "")) as engine:
@@ -64,26 +58,15 @@ def compare_command(
     report(comparison, html or Path(f"compare-{record.name}.html"), json=json)
 
 
-def _check_place(html: Path | None) -> None:
-    folder = html.parent if html else Path()
-    if not os.access(folder, os.W_OK | os.X_OK) or (html and html.is_dir()):
-        raise RequestError(f"{html or folder.absolute()} cannot be written.", hint="Give --html.")
-
-
-def report(comparison: Comparison, page: Path, *, json: bool) -> None:
+def report(comparison: Comparison, path: Path, *, json: bool) -> None:
     """Write the page and print the rest. Raises SystemExit(3) when something failed."""
-    written = True
-    try:
-        page.write_text(render(comparison, datetime.now()), encoding="utf-8")
-    except OSError as exc:
-        written = False
-        note(f"{page} could not be written: {exc.strerror}")
+    written = write_page(path, render(comparison, datetime.now()))
     if json:
-        emit({**comparison.to_json(), "html": str(page.absolute()) if written else None})
+        emit({**comparison.to_json(), "html": written})
     else:
         _print(comparison)
         if written:
-            note(f"page with plots: {page}")
+            note(f"page with plots: {path}")
     for arm in comparison.arms:
         for i, answer in enumerate(arm.answers, 1):
             if answer.error:
@@ -160,15 +143,12 @@ def _said(answer: Answer) -> str:
 
 
 def render(comparison: Comparison, when: datetime) -> str:
-    """The page: one file, no script, nothing fetched. Foreign text is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("preread").joinpath("assets/compare.html.jinja").read_text("utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
-    return template.render(
+    """The page; foreign text is escaped."""
+    return page(
+        "compare",
         headline=headline(comparison),
         name=comparison.record.name,
-        date=when.strftime("%Y-%m-%d %H:%M"),
+        when=when,
         verdict=verdict(comparison),
         arms=comparison.arms,
         plots=list(plots(comparison)),
@@ -176,7 +156,6 @@ def render(comparison: Comparison, when: datetime) -> str:
             (question, [arm.answers[i] for arm in comparison.arms])
             for i, question in enumerate(comparison.questions)
         ],
-        frame={"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
     )
 
 

@@ -12,6 +12,7 @@ import typer
 
 import preread
 from preread.cli.output import INTERRUPTED, USAGE, fail
+from preread.cli.sizing import commands
 from preread.config import local_model
 
 app = typer.Typer(
@@ -225,6 +226,9 @@ def down(json: Json = False) -> None:
     from preread.cli.resident import down_command
 
     down_command(json=json)
+
+
+app.registered_commands += commands.registered_commands
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 LEFT, RIGHT, TOP, BOTTOM = 90.0, 610.0, 24.0, 260.0  # of every plot, in a view box of 720 x 300
 LINE = 14.0  # least distance of two labels
+ARMS = ("cached", "incontext", "bm25")  # colours that the style sheet knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,50 @@ def bar_plot(
         tuple(Tick(round(c, 1), v[0]) for c, v in zip(centers, values, strict=True)),
         bars=tuple(bars),
     )
+
+
+def line_plot(
+    title: str, about: str, lines: Sequence[tuple[str, Sequence[float]]], counts: Sequence[int],
+    chosen: tuple[float, float, str] | None = None,
+) -> Plot:  # fmt: skip
+    """Lines over numbers of sequences, each twice the one before: one step to the right is a
+    doubling. lines: (name, a value for each count); chosen: (count, value, label) of a mark."""
+    ys = nice(max(max(values) for _, values in lines))
+    steps = max(math.log2(counts[-1] / counts[0]), 1e-9)
+
+    def x(count: float) -> float:
+        return across(math.log2(count / counts[0]), steps)
+
+    ends = [height(values[-1], ys[-1]) for _, values in lines]
+    drawn = [
+        Line(
+            ARMS[i % len(ARMS)],
+            " ".join(f"{x(n)},{height(v, ys[-1])}" for n, v in zip(counts, values, strict=True)),
+            name,
+            label_y,
+        )
+        for i, ((name, values), label_y) in enumerate(zip(lines, apart(ends), strict=True))
+    ]
+    return Plot(
+        title,
+        about,
+        tuple(Tick(height(v, ys[-1]), number(v)) for v in ys),
+        tuple(Tick(x(n), number(n)) for n in counts),
+        tuple(drawn),
+        marks=(Mark(x(chosen[0]), height(chosen[1], ys[-1]), chosen[2]),) if chosen else (),
+    )
+
+
+def text_bars(rows: Sequence[tuple[str, float, str]], width: int = 40) -> list[str]:
+    """A plot for a terminal, a line per (name, value, text); the longest bar has `width` cells, and
+    eighths of a cell count."""
+    names, most = max(len(r[0]) for r in rows), max(r[1] for r in rows) or 1.0
+    lines = []
+    for name, value, text in rows:
+        full, part = divmod(round(8 * width * value / most), 8)
+        bar = "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
+        lines.append(f"{name.rjust(names)} {bar} {text}")
+    return lines
 
 
 def across(value: float, top: float) -> float:

@@ -51,7 +51,7 @@ class Engine:
     ) -> None:
         """plan: sizes of the pools; worked out from `config` and the free memory if not given."""
         self.decoder = decoder
-        self.config = config
+        self.config = config = config.limited()
         self.metrics = metrics or Metrics()
         self.clock = clock
         self.shape = KVShape(

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2] / "preread"
 LAYER = {
     **dict.fromkeys(("types", "errors"), 0),
     **dict.fromkeys(("backend", "config", "metrics", "kernels", "bridge"), 1),
-    **dict.fromkeys(("models", "store"), 2),
+    **dict.fromkeys(("models", "store", "capacity"), 2),
     "tokens": 3,
     **dict.fromkeys(("engine", "foreign", "providers", "contexts", "batch"), 4),
     **dict.fromkeys(("home", "server", "pipeline", "cluster"), 5),

@@ -1,0 +1,77 @@
+"""What was measured on a machine, kept in `<home>/capacity.json`: its rates, and the limit of
+running sequences of each model. It is only a memory: absent or damaged, it says nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MOST = 1024  # entries of each kind; the oldest are forgotten
+RATES, LIMITS = "rates", "limits"
+
+log = logging.getLogger("preread")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Of one home. Two processes may write at once; none loses the other's."""
+
+    home: Path
+
+    def rates(self, machine: str, dtype: str) -> tuple[float, float] | None:
+        """(floating-point operations, bytes) a second, as measured on a machine of this name."""
+        found: Any = self._read()[RATES].get(f"{machine} | {dtype}")
+        try:
+            flops, bandwidth = float(found["flops"]), float(found["bandwidth"])
+        except (TypeError, KeyError, ValueError):
+            return None
+        return (flops, bandwidth) if flops > 0 and bandwidth > 0 else None
+
+    def keep_rates(self, machine: str, dtype: str, flops: float, bandwidth: float) -> None:
+        self._keep(RATES, f"{machine} | {dtype}", {"flops": flops, "bandwidth": bandwidth})
+
+    def limit(self, machine: str, fingerprint: str) -> int:
+        """Sequences at once that were found best for a model on a machine; 0: never tuned."""
+        found = self._read()[LIMITS].get(f"{machine} | {fingerprint}")
+        value = found.get("sequences") if isinstance(found, dict) else None
+        return value if type(value) is int and value > 0 else 0
+
+    def keep_limit(
+        self, machine: str, fingerprint: str, sequences: int, about: dict[str, Any]
+    ) -> None:
+        """about: how it was found, for people."""
+        self._keep(LIMITS, f"{machine} | {fingerprint}", {"sequences": sequences, **about})
+
+    @property
+    def path(self) -> Path:
+        return self.home / "capacity.json"
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            read = json.loads(self.path.read_text(encoding="utf-8"))
+            return {kind: dict(read[kind]) for kind in (RATES, LIMITS)}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {RATES: {}, LIMITS: {}}
+
+    def _keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
+        """Merge under a lock and replace the file whole. A home that cannot be written costs the
+        memory, not the work."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with self.path.with_suffix(".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                known = self._read()
+                known[kind].pop(key, None)
+                known[kind] = dict([*known[kind].items(), (key, value)][-MOST:])
+                fd, temporary = tempfile.mkstemp(dir=self.home, prefix=".capacity-")
+                with os.fdopen(fd, "w", encoding="utf-8") as handle:
+                    json.dump({"version": 1, **known}, handle, indent=1)
+                os.replace(temporary, self.path)
+        except OSError as exc:
+            log.warning("not remembered in %s: %s", self.path, exc)

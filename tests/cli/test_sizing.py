@@ -1,0 +1,297 @@
+"""`plan`, `tune` and `bench sequences`, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+import preread
+from preread.app.measuring import bytes_used, device_name, measured_rates
+from preread.capacity.remembered import Remembered
+from preread.capacity.trial import Sample
+from preread.capacity.tuning import Tuned
+from preread.cli import trials
+from preread.cli.pages import page
+from preread.cli.plots import BOTTOM, LEFT, RIGHT, TOP, line_plot, text_bars
+from preread.config import SEQUENCES
+from tests.cli.conftest import one_json
+from tests.cli.test_comparing import Page
+
+Call = Callable[..., Result]
+GPU = ("--machine", "l4")
+SMALL = ("--context", "64", "--question", "8", "--output", "4", "--rounds", "1")
+
+
+def samples(*rates: float) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(2**i, 2**i / r, 0.25, 0.5, 0.75, 8, 4, peak=1024 * 2**i) for i, r in enumerate(rates)
+    )
+
+
+# ---- plan ----
+
+
+def test_plan_is_one_object_from_the_config_alone(call: Call, tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "no-weights"
+    folder.mkdir()
+    shutil.copy(tiny / "config.json", folder)
+    value = one_json(call("plan", "--model", folder, *GPU, "--json"))
+    assert value["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
+    assert value["sequences"] > 1 and value["limited_by"] in ("memory", "compute", "bandwidth")
+    assert value["requests_per_s"] > 0 and value["tokens_per_s"] == 128 * value["requests_per_s"]
+    assert value["machine"] == "NVIDIA L4" and value["dtype"] == "float32"
+    assert value["load"] == {"context": 2000, "contexts": 1, "question": 50, "output": 128}
+    assert value["by_sequences"][0]["sequences"] == 1
+    assert value["by_sequences"][-1]["sequences"] == value["sequences"]
+
+
+def test_plan_imports_nothing_heavy_and_answers_at_once(tiny: Path) -> None:
+    code = (
+        "import sys\nsys.argv = ['preread', *sys.argv[1:]]\n"
+        "from preread.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'tokenizers', 'jinja2', 'pydantic'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    asked = [
+        "plan",
+        "--model",
+        str(tiny),
+        "--memory",
+        "8GB",
+        "--flops",
+        "1T",
+        "--bandwidth",
+        "20GB",
+    ]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
+    assert done.stderr.strip().endswith("heavy: []"), done.stderr
+    assert "sequences fit, limited by" in done.stdout
+
+
+def test_plan_says_what_fits_and_which_settings_make_it_so(call: Call) -> None:
+    result = call("plan", *GPU)
+    assert result.exit_code == 0
+    for said in ("weights", "left for sequences", "limited by", "At most", "requests/s", "█",
+                 "[engine]", "max_sequences = "):  # fmt: skip
+        assert said in result.stdout
+    assert "keeps no KV" in call("plan", *GPU, "--output", "1").stdout
+
+
+def test_plan_of_what_does_not_fit_ends_with_code_3(call: Call) -> None:
+    result = call("plan", *GPU, "--memory", "1MB")
+    assert result.exit_code == 3
+    assert "0 sequences fit: one needs" in result.stdout
+    result = call("plan", *GPU, "--memory", "1MB", "--json")
+    assert result.exit_code == 3 and json.loads(result.stdout)["sequences"] == 0
+
+
+def test_given_figures_replace_the_machines(call: Call) -> None:
+    value = one_json(call("plan", *GPU, "--memory", "12GB", "--flops", "5T", "--json"))
+    assert value["memory"]["total"] == 12 * 10**9 and value["flops_per_s"] == 5e12
+    given = ("--memory", "12GB", "--flops", "5T", "--bandwidth", "50GB/s")
+    value = one_json(call("plan", *given, "--json"))
+    assert value["rates_from"] == "as given" and value["bytes_per_s"] == 5e10
+
+
+def test_a_machine_is_measured_once(
+    call: Call, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measured(dtype: str, device: str) -> tuple[float, float]:
+        asked.append(dtype)
+        return 1e12 * len(asked), 2e10
+
+    monkeypatch.setattr("preread.app.measuring.measured_rates", measured)
+    monkeypatch.setenv("PREREAD_MODEL_DEVICE", "cpu")
+    for measure, flops in (([], 1e12), ([], 1e12), (["--measure"], 2e12), ([], 2e12)):
+        value = one_json(call("plan", *measure, "--json"))
+        assert (value["flops_per_s"], value["rates_from"]) == (flops, "measured here")
+    assert asked == ["float32", "float32"]
+    value = one_json(call("plan", "--bandwidth", "1GB/s", "--json"))
+    assert (value["flops_per_s"], value["bytes_per_s"]) == (2e12, 1e9)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--machine", "h1000"], "not in the table"),
+        (["--memory", "lots"], "--memory lots"),
+        (["--bandwidth", "fast"], "--bandwidth fast"),
+        (["--context", "5000"], "5,000 + 50 + 128"),
+        (["--dtype", "int3"], "--dtype int3"),
+        (["--model", "/no/such/folder"], "neither a folder nor a hub id"),
+    ],
+)
+def test_what_is_wrong_is_said(call: Call, options: list[str], said: str) -> None:
+    result = call("plan", *GPU, *options)
+    assert result.exit_code == 2
+    assert said in result.message  # type: ignore[attr-defined]
+
+
+def test_rates_of_this_machine_are_plausible() -> None:
+    flops, bandwidth = measured_rates("float32", "cpu", rounds=1)
+    assert 1e8 < flops < 1e15 and 1e8 < bandwidth < 1e14
+    assert bytes_used("cpu") > 1 << 20
+
+
+# ---- tune ----
+
+
+def test_tune_finds_a_limit_that_engines_then_use(
+    call: Call, tiny: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with preread.open(str(tiny)) as engine:
+        assert engine.config.engine.max_sequences == SEQUENCES
+        fingerprint = engine.info.fingerprint
+    value = one_json(call("tune", "--most", "4", *SMALL, "--json"))
+    assert value["sequences"] in (2, 4) and value["ended"] in ("flat", "most")
+    assert [s["sequences"] for s in value["samples"]] == [2, 4]
+    assert all(s["computed_tokens"] == 8 for s in value["samples"])  # the context was there
+    assert Remembered(home).limit(device_name("cpu"), fingerprint) == value["sequences"]
+    with preread.open(str(tiny)) as engine:
+        assert engine.config.engine.max_sequences == value["sequences"]
+    with preread.open(str(tiny), dtype="bfloat16") as engine:  # another model
+        assert engine.config.engine.max_sequences == SEQUENCES
+    assert not (home / "kv").exists()  # its made-up context is not kept
+    text = Page(Path(value["html"]).read_text("utf-8")).text
+    assert "How many sequences at once?" in text and "64 shared + 8 own tokens" in text
+
+
+def test_what_is_configured_or_asked_for_wins(
+    tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with preread.open(str(tiny)) as engine:
+        Remembered(home).keep_limit(device_name("cpu"), engine.info.fingerprint, 7, {})
+    with preread.open(str(tiny)) as engine:
+        assert engine.config.engine.max_sequences == 7
+    with preread.open(str(tiny), sequences=3) as engine:
+        assert engine.config.engine.max_sequences == 3
+        prompts = [[i, 1, 2] for i in range(9)]
+        assert len(engine.generate(prompts, max_tokens=2, ignore_eos=True)) == 9
+    monkeypatch.setenv("PREREAD_ENGINE_MAX_SEQUENCES", "5")
+    with preread.open(str(tiny)) as engine:
+        assert engine.config.engine.max_sequences == 5
+
+
+def test_memory_that_runs_out_ends_the_doubling(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages for a few rows only: more are taken back while they run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREREAD_ENGINE_SUFFIX_MEMORY_MB", "1")
+    monkeypatch.setenv("PREREAD_ENGINE_PREFIX_MEMORY_MB", "16")
+    options = ("--context", "32", "--question", "8", "--output", "400", "--rounds", "1")
+    value = one_json(call("tune", "--most", "32", *options, "--json"))
+    assert value["ended"] == "memory"
+    strained = [s["sequences"] for s in value["samples"] if s["strained"]]
+    assert strained == [value["samples"][-1]["sequences"]]
+    assert value["sequences"] < strained[0]
+
+
+def test_tune_shows_a_plot_and_what_it_kept(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setattr(
+        trials, "tune", lambda measure, most, tell: Tuned(2, "flat", samples(10, 20, 20.5))
+    )
+    monkeypatch.setenv("PREREAD_ENGINE_MAX_SEQUENCES", "9")
+    result = call("tune", *SMALL, "--html", tmp_path / "t.html")
+    assert result.exit_code == 0
+    assert f"2 {'█' * 39} 1,200.0 requests/min <-" in result.stdout
+    assert "2 sequences: 1,200.0 requests/min; more sequences bring no more." in result.stdout
+    assert str(home / "capacity.json") in result.stdout
+    assert "engine.max_sequences = 9 is configured, and wins" in result.stderr
+    cells = [mark["cx"] for mark in Page((tmp_path / "t.html").read_text()).named("circle")]
+    assert cells == [str(LEFT + (RIGHT - LEFT) / 2)]  # the second of three doublings
+
+
+# ---- bench ----
+
+
+def test_bench_measures_the_table_of_sequences(call: Call, tmp_path: Path) -> None:
+    html = tmp_path / "b.html"
+    value = one_json(
+        call("bench", "sequences", "--counts", "2,1,4", *SMALL, "--html", html, "--json")
+    )
+    assert value["benchmark"] == "sequences" and value["machine"] == device_name("cpu")
+    assert [row["sequences"] for row in value["rows"]] == [1, 2, 4]
+    for row in value["rows"]:
+        assert row["requests_per_min"] > 0 and row["computed_tokens"] == 8
+        assert row["tokens_per_s"] == pytest.approx(4 * row["requests_per_min"] / 60)
+        assert 0 < row["first_token_s"] <= row["request_s"] <= row["request_p95_s"]
+        assert row["kv_bytes_per_sequence"] == 16 * value["kv_bytes_per_token"]
+    assert value["html"] == str(html)
+    table = call("bench", "sequences", "--counts", "1,2", *SMALL, "--html", html).stdout
+    assert "requests/min" in table and "KV/sequence" in table and "█" in table
+
+
+def test_answers_of_one_token_keep_nothing(call: Call, tmp_path: Path) -> None:
+    options = ("--context", "0", "--output", "1", "--rounds", "1", "--html", tmp_path / "b.html")
+    value = one_json(call("bench", "sequences", "--counts", "2", *options, "--json"))
+    assert value["rows"][0]["kv_bytes_per_sequence"] == 0
+    assert value["rows"][0]["computed_tokens"] == 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bench", "prefill"], "preread bench sequences"),
+        (["bench", "sequences", "--counts", "1,two"], "--counts 1,two"),
+        (["bench", "sequences", "--counts", "0,1"], "--counts 0,1"),
+        (["bench", "sequences", "--html", "/no/such/page.html"], "cannot be written"),
+        (["tune", "--html", "/no/such/page.html"], "cannot be written"),
+        (["tune", "--output", "9999"], "limit of 4,096"),
+    ],
+)
+def test_wrong_calls_end_with_code_2(call: Call, arguments: list[str], said: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert said in result.message  # type: ignore[attr-defined]
+
+
+# ---- plots ----
+
+
+def test_the_page_escapes_and_draws_within_its_frame() -> None:
+    html = page(
+        "sequences",
+        when=datetime(2026, 1, 2),
+        title="<script>",
+        headline="h",
+        sentences=["a & b"],
+        headers=trials.HEADERS,
+        rows=trials.table_rows(samples(10, 20, 30), 4096),
+        plots=list(trials.plots(samples(10, 20, 30), (2, 1200.0, "2"))),
+    )
+    made = Page(html)
+    assert "<script>" in made.text and "<script" not in html
+    assert "1,800.0" in made.cells and "3.00" in made.cells and "4.0 KiB" in made.cells
+    for line in made.named("polyline"):
+        points = [tuple(map(float, p.split(","))) for p in (line["points"] or "").split()]
+        assert [x for x, _ in points] == [LEFT, (LEFT + RIGHT) / 2, RIGHT]
+        assert all(TOP <= y <= BOTTOM for _, y in points)
+
+
+def test_one_count_is_drawn_too() -> None:
+    plot = line_plot("t", "a", [("all", [5.0])], [4])
+    assert plot.lines[0].points.startswith(f"{LEFT},")
+
+
+def test_bars_for_a_terminal_are_as_long_as_their_values() -> None:
+    assert text_bars([("1", 2.0, "x"), ("16", 1.0, "y"), ("2", 0.125, "z")], width=4) == [
+        " 1 ████ x",
+        "16 ██ y",
+        " 2 ▎ z",
+    ]
+    assert text_bars([("1", 0.0, "x")]) == ["1  x"]
