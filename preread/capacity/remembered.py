@@ -3,7 +3,6 @@ running sequences of each model. It is only a memory: absent or damaged, it says
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -62,6 +61,8 @@ class Remembered:
     def _keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
         """Merge under a lock and replace the file whole. A home that cannot be written costs the
         memory, not the work."""
+        import fcntl
+
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with self.path.with_suffix(".lock").open("a") as lock:

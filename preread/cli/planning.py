@@ -20,6 +20,7 @@ from preread.capacity.shape import read_shape
 from preread.cli.output import FAILURES, emit, note, size, table
 from preread.cli.plots import text_bars
 from preread.config import load_config, local_model
+from preread.errors import RequestError
 
 if TYPE_CHECKING:
     from preread.capacity.roofline import Load
@@ -43,6 +44,11 @@ def plan_command(
     """See `preread plan --help`. Exit code 3 when not even one sequence fits."""
     from preread.models.folder import read_json, resolve
 
+    if options.measure and (options.machine or (options.flops and options.bandwidth)):
+        raise RequestError(
+            "--measure measures this machine, and other rates were given.",
+            hint="Leave out --machine, --flops or --bandwidth.",
+        )
     config = load_config()
     name = local_model(model or config.model.model)
     machine = _given(options, named(options.machine) if options.machine else _here(config))
@@ -80,25 +86,26 @@ def _given(options: MachineOptions, machine: Machine) -> Machine:
 
 
 def _with_rates(machine: Machine, dtype: str, options: MachineOptions, config: Config) -> Machine:
-    """This machine's rates where they were not given: remembered, else measured once and kept."""
-    if not options.measure and machine.rate(dtype) and machine.bandwidth:
+    """This machine's rates: as given, else as measured here before, else of the table, else
+    measured now and kept."""
+    if options.flops and options.bandwidth:
         return machine
     remembered = Remembered(config.home)
     rates = None if options.measure else remembered.rates(machine.name, dtype)
+    if rates is None and not options.measure and machine.rate(dtype) and machine.bandwidth:
+        return machine
     if rates is None:
         from preread.app.measuring import measured_rates
 
         note(f"measuring the rates of this machine in {dtype} (once)")
         rates = measured_rates(dtype, config.model.device)
         remembered.keep_rates(machine.name, dtype, *rates)
-    flops, bandwidth = rates
+    given = options.flops or options.bandwidth
     return replace(
         machine,
-        flops=machine.flops if options.flops else {dtype: flops},
-        bandwidth=machine.bandwidth if options.bandwidth else bandwidth,
-        source="measured here"
-        if not (options.flops or options.bandwidth)
-        else "as given, rest measured here",
+        flops=machine.flops if options.flops else {dtype: rates[0]},
+        bandwidth=machine.bandwidth if options.bandwidth else rates[1],
+        source="as given, the other measured here" if given else "measured here",
     )
 
 

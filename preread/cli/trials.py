@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,6 +109,11 @@ def tune_command(
 
     check_place(html)
     with _opened(model, load, rounds, most) as (engine, trials):
+        if engine.info.name != "local":
+            raise RequestError(
+                "transformers computes this model one sequence at a time: nothing to tune.",
+                hint="Measure it: preread bench sequences",
+            )
         where = device_name(engine.info.device)
         found = tune(trials.sample, most, _teller(json))
         about = _about(engine, trials, where)
@@ -191,6 +197,7 @@ def _about(engine: Engine, trials: Trials, where: str) -> dict[str, Any]:
     info = engine.info
     return {
         "date": date.today().isoformat(),
+        "load_average": round(os.getloadavg()[0], 1),  # above `threads`: others had the cores, too
         "machine": where,
         "threads": threads(),
         "model": info.model,

@@ -24,6 +24,7 @@ from preread.cli.plots import BOTTOM, LEFT, RIGHT, TOP, line_plot, text_bars
 from preread.config import SEQUENCES
 from tests.cli.conftest import one_json
 from tests.cli.test_comparing import Page
+from tests.foreign.made import write_foreign_model
 
 Call = Callable[..., Result]
 GPU = ("--machine", "l4")
@@ -121,6 +122,23 @@ def test_a_machine_is_measured_once(
     assert (value["flops_per_s"], value["bytes_per_s"]) == (2e12, 1e9)
 
 
+def test_a_gpu_of_the_table_needs_no_measuring_but_may_have_it(
+    call: Call, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\necho "NVIDIA L4, 23034"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    value = one_json(call("plan", "--json"))
+    assert value["machine"] == "NVIDIA L4" and "maker" in value["rates_from"]
+    Remembered(home).keep_rates("NVIDIA L4", "float32", 2e12, 3e11)
+    value = one_json(call("plan", "--json"))
+    assert (value["flops_per_s"], value["rates_from"]) == (2e12, "measured here")
+    result = call("plan", "--measure", "--machine", "l4")
+    assert result.exit_code == 2 and "--measure" in result.message  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -214,6 +232,16 @@ def test_tune_shows_a_plot_and_what_it_kept(
     assert "engine.max_sequences = 9 is configured, and wins" in result.stderr
     cells = [mark["cx"] for mark in Page((tmp_path / "t.html").read_text()).named("circle")]
     assert cells == [str(LEFT + (RIGHT - LEFT) / 2)]  # the second of three doublings
+
+
+def test_a_model_of_transformers_is_measured_but_not_tuned(call: Call, tmp_path: Path) -> None:
+    folder = write_foreign_model(tmp_path / "m", "mistral")
+    options = ("--model", folder, *SMALL, "--html", tmp_path / "x.html")
+    result = call("tune", *options)
+    assert result.exit_code == 2
+    assert "preread bench sequences" in result.message  # type: ignore[attr-defined]
+    value = one_json(call("bench", "sequences", "--counts", "1,2", *options, "--json"))
+    assert [row["sequences"] for row in value["rows"]] == [1, 2]
 
 
 # ---- bench ----
