@@ -78,7 +78,7 @@ class Turns:
             context.lanes.append(lane)
 
     def contexts(self) -> list[tuple[Context, int]]:
-        """Those with waiting rows and how many of their rows run, fewest first."""
+        """Those with waiting rows, in turn, and how many of their rows run."""
         live = np.flatnonzero(self._seqs.state != FREE)
         pairs = (self._seqs.queue[live].tolist(), self._seqs.job[live].tolist())
         self._running = Counter(zip(*pairs, strict=True))
@@ -88,15 +88,13 @@ class Turns:
         for context in [c for c in self._contexts.values() if not c.lanes]:
             if not running[context.number]:
                 del self._contexts[context.key]
-        waiting = [(c, running[c.number]) for c in self._contexts.values() if c.lanes]
-        return sorted(waiting, key=lambda pair: pair[1])
+        return [(c, running[c.number]) for c in self._contexts.values() if c.lanes]
 
     def lanes(self, context: Context, most: int) -> list[tuple[Lane, int]]:
         """The `most` jobs of a context whose turn comes next and how many of their rows ran on it
-        when `contexts` was called, fewest first."""
+        when `contexts` was called."""
         some = islice(context.lanes, most)
-        pairs = [(lane, self._running[context.number, lane.job.number]) for lane in some]
-        return sorted(pairs, key=lambda pair: pair[1])
+        return [(lane, self._running[context.number, lane.job.number]) for lane in some]
 
     def check(self) -> None:
         """Verify that every waiting group is queued once. Raises AssertionError."""

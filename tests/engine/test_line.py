@@ -137,6 +137,23 @@ def test_what_fits_beside_is_not_held_up():
     stream.engine.release(reading)
 
 
+def test_what_fits_beside_one_by_one_but_not_together_is_held_up():
+    """Of two, the first that is asked may stay."""
+    stream = Stream(prefix(300, 4), prefix(400, 4))
+    for _ in range(5):
+        stream.step()
+    reading = stream.engine.hold(ids(BIG))
+    for _ in range(patience(BIG) + 12):
+        stream.step()
+    assert reading.placed
+    before = stream.ended.copy()
+    for _ in range(20):
+        stream.step()
+    went_on = [stream.ended[name] > before[name] + 10 for name in (0, 1)]
+    assert sorted(went_on) == [False, True]
+    stream.engine.release(reading)
+
+
 def test_questions_without_a_prefix_are_never_held_up():
     stream = Stream(HOT, [])
     stream.step()

@@ -156,6 +156,36 @@ def test_a_question_does_not_wait_behind_a_batch_on_the_same_context():
     assert race.ended[1] == 1
 
 
+def test_jobs_on_one_context_take_turns():
+    race = Race(max_sequences=1)
+    race.warm(A)
+    for name in range(3):
+        race.submit(name, 20, 1, A)
+    for _ in range(30):
+        ended = race.step()
+        assert max(ended.values()) - min(ended[name] for name in range(3)) <= 1
+    assert sum(ended.values()) == 30
+
+
+def test_what_waits_for_pages_comes_before_all_that_came_later():
+    """A row that needs most of the pages, on a context with a stream of questions, beside another
+    such context."""
+    race = Race(max_sequences=8, pages=24)
+    race.warm(A, B)
+    race.submit(2, 1, 60, A)  # never enough of them at once, while others come in
+    for i in range(40):
+        for name, prefix in enumerate((A, B)):
+            race.submit(name, 1, 2 + i % 5, prefix)
+    big = batch([[9] * 70], greedy(3), prefixes=[A])
+    race.context[race.engine.submit(big)] = 3
+    for i in range(70):
+        for name, prefix in enumerate((A, B)):
+            race.submit(name, 1, 2 + i % 5, prefix)
+        if race.step()[3]:
+            break
+    assert race.ended[3] == 1 and race.ended[0] < 60 and race.ended[1] < 60
+
+
 def test_what_the_tokens_of_a_step_allow_is_shared_over_the_steps():
     """A step has room for two questions; both contexts get answers."""
     race = Race(batch_tokens=20, max_sequences=32)
@@ -209,6 +239,18 @@ def test_a_long_prompt_with_labels_keeps_its_last_token_for_them():
     (got,) = drain(engine, engine.submit(batch([[7] * 30, [7] * 14], LABELS)))
     assert max(decoder.sizes) <= 16 and sum(decoder.sizes) == 44 + 2 * 9
     assert [got.usage[i][2] for i in (0, 1)] == [30, 14]
+
+
+def test_labels_count_where_most_of_a_prompt_is_found_in_memory():
+    """The second row needs 10 + 9 tokens of the 12 that are left, though it came with 40."""
+    decoder = Echo()
+    engine = small_engine(decoder, batch_tokens=30 + 9 + 12)
+    known = list(range(500, 530))
+    drain(engine, engine.submit(batch([[1]], greedy(1), prefixes=[known])))
+    decoder.sizes.clear()
+    (got,) = drain(engine, engine.submit(batch([[7] * 30, [*known, *[8] * 10]], LABELS)))
+    assert got.usage[1][1:3] == (30, 10)
+    assert max(decoder.sizes) <= 51 and sum(decoder.sizes) == 40 + 2 * 9
 
 
 def test_more_labels_than_a_step_has_room_for_run_alone():
