@@ -5,7 +5,8 @@
 For each `engine.batch_tokens` (an engine of its own, sizes in turn A B A B): reading a context of
 `tokens` (prefill_chunk as large as the step), then `questions` requests of `own` tokens at once on
 it, one token out. The price: how long a row that writes meanwhile waits for its next token at most,
-and the peak memory of the process beyond the idle engine. Physical limit: the products at the
+and the peak memory of the process beyond the idle engine. On a busy machine the figures of a CPU
+second (--threads 1) are the ones to compare. Physical limit: the products at the
 measured matrix rate, or for each step weights and context at the measured read rate.
 """
 
@@ -41,8 +42,8 @@ class Arm:
         self.engine = _engine(args, folder)
         self._load = Load(args.tokens, 1, args.own, 1)
         self._seed = 0
-        self.reads: list[float] = []
-        self.asks: list[float] = []
+        self.reads: list[tuple[float, float]] = []  # seconds, CPU seconds
+        self.asks: list[tuple[float, float]] = []
         self.gaps: list[float] = []
         self.peak = 0
 
@@ -51,11 +52,13 @@ class Arm:
         self._seed += 1
         fresh = np.random.default_rng(1000 + self._seed).integers(0, VOCAB, self._args.tokens)
         idle = bytes_used("cpu")
+        busy = time.process_time()
         read = common.seconds(lambda: self.engine.prefill(fresh.astype(np.int32), store=False))
+        self.reads.append((read, time.process_time() - busy))
         self.engine.prefill(context_tokens(self._load, VOCAB), store=False)
+        busy = time.process_time()
         asked = self._ask(idle)
-        self.reads.append(read)
-        self.asks.append(asked.seconds)
+        self.asks.append((asked.seconds, time.process_time() - busy))
         self.peak = max(self.peak, asked.peak)
         self.gaps.append(max(self._written()))
 
@@ -113,6 +116,8 @@ def main() -> None:
             f"{row['batch_tokens']:6} "
             f"   read {row['read_tok_s']:8.0f} tok/s ({row['read_share']:.0%})"
             f"   {row['questions_per_s']:7.1f} questions/s ({row['questions_share']:.0%})"
+            f"   a CPU second: {row['read_tok_per_cpu_s']:.0f} tok,"
+            f" {row['questions_per_cpu_s']:.1f} questions"
             f"   longest gap {row['longest_gap_ms']:7.1f} ms   peak {row['peak_mb']:6.1f} MB"
         )
     figures = {
@@ -133,7 +138,8 @@ def main() -> None:
 def _row(
     arm: Arm, work: common.Work, limits: dict[str, float], args: argparse.Namespace
 ) -> dict[str, float]:
-    read, ask = common.median(arm.reads), common.median(arm.asks)
+    read, read_cpu = (common.median(list(column)) for column in zip(*arm.reads, strict=True))
+    ask, ask_cpu = (common.median(list(column)) for column in zip(*arm.asks, strict=True))
     chunks = -(-args.tokens // arm.size)
     read_floor = sum(
         work.floor_s(limits, min(arm.size, args.tokens), past=i * arm.size, heads=0)
@@ -148,6 +154,8 @@ def _row(
         "batch_tokens": arm.size,
         "read_tok_s": round(args.tokens / read, 1),
         "read_share": round(read_floor / read, 4),
+        "read_tok_per_cpu_s": round(args.tokens / read_cpu, 1),
+        "questions_per_cpu_s": round(args.questions / ask_cpu, 2),
         "questions_per_s": round(args.questions / ask, 2),
         "questions_share": round(ask_floor / ask, 4),
         "longest_gap_ms": round(1000 * common.median(arm.gaps), 2),

@@ -60,7 +60,7 @@ def tune(
 ) -> None:
     """Find how many sequences at once are best here; the engine remembers it for this model."""
     from preread.capacity.roofline import Load
-    from preread.cli.trials import tune_command
+    from preread.cli.sequences import tune_command
 
     load = Load(context, 1, question, output)
     tune_command(model, load, most=most, rounds=rounds, html=html, json=json)
@@ -82,7 +82,7 @@ def bench(
 ) -> None:
     """Measure requests per minute, memory and latency by the number of sequences at once."""
     from preread.capacity.roofline import Load
-    from preread.cli.trials import bench_command, parse_counts
+    from preread.cli.sequences import bench_command, parse_counts
 
     numbers = parse_counts(what, counts)
     load = Load(context, 1, question, output)

@@ -1,45 +1,25 @@
-"""`preread tune` and `preread bench sequences`: some sequences at once, timed on this machine."""
+"""Some sequences at once on an engine, timed on this machine."""
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preread.capacity.remembered import Remembered
-from preread.capacity.roofline import Load
+from preread.capacity.roofline import Load, Roofline
+from preread.capacity.shape import read_shape
 from preread.capacity.trial import Sample, context_tokens, questions, run_trial
-from preread.capacity.tuning import Tuned, tune
-from preread.cli.output import emit, note, size, table
-from preread.cli.pages import check_place, page, write_page
-from preread.cli.plots import Plot, line_plot, text_bars
-from preread.config import load_config, local_model
 from preread.errors import RequestError
+from preread.models.folder import read_json, resolve
 
 if TYPE_CHECKING:
     from preread.app import Engine
 
 STRAIN = ("engine.preempted", "engine.steps_lowered")  # counters that say: memory ran out
-HEADERS = ("sequences", "requests/min", "gain", "tokens/s", "first token s", "request s", "p95 s",
-           "KV/sequence", "process")  # fmt: skip
-
-
-def parse_counts(what: str, counts: str) -> list[int]:
-    """The numbers of `--counts`, rising. Raises RequestError."""
-    if what != "sequences":
-        raise RequestError(f"bench {what!r}: unknown.", hint="Try: preread bench sequences")
-    try:
-        numbers = sorted({int(part) for part in counts.split(",")})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 1:
-        raise RequestError(f"--counts {counts}: whole numbers.", hint="Give --counts 1,2,4,8")
-    return numbers
 
 
 class Trials:
@@ -79,6 +59,36 @@ class Trials:
         own = self.load.question + self.load.output if self.load.output > 1 else 0
         return -(-own // page_tokens) * page_tokens * self._engine.info.kv_bytes_per_token
 
+    def limits(self, counts: Sequence[int]) -> list[float]:
+        """Requests a second that the roofline allows on this machine at the rates measured now, for
+        each number of sequences; nothing where sizes are not exact, see capacity/shape.py."""
+        from preread.app.measuring import measured_rates
+
+        info, path = self._engine.info, _config_path(self._engine.info.model)
+        if info.name != "local":
+            return []
+        rates = measured_rates(info.dtype, info.device)
+        batch_tokens = self._engine.config.engine.batch_tokens
+        roof = Roofline(read_shape(read_json(path), path), info.dtype, *rates, batch_tokens)
+        return [roof.rate(self.load, count).requests_per_s for count in counts]
+
+    def about(self) -> dict[str, Any]:
+        """What was measured, where and with what load."""
+        from preread.app.measuring import device_name, threads
+
+        info, load = self._engine.info, self.load
+        return {
+            "date": date.today().isoformat(),
+            "machine": device_name(info.device),
+            "load_average": round(os.getloadavg()[0], 1),  # above `threads`: others worked, too
+            "threads": threads(),
+            "model": info.model,
+            "fingerprint": info.fingerprint,
+            "dtype": info.dtype,
+            "load": {"context": load.context, "question": load.question, "output": load.output},
+            "kv_bytes_per_token": info.kv_bytes_per_token,
+        }
+
     def _run(self, sequences: int) -> Sample:
         self._made += 1  # no two trials ask the same
         prompts = questions(self.load, self._vocab, sequences, self._made)
@@ -95,196 +105,9 @@ class Trials:
 
 def vocabulary(model: str) -> int:
     """Token ids lie below it."""
-    from preread.models.folder import read_json, resolve
-
-    raw = read_json(resolve(model, weights=False) / "config.json")
+    raw = read_json(_config_path(model))
     return int({**raw, **(raw.get("text_config") or {})}.get("vocab_size") or 256)
 
 
-def tune_command(
-    model: str, load: Load, *, most: int, rounds: int, html: Path | None, json: bool
-) -> None:
-    """See `preread tune --help`."""
-    from preread.app.measuring import device_name
-
-    check_place(html)
-    with _opened(model, load, rounds, most) as (engine, trials):
-        if engine.info.name != "local":
-            raise RequestError(
-                "transformers computes this model one sequence at a time: nothing to tune.",
-                hint="Measure it: preread bench sequences",
-            )
-        where = device_name(engine.info.device)
-        found = tune(trials.sample, most, _teller(json))
-        about = _about(engine, trials, where)
-        memory = Remembered(engine.config.home)
-        found_how = {key: about[key] for key in ("date", "model", "threads", "load")}
-        found_how |= {"ended": found.ended, "requests_per_min": 60 * found.chosen.requests_per_s}
-        memory.keep_limit(where, engine.info.fingerprint, found.sequences, found_how)
-    configured = load_config().engine.max_sequences
-    if configured:
-        note(f"note: engine.max_sequences = {configured} is configured, and wins")
-    said = [found.describe(), f"Kept in {memory.path}: engines of this model run so many at once."]
-    mark = (found.sequences, 60 * found.chosen.requests_per_s, f"{found.sequences}")
-    figures, own = list(plots(found.samples, mark)), trials.sequence_bytes()
-    made = _page("How many sequences at once?", about, said, found.samples, own, figures)
-    written = write_page(html or Path(f"tune-{Path(engine.info.model).name}.html"), made)
-    if json:
-        emit({**about, **found.to_json(), "html": written})
-        return
-    _print(about, said, found.samples, own, found)
-    if written:
-        note(f"page with plots: {written}")
-
-
-def bench_command(
-    model: str, load: Load, counts: Sequence[int], *, rounds: int, html: Path | None, json: bool
-) -> None:
-    """See `preread bench --help`."""
-    from preread.app.measuring import device_name
-
-    check_place(html)
-    tell = _teller(json)
-    with _opened(model, load, rounds, counts[-1]) as (engine, trials):
-        samples = []
-        for count in counts:
-            samples.append(trials.sample(count))
-            tell(samples[-1])
-        about = _about(engine, trials, device_name(engine.info.device))
-    own = trials.sequence_bytes()
-    best = max(samples, key=lambda sample: sample.requests_per_s)
-    gain = best.requests_per_s / samples[0].requests_per_s
-    said = [f"{best.sequences} at once answer {gain:.2f} times as many requests as "
-            f"{samples[0].sequences}."]  # fmt: skip
-    title = "Sequences at once"
-    made = _page(title, about, said, samples, own, list(plots(samples)))
-    name = Path(engine.info.model).name
-    written = write_page(html or Path(f"bench-sequences-{name}.html"), made)
-    if json:
-        rows = [{**sample.to_json(), "kv_bytes_per_sequence": own} for sample in samples]
-        emit({"benchmark": "sequences", **about, "rows": rows, "gain": gain, "html": written})
-        return
-    _print(about, said, samples, own)
-    if written:
-        note(f"page with plots: {written}")
-
-
-@contextmanager
-def _opened(model: str, load: Load, rounds: int, most: int) -> Iterator[tuple[Engine, Trials]]:
-    """An engine that lets `most` sequences run, and its trials."""
-    from preread.app import open as open_engine
-
-    with open_engine(local_model(model), sequences=most) as engine:
-        yield engine, Trials(engine, load, rounds)
-
-
-def _teller(quiet: bool) -> Callable[[Sample], None]:
-    def tell(sample: Sample) -> None:
-        if not quiet:
-            strained = ", memory ran out" if sample.strained else ""
-            note(f"{sample.sequences:>6}: {60 * sample.requests_per_s:,.1f} requests/min{strained}")
-
-    return tell
-
-
-def _load_json(load: Load) -> dict[str, int]:
-    return {"context": load.context, "question": load.question, "output": load.output}
-
-
-def _about(engine: Engine, trials: Trials, where: str) -> dict[str, Any]:
-    from preread.app.measuring import threads
-
-    info = engine.info
-    return {
-        "date": date.today().isoformat(),
-        "load_average": round(os.getloadavg()[0], 1),  # above `threads`: others had the cores, too
-        "machine": where,
-        "threads": threads(),
-        "model": info.model,
-        "fingerprint": info.fingerprint,
-        "dtype": info.dtype,
-        "load": _load_json(trials.load),
-        "kv_bytes_per_token": info.kv_bytes_per_token,
-    }
-
-
-def _headline(about: dict[str, Any]) -> str:
-    load, name = about["load"], Path(about["model"]).name
-    return (
-        f"{name}, {about['dtype']}, on {about['machine']}: {load['context']:,} "
-        f"shared + {load['question']:,} own tokens, {load['output']:,} tokens out"
-    )
-
-
-def table_rows(samples: Sequence[Sample], own: int) -> list[tuple[str, ...]]:
-    """Seed 3's table. own: bytes of one sequence's KV."""
-    first = samples[0].requests_per_s
-    return [
-        (
-            f"{s.sequences:,}",
-            f"{60 * s.requests_per_s:,.1f}",
-            f"{s.requests_per_s / first:.2f}",
-            f"{s.tokens_per_s:,.1f}",
-            f"{s.first_token_s:.3f}",
-            f"{s.request_s:.3f}",
-            f"{s.request_p95_s:.3f}",
-            size(own),
-            size(s.peak),
-        )
-        for s in samples
-    ]
-
-
-def plots(
-    samples: Sequence[Sample], mark: tuple[float, float, str] | None = None
-) -> Iterator[Plot]:
-    """Requests per minute and seconds of a request, by sequences at once."""
-    counts = [s.sequences for s in samples]
-    rates = [60 * s.requests_per_s for s in samples]
-    yield line_plot("Requests per minute", "By sequences at once.", [("all", rates)], counts, mark)
-    times = [("last token", [s.request_s for s in samples]),
-             ("first token", [s.first_token_s for s in samples])]  # fmt: skip
-    yield line_plot("Seconds of a request", "Medians, by sequences at once.", times, counts)
-
-
-def _page(
-    title: str,
-    about: dict[str, Any],
-    said: Sequence[str],
-    samples: Sequence[Sample],
-    own: int,
-    figures: Sequence[Plot],
-) -> str:
-    return page(
-        "sequences",
-        when=datetime.now(),
-        title=title,
-        headline=_headline(about),
-        sentences=said,
-        headers=HEADERS,
-        rows=table_rows(samples, own),
-        plots=figures,
-    )
-
-
-def _print(
-    about: dict[str, Any],
-    said: Sequence[str],
-    samples: Sequence[Sample],
-    own: int,
-    found: Tuned | None = None,
-) -> None:
-    print(_headline(about))
-    table(HEADERS, table_rows(samples, own))
-    print()
-    rows = [
-        (
-            f"{s.sequences:,}",
-            s.requests_per_s,
-            f"{60 * s.requests_per_s:,.1f} requests/min"
-            + (" <-" if found and s.sequences == found.sequences else ""),
-        )
-        for s in samples
-    ]
-    for line in (*text_bars(rows), "", *said):
-        print(line)
+def _config_path(model: str) -> Path:
+    return resolve(model, weights=False) / "config.json"

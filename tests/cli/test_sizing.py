@@ -18,15 +18,16 @@ from preread.app.measuring import bytes_used, device_name, measured_rates
 from preread.capacity.remembered import Remembered
 from preread.capacity.trial import Sample
 from preread.capacity.tuning import Tuned
-from preread.cli import trials
-from preread.cli.pages import page
+from preread.cli import sequences
 from preread.cli.plots import BOTTOM, LEFT, RIGHT, TOP, line_plot, text_bars
+from preread.cli.sampled import HEADERS, Report
 from preread.config import SEQUENCES
 from tests.cli.conftest import one_json
 from tests.cli.test_comparing import Page
 from tests.foreign.made import write_foreign_model
 
 Call = Callable[..., Result]
+WHEN = datetime(2026, 1, 2)
 GPU = ("--machine", "l4")
 SMALL = ("--context", "64", "--question", "8", "--output", "4", "--rounds", "1")
 
@@ -221,7 +222,7 @@ def test_tune_shows_a_plot_and_what_it_kept(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     monkeypatch.setattr(
-        trials, "tune", lambda measure, most, tell: Tuned(2, "flat", samples(10, 20, 20.5))
+        sequences, "tune", lambda measure, most, tell: Tuned(2, "flat", samples(10, 20, 20.5))
     )
     monkeypatch.setenv("PREREAD_ENGINE_MAX_SEQUENCES", "9")
     result = call("tune", *SMALL, "--html", tmp_path / "t.html")
@@ -258,6 +259,9 @@ def test_bench_measures_the_table_of_sequences(call: Call, tmp_path: Path) -> No
         assert row["requests_per_min"] > 0 and row["computed_tokens"] == 8
         assert row["tokens_per_s"] == pytest.approx(4 * row["requests_per_min"] / 60)
         assert 0 < row["first_token_s"] <= row["request_s"] <= row["request_p95_s"]
+        assert row["limit_share"] == pytest.approx(
+            row["requests_per_min"] / row["limit_requests_per_min"]
+        )
         assert row["kv_bytes_per_sequence"] == 16 * value["kv_bytes_per_token"]
     assert value["html"] == str(html)
     table = call("bench", "sequences", "--counts", "1,2", *SMALL, "--html", html).stdout
@@ -292,23 +296,28 @@ def test_wrong_calls_end_with_code_2(call: Call, arguments: list[str], said: str
 
 
 def test_the_page_escapes_and_draws_within_its_frame() -> None:
-    html = page(
-        "sequences",
-        when=datetime(2026, 1, 2),
-        title="<script>",
-        headline="h",
-        sentences=["a & b"],
-        headers=trials.HEADERS,
-        rows=trials.table_rows(samples(10, 20, 30), 4096),
-        plots=list(trials.plots(samples(10, 20, 30), (2, 1200.0, "2"))),
-    )
+    load = {"context": 64, "question": 8, "output": 4}
+    about = {"model": "a/b&c", "dtype": "float32", "machine": "<b>", "load": load}
+    limits = (20.0, 40.0, 60.0)
+    html = Report("<script>", about, samples(10, 20, 30), 4096, limits, ["a & b"], 2).page(WHEN)
     made = Page(html)
+    assert len(made.cells) == 4 * len(HEADERS) and made.cells.count("50%") == 3
     assert "<script>" in made.text and "<script" not in html
     assert "1,800.0" in made.cells and "3.00" in made.cells and "4.0 KiB" in made.cells
+    assert len(made.named("polyline")) == 4 and len(made.named("circle")) == 1
     for line in made.named("polyline"):
         points = [tuple(map(float, p.split(","))) for p in (line["points"] or "").split()]
         assert [x for x, _ in points] == [LEFT, (LEFT + RIGHT) / 2, RIGHT]
         assert all(TOP <= y <= BOTTOM for _, y in points)
+
+
+def test_an_unknown_limit_is_left_open() -> None:
+    load = {"context": 64, "question": 8, "output": 4}
+    about = {"model": "m", "dtype": "float32", "machine": "box", "load": load}
+    report = Report("t", about, samples(10, 20), 4096, (), ())
+    assert [row[3] for row in report.rows()] == ["-", "-"]
+    assert [row["limit_share"] for row in report.to_json()] == [None, None]
+    assert [line.label for line in next(report.plots()).lines] == ["measured"]
 
 
 def test_one_count_is_drawn_too() -> None:
