@@ -105,7 +105,7 @@ def test_evaluation_texts_are_not_in_the_bank() -> None:
     folder = Path(__file__).parents[2] / "training"
     language = " ".join(
         p.read_text(encoding="utf-8")
-        for name in ("bank", "schemas", "words")
+        for name in ("bank", "schemas", "words", "notes", "pages")
         for p in (folder / name).glob("*.txt")
     )
     for name in ("Tarnwick", "Lorimer", "Brightwell", "Kalvex", "Radix"):
