@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from preread.contexts.catalog.base import Catalog
     from preread.engine.local import LocalBackend
     from preread.foreign.backend import ForeignBackend
+    from preread.models.agreement import Agreement
     from preread.tokens.parity import ParityReport
 
 Weights = Literal["load", "random"]
@@ -86,7 +87,13 @@ def check_parity(model: str, *, prompts: int) -> ParityReport:
         from preread.engine.parity import parity, wider
         from preread.models.load import load_model
 
-        loaded = load_model(name, dtype=dtype, device=device, home=config.home)
+        loaded = load_model(
+            name,
+            dtype=dtype,
+            device=device,
+            weights_precision=chosen.weights_precision,
+            home=config.home,
+        )
         return parity(Engine(loaded.decoder, config.engine), wider(loaded), prompts=prompts)
 
     def foreign(_: str) -> ParityReport:
@@ -97,6 +104,26 @@ def check_parity(model: str, *, prompts: int) -> ParityReport:
         return parity(loaded, prompts=prompts)
 
     return _by(config, native, foreign)
+
+
+def check_agreement(model: str, text: str) -> Agreement | None:
+    """How far the configured weights_precision is still the same model, measured on a text. None if
+    it is full."""
+    from preread.models.agreement import measure
+    from preread.models.load import load_model
+
+    config = load_config()
+    chosen = config.model
+    if chosen.weights_precision == "full":
+        return None
+    loaded = load_model(
+        model or chosen.model,
+        dtype=chosen.dtype,
+        device=chosen.device,
+        weights_precision=chosen.weights_precision,
+        home=config.home,
+    )
+    return measure(loaded, text)
 
 
 def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) -> T:
@@ -113,6 +140,12 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
             if wanted == "native":
                 raise
             why = exc.message
+    if config.model.weights_precision != "full":
+        raise ConfigError(
+            f"weights_precision = {config.model.weights_precision!r} is for our own decoder, which "
+            f"does not compute this model: {why.rstrip('.')}.",
+            hint='Set model.weights_precision = "full".',
+        )
     if find_spec("transformers") is None:
         from preread.foreign.readable import readable
         from preread.models.folder import resolve
@@ -138,7 +171,12 @@ def _native(config: Config, weights: Weights) -> Parts:
     _threads(config)
     metrics, chosen = Metrics(), config.model
     loaded = load_model(
-        chosen.model, dtype=chosen.dtype, device=chosen.device, weights=weights, home=config.home
+        chosen.model,
+        dtype=chosen.dtype,
+        device=chosen.device,
+        weights=weights,
+        weights_precision=chosen.weights_precision,
+        home=config.home,
     )
     geometry = Geometry(
         layers=loaded.config.layers,

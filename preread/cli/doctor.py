@@ -34,6 +34,7 @@ def doctor_command(model: str, *, prompts: int, json: bool) -> None:
         lambda: _chunks(config),
         lambda: _resident(config),
         lambda: _model(model, prompts),
+        lambda: _agreement(model),
     )
     findings = []
     for check in checks:
@@ -138,6 +139,18 @@ def _model(model: str, prompts: int) -> list[Finding]:
     findings = [Finding("model", True, described), *notes]
     findings.append(Finding("fingerprint", None, info.fingerprint))
     return [*findings, *([_parity(model, prompts)] if prompts else [])]
+
+
+def _agreement(model: str) -> list[Finding]:
+    """What weights_precision changes, on a page of plain English."""
+    from preread.app.compose import check_agreement
+    from preread.cli.demo import demo_folder
+
+    if load_config().model.weights_precision == "full":
+        return []
+    pages = sorted(demo_folder().glob("*.md"))
+    measured = check_agreement(model, "\n\n".join(p.read_text(encoding="utf-8") for p in pages))
+    return [Finding("agreement", None, str(measured))]
 
 
 def _parity(model: str, prompts: int) -> Finding:

@@ -12,6 +12,7 @@ import torch
 from preread.engine.engine import Engine
 from preread.errors import EngineError, UsageError
 from preread.kernels.attention import attend_causal
+from preread.kernels.int8 import rounded
 from preread.models.decoder import PackedDecoder
 from preread.models.interface import Decoder
 from preread.models.load import LoadedModel
@@ -97,5 +98,9 @@ def wider(model: LoadedModel) -> PackedDecoder:
             "Random weights cannot be read again in a wider type.", hint="Use real weights."
         )
     dtype = torch.float64 if model.dtype == "float32" else torch.float32
-    tensors = Checkpoint(model.folder, model.config).load(dtype, model.decoder.device)
-    return PackedDecoder(model.config, tensors)
+    checkpoint, device = Checkpoint(model.folder, model.config), model.decoder.device
+    if model.weights_precision == "full":
+        return PackedDecoder(model.config, checkpoint.load(dtype, device))
+    tensors = checkpoint.load(getattr(torch, model.dtype), device)  # what was quantised
+    wide = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    return PackedDecoder(model.config, wide, rounded)

@@ -6,11 +6,12 @@ positions are explicit, and attention is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 
 import torch
 from torch.nn import functional as F
 
+from preread.kernels.linear import MakeLinear, PlainLinear
 from preread.kernels.norm import rms_norm
 from preread.kernels.rope import inverse_frequencies, rope_angles
 from preread.models.config import ModelConfig
@@ -21,13 +22,20 @@ from preread.models.layers import Layer, attention_block, mlp_block
 class PackedDecoder:
     """Weights on a device and the forward pass over them. No gradients: the tensors need none."""
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> None:
-        """tensors: named and shaped by `layers.layout`, all of one dtype on one device."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: MutableMapping[str, torch.Tensor],
+        linear: MakeLinear = PlainLinear,
+    ) -> None:
+        """tensors: named and shaped by `layers.layout`, all of one dtype on one device; they are
+        taken out as they are used. linear: the form in which the products keep their weights; a
+        tied head that keeps another than the plain one is a copy of the embeddings."""
         self.config = config
-        self._embed = tensors["embed"]
-        self._head = tensors["embed"] if config.tied else tensors["head"]
-        self._norm = tensors["norm"]
-        self._layers = tuple(Layer.of(tensors, i, config) for i in range(config.layers))
+        self._embed = tensors.pop("embed")
+        self._head = linear(self._embed if config.tied else tensors.pop("head"), None)
+        self._norm = tensors.pop("norm")
+        self._layers = tuple(Layer.of(tensors, i, config, linear) for i in range(config.layers))
         self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(self.device)
 
     @property
@@ -76,4 +84,4 @@ class PackedDecoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[R, E] -> [R, V] float32."""
-        return F.linear(hidden, self._head).float()
+        return self._head(hidden).float()

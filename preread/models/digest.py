@@ -100,16 +100,21 @@ def _locked(path: Path) -> Iterator[None]:
 _NOT_KV = {"vocab_size", "max_positions", "tied", "bos_id", "eos_ids", "dtype", "rope"}
 
 
-def model_fingerprint_parts(config: ModelConfig, weights: str, dtype: str) -> dict[str, str | int]:
+def model_fingerprint_parts(
+    config: ModelConfig, weights: str, dtype: str, precision: str = "full"
+) -> dict[str, str | int]:
     """Everything that makes KV what it is, canonical and flat, for `store.keys.fingerprint`.
 
-    weights: `weights_digest`, or a name of the recipe for random ones; dtype: of the computation.
+    weights: `weights_digest`, or a name of the recipe for random ones; dtype: of the computation;
+    precision: of the weights in the products, see `load.PRECISIONS`.
     """
     parts: dict[str, str | int] = {
         "weights": weights,
         "dtype": dtype,
         "layout": "k after rope, half-split",
     }
+    if precision != "full":  # absent otherwise: what is stored stays valid
+        parts["weights precision"] = precision
     for field in fields(config):
         if field.name not in _NOT_KV:
             parts[field.name] = _plain(getattr(config, field.name))

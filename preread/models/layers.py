@@ -7,12 +7,12 @@ are stacked in it. Loading, random initialisation, sizing and the test models al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
+from preread.kernels.linear import Linear, MakeLinear
 from preread.kernels.mlp import swiglu
 from preread.kernels.norm import rms_norm
 from preread.kernels.rope import rotate
@@ -91,27 +91,41 @@ class Layer:
 
     attn_norm: torch.Tensor
     mlp_norm: torch.Tensor
-    qkv: torch.Tensor
-    out: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
-    qkv_bias: torch.Tensor | None = None
-    out_bias: torch.Tensor | None = None
-    gate_up_bias: torch.Tensor | None = None
-    down_bias: torch.Tensor | None = None
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear
     qk_norm: torch.Tensor | None = None
 
     @staticmethod
-    def of(tensors: Mapping[str, torch.Tensor], index: int, config: ModelConfig) -> Layer:
-        """Layer `index` of tensors named by `layout`."""
-        own = {
-            f.name: t for f in fields(Layer) if (t := tensors.get(f"{index}.{f.name}")) is not None
-        }
+    def of(
+        tensors: MutableMapping[str, torch.Tensor],
+        index: int,
+        config: ModelConfig,
+        linear: MakeLinear,
+    ) -> Layer:
+        """Layer `index` of tensors named by `layout`, which are taken out: `linear` may keep them
+        in another form, and there must never be two copies of the model."""
+
+        def take(name: str) -> torch.Tensor:
+            return tensors.pop(f"{index}.{name}")
+
+        def product(name: str) -> Linear:
+            return linear(take(name), tensors.pop(f"{index}.{name}_bias", None))
+
+        qk_norm = None
         if config.qk_norm:
-            q, k = tensors[f"{index}.q_norm"], tensors[f"{index}.k_norm"]
-            heads = (q.expand(config.heads, -1), k.expand(config.kv_heads, -1))
-            own["qk_norm"] = torch.cat(heads)
-        return Layer(**own)
+            q, k = take("q_norm"), take("k_norm")
+            qk_norm = torch.cat((q.expand(config.heads, -1), k.expand(config.kv_heads, -1)))
+        return Layer(
+            attn_norm=take("attn_norm"),
+            mlp_norm=take("mlp_norm"),
+            qkv=product("qkv"),
+            out=product("out"),
+            gate_up=product("gate_up"),
+            down=product("down"),
+            qk_norm=qk_norm,
+        )
 
 
 def attention_block(
@@ -124,19 +138,17 @@ def attention_block(
 ) -> torch.Tensor:
     """x [T, E], angles from `rope_angles` -> what attention adds to x, [T, E]."""
     tokens, heads, kv_heads = x.shape[0], config.heads, config.kv_heads
-    h = F.linear(rms_norm(x, layer.attn_norm, config.norm_eps), layer.qkv, layer.qkv_bias)
+    h = layer.qkv(rms_norm(x, layer.attn_norm, config.norm_eps))
     h = h.view(tokens, heads + 2 * kv_heads, config.head_dim)
     qk, v = h.split_with_sizes((heads + kv_heads, kv_heads), dim=1)
     if layer.qk_norm is not None:
         qk = rms_norm(qk, layer.qk_norm, config.norm_eps)
     q, k = rotate(qk, *angles).split_with_sizes((heads, kv_heads), dim=1)
     attended = attend(index, q, k, v)
-    return F.linear(attended.reshape(tokens, heads * config.head_dim), layer.out, layer.out_bias)
+    return layer.out(attended.reshape(tokens, heads * config.head_dim))
 
 
 def mlp_block(config: ModelConfig, layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """x [T, E] -> what the MLP adds to x, [T, E]."""
     h = rms_norm(x, layer.mlp_norm, config.norm_eps)
-    return F.linear(
-        swiglu(F.linear(h, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias
-    )
+    return layer.down(swiglu(layer.gate_up(h)))

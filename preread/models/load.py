@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from preread.errors import ConfigError
+from preread.kernels.int8 import int8
+from preread.kernels.linear import MakeLinear, PlainLinear, pack
 from preread.models.chat import ChatTemplate
 from preread.models.config import DTYPES, ModelConfig, read_config
 from preread.models.decoder import PackedDecoder
@@ -18,6 +20,8 @@ from preread.models.text import Text, load_text
 from preread.models.tokenizer import Tokenizer
 from preread.models.weights import Checkpoint, random_tensors
 
+# Of the weights in matrix products: full: as in dtype; int8: eight bits, a scale for every row.
+PRECISIONS = ("full", "int8")
 # Tokens that models were measured to read well, by RULER's criterion (Hsieh et al. 2024 and its
 # public table; Qwen3's technical report). Sought in the given name.
 _EFFECTIVE = (
@@ -33,7 +37,7 @@ _EFFECTIVE = (
 class LoadedModel:
     """fingerprint_parts: for `store.keys.fingerprint`; effective_context: tokens that the model is
     known to read well, None if nobody measured; dtype: of the computation and so of the KV;
-    stop_ids: tokens that end an answer."""
+    stop_ids: tokens that end an answer; weights_precision: one of PRECISIONS."""
 
     decoder: PackedDecoder
     tokenizer: Tokenizer
@@ -44,6 +48,7 @@ class LoadedModel:
     effective_context: int | None
     dtype: str
     stop_ids: frozenset[int]
+    weights_precision: str = "full"
 
     @property
     def text(self) -> Text:
@@ -56,6 +61,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     weights: str = "load",
+    weights_precision: str = "full",
     home: Path | None = None,
     seed: int = 0,
 ) -> LoadedModel:
@@ -63,13 +69,15 @@ def load_model(
 
     dtype: "auto" or a name, see `choose_dtype`; device: "auto", "cpu", "cuda" or "cuda:1"; weights:
     "load" or "random" (right shapes, drawn from `seed`, for benchmarks; only the text side is then
-    fetched); home: where the digest of the weights is remembered, None: nowhere.
+    fetched); weights_precision: "full", or "int8" (CPU only) for products over weights in eight
+    bits; home: where the digest of the weights is remembered, None: nowhere.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError.
     """
     if weights not in ("load", "random"):
         raise ConfigError(f"weights = {weights!r}.", hint='Give "load" or "random".')
     place = choose_device(device)
+    linear = choose_linear(weights_precision, place)
     folder = resolve(name, weights=False)
     config = read_config(folder)  # refuse before anything large is fetched
     if weights == "random":
@@ -87,16 +95,33 @@ def load_model(
         tensors = checkpoint.load(getattr(torch, computed), place)
     tokenizer, chat, eos = load_text(folder)
     return LoadedModel(
-        decoder=PackedDecoder(config, tensors),
+        decoder=PackedDecoder(config, tensors, linear),
         tokenizer=tokenizer,
         chat=chat,
         config=config,
         folder=folder,
-        fingerprint_parts=model_fingerprint_parts(config, digest, computed),
+        fingerprint_parts=model_fingerprint_parts(config, digest, computed, weights_precision),
         effective_context=effective_context(name, folder, config.max_positions),
         dtype=computed,
         stop_ids=frozenset(config.eos_ids) | ({eos} if eos is not None else frozenset()),
+        weights_precision=weights_precision,
     )
+
+
+def choose_linear(precision: str, device: torch.device) -> MakeLinear:
+    """How products keep their weights. Raises ConfigError."""
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"weights_precision = {precision!r}.", hint=f"Give one of {', '.join(PRECISIONS)}."
+        )
+    if precision == "full":
+        return pack if device.type == "cpu" else PlainLinear
+    if device.type != "cpu":
+        raise ConfigError(
+            f"weights_precision = {precision!r} is for the CPU, not for {device.type}.",
+            hint='Use --device cpu, or "full".',
+        )
+    return int8
 
 
 def choose_device(name: str) -> torch.device:

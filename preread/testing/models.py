@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from preread.kernels.linear import MakeLinear, pack
 from preread.models.config import Family, read_config
 from preread.models.decoder import PackedDecoder
 from preread.models.detokenizer import byte_alphabet
@@ -118,12 +119,16 @@ def write_byte_tokenizer(path: Path, template: str | None = CHATML) -> None:
 
 
 def load_decoder(
-    path: Path, dtype: str = "float32", device: str | torch.device = "cpu"
+    path: Path,
+    dtype: str = "float32",
+    device: str | torch.device = "cpu",
+    linear: MakeLinear = pack,
 ) -> PackedDecoder:
-    """The decoder of a model folder, without text, identity or home."""
+    """The decoder of a model folder, without text, identity or home. linear: the form of its
+    products, by default the one that `load_model` takes."""
     config = read_config(path)
     tensors = Checkpoint(path, config).load(getattr(torch, dtype), torch.device(device))
-    return PackedDecoder(config, tensors)
+    return PackedDecoder(config, tensors, linear)
 
 
 class NaiveAttend:

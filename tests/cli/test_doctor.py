@@ -22,6 +22,17 @@ def test_a_sound_machine(call: Callable[..., Result], home: Path) -> None:
     assert found["search"]["ok"] and found["home"]["ok"]
 
 
+def test_what_eight_bits_change_is_measured(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREREAD_MODEL_WEIGHTS_PRECISION", "int8")
+    monkeypatch.setenv("PREREAD_MODEL_DEVICE", "cpu")
+    value = one_json(call("doctor", "--prompts", "4", "--json"))
+    found = {finding["what"]: finding["detail"] for finding in value["findings"]}
+    assert "int8 weights against full ones, 512 tokens" in found["agreement"]
+    assert value["ok"] and "cached = uncached" in found["parity"]
+
+
 def test_a_model_that_breaks_law_1_is_told(
     call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,3 +117,5 @@ def test_parts_name_what_makes_kv_and_nothing_else(tmp_path: Path) -> None:
     config = read_config(tmp_path / "m")
     assert model_fingerprint_parts(config, "w", "bfloat16") != base
     assert model_fingerprint_parts(config, "v", "float32") != base
+    assert model_fingerprint_parts(config, "w", "float32", "int8") != base
+    assert model_fingerprint_parts(config, "w", "float32", "full") == base

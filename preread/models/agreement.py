@@ -1,0 +1,87 @@
+"""How far weights of lower precision are the same model: measured on a text, not assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from preread.errors import UsageError
+from preread.kernels.attention import attend_causal
+from preread.models.decoder import PackedDecoder
+from preread.models.interface import Decoder
+from preread.models.load import LoadedModel, choose_linear
+from preread.models.weights import Checkpoint
+
+TOKENS = 512  # read, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of two models over one text, at every token of it. equal: places where both would write the
+    same token; clear, clear_equal: the same among places where the full model's best token leads
+    by more than `error`, the root mean square of what quantising moved its lead; divergence: mean
+    Kullback-Leibler divergence from the full model in nats."""
+
+    precision: str
+    tokens: int
+    equal: int
+    clear: int
+    clear_equal: int
+    error: float
+    divergence: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision} weights against full ones, {self.tokens} tokens of text: greedy "
+            f"token equal at {self.equal / self.tokens:.1%}, at "
+            f"{self.clear_equal / max(1, self.clear):.1%} of the {self.clear / self.tokens:.0%} "
+            f"where the lead exceeds the error; mean KL {self.divergence:.2e} nats"
+        )
+
+
+def measure(model: LoadedModel, text: str) -> Agreement:
+    """Compare a model whose weights were quantised with itself in full precision. Needs memory for
+    both. Raises UsageError for random weights or a text of fewer than two tokens."""
+    if str(model.fingerprint_parts["weights"]).startswith("random:"):
+        raise UsageError("Random weights cannot be read again.", hint="Use real weights.")
+    ids = model.tokenizer.prompt_tokens(text)[:TOKENS]
+    if len(ids) < 2:
+        raise UsageError("There is no text to compare on.", hint="Give a longer text.")
+    dtype, device = getattr(torch, model.dtype), model.decoder.device
+    tensors = Checkpoint(model.folder, model.config).load(dtype, device)
+    full = PackedDecoder(model.config, tensors, choose_linear("full", device))
+    tokens = torch.from_numpy(np.asarray(ids, np.int64)).to(device)
+    return compare(logits(full, tokens), logits(model.decoder, tokens), model.weights_precision)
+
+
+@torch.inference_mode()
+def logits(decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
+    """One whole pass without a cache: tokens int64 [T] -> float32 [T, V]."""
+
+    def attend(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attend_causal(q[None], k[None], v[None], decoder.head_dim**-0.5)[0][0]
+
+    positions = torch.arange(len(tokens), device=tokens.device)
+    return decoder.logits(decoder.hidden(tokens, positions, attend))
+
+
+def compare(full: torch.Tensor, other: torch.Tensor, precision: str) -> Agreement:
+    """full, other: logits [T, V] at the same places of the same text."""
+    best = full.topk(2, dim=-1)
+    lead = best.values[:, 0] - best.values[:, 1]
+    pair = other.gather(1, best.indices)
+    error = float((pair[:, 0] - pair[:, 1] - lead).square().mean().sqrt())
+    same, clear = other.argmax(-1) == best.indices[:, 0], lead > error
+    log_full, log_other = full.log_softmax(-1), other.log_softmax(-1)
+    divergence = (log_full.exp() * (log_full - log_other)).sum(-1).mean()
+    return Agreement(
+        precision=precision,
+        tokens=len(full),
+        equal=int(same.sum()),
+        clear=int(clear.sum()),
+        clear_equal=int((same & clear).sum()),
+        error=error,
+        divergence=float(divergence),
+    )

@@ -1,0 +1,153 @@
+"""Weights in eight bits: law 1 against the rounded weights, law 2 between precisions, and what the
+rounding itself changes, measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import preread
+from preread.app.compose import check_agreement, check_parity
+from preread.engine.engine import Engine
+from preread.engine.parity import parity, wider
+from preread.errors import ConfigError, UsageError
+from preread.kernels.linear import PlainLinear, pack
+from preread.models.agreement import compare, logits, measure
+from preread.models.load import choose_linear, load_model
+from preread.testing.models import forward, load_decoder, write_tiny_model
+from tests.foreign.made import write_foreign_model
+from tests.parity.conftest import FAMILIES, WIDER
+from tests.parity.tools import CONFIG
+
+KNOB = "PREREAD_MODEL_WEIGHTS_PRECISION"
+TOKENS = np.arange(300, dtype=np.int32) % 250
+
+
+@pytest.fixture
+def int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KNOB, "int8")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_law_1_holds_for_rounded_weights(
+    folders: dict[str, Path], family: str, dtype: str, home: Path
+) -> None:
+    model = load_model(
+        str(folders[family]), dtype=dtype, device="cpu", weights_precision="int8", home=home
+    )
+    report = parity(Engine(model.decoder, CONFIG), wider(model), prompts=12)
+    print(report)
+    assert report.ok, report
+    assert report.exempt < 0.8 * report.steps
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_and_plain_products_make_the_same_model(
+    folders: dict[str, Path], family: str, dtype: str
+) -> None:
+    rows = [list(range(1, 40)), [7], [1, 2]]
+    wide, plain, packed = (
+        torch.cat(forward(load_decoder(folders[family], kind, linear=made), rows)).double()
+        for kind, made in ((WIDER[dtype], PlainLinear), (dtype, PlainLinear), (dtype, pack))
+    )
+    error, packed_error = (float((x - wide).square().mean().sqrt()) for x in (plain, packed))
+    assert packed_error <= 1.25 * error + 1e-6
+
+
+def test_kv_of_one_precision_is_never_read_by_another(
+    folders: dict[str, Path], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(precision: str) -> tuple[str, int, tuple[str, ...]]:
+        monkeypatch.setenv(KNOB, precision)
+        with preread.open(str(folders["qwen3"]), dtype="float32", device="cpu") as engine:
+            made = engine.prefill(TOKENS)
+            return engine.info.fingerprint, made.reused_tokens, made.chunk_keys
+
+    full, eight = built("full"), built("int8")
+    assert full[0] != eight[0] and not set(full[2]) & set(eight[2])
+    assert full[1] == eight[1] == 0
+    assert built("full")[1] > 250 and built("int8")[1] > 250  # each finds its own again
+
+
+def test_the_knob_as_it_was_changes_no_fingerprint(folders: dict[str, Path]) -> None:
+    parts = load_model(str(folders["qwen3"]), dtype="float32", device="cpu").fingerprint_parts
+    assert not any("precision" in name for name in parts)
+
+
+@pytest.mark.usefixtures("int8", "home")
+def test_the_check_of_law_1_takes_the_configured_precision(folders: dict[str, Path]) -> None:
+    assert check_parity(str(folders["qwen3"]), prompts=8).ok
+
+
+@pytest.mark.usefixtures("int8", "home")
+def test_agreement_is_measured(folders: dict[str, Path]) -> None:
+    found = check_agreement(str(folders["llama2"]), "The warranty ends after two years. " * 4)
+    assert found is not None and found.tokens > 100 and found.precision == "int8"
+    assert 0.5 < found.equal / found.tokens <= 1 and 0 < found.divergence < 0.1
+    assert "int8" in str(found) and "KL" in str(found)
+
+
+@pytest.mark.usefixtures("home")
+def test_full_weights_have_nothing_to_agree_with(folders: dict[str, Path]) -> None:
+    assert check_agreement(str(folders["llama2"]), "x") is None
+
+
+def test_what_agreement_counts() -> None:
+    full = torch.tensor([[9.0, 0.0, 0.0], [0.1, 0.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+    other = full.clone()
+    other[1, 1], other[2, 1] = 0.4, 6.0
+    found = compare(full, other, "int8")
+    assert (found.tokens, found.equal) == (4, 2)
+    assert found.error == pytest.approx(((0.4**2 + 6**2) / 4) ** 0.5)
+    assert (found.clear, found.clear_equal) == (3, 2)
+    exact = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=full), torch.distributions.Categorical(logits=other)
+    )
+    assert found.divergence == pytest.approx(float(exact.mean()), rel=1e-4)
+
+
+def test_agreement_has_the_engine_s_logits(folders: dict[str, Path]) -> None:
+    decoder = load_decoder(folders["llama3"])
+    [expected] = forward(decoder, [list(range(50))])
+    torch.testing.assert_close(logits(decoder, torch.arange(50)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_agreement_needs_weights_and_a_text(folders: dict[str, Path]) -> None:
+    name, options = str(folders["llama2"]), {"device": "cpu", "weights_precision": "int8"}
+    with pytest.raises(UsageError, match="Random weights"):
+        measure(load_model(name, weights="random", **options), "text")
+    with pytest.raises(UsageError, match="no text"):
+        measure(load_model(name, **options), "")
+
+
+def test_an_unknown_precision_and_the_wrong_device_are_told() -> None:
+    with pytest.raises(ConfigError, match="int4") as found:
+        choose_linear("int4", torch.device("cpu"))
+    assert "full, int8" in str(found.value.hint)
+    with pytest.raises(ConfigError, match="for the CPU"):
+        choose_linear("int8", torch.device("cuda"))
+    assert choose_linear("full", torch.device("cuda")) is PlainLinear
+
+
+@pytest.mark.usefixtures("int8", "home")
+def test_a_model_of_transformers_says_that_it_cannot(tmp_path: Path) -> None:
+    folder = write_foreign_model(tmp_path / "m", "mistral")
+    with pytest.raises(ConfigError, match=r"own decoder.*sliding_window"):
+        preread.open(str(folder), dtype="float32")
+
+
+def test_a_tied_head_is_quantised_and_the_embedding_is_not(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "m", "qwen2")
+    made = {
+        precision: load_model(str(folder), device="cpu", weights_precision=precision).decoder
+        for precision in ("full", "int8")
+    }
+    assert torch.equal(made["full"]._embed, made["int8"]._embed)
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    error = (made["full"].logits(x) - made["int8"].logits(x)).abs().max()
+    assert 0 < float(error) < 0.05 * float(made["full"].logits(x).abs().max())
