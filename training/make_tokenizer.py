@@ -44,8 +44,8 @@ def open_bank(strict: bool = False) -> Bank:
     """The bank and the notes, checked against the types that a world can draw."""
     types = world_types()
     bank = load_bank(types, strict)
-    notes = load_notes(types, bank.synonyms, strict)
-    pages = load_pages(types, bank.synonyms, strict)
+    notes = load_notes(types, strict)
+    pages = load_pages(types, strict)
     told = (*bank.policies, *notes)
     written = (*told, *(block for page in pages for block in page.notes))
     words = set().union(*(stems(t.source) for block in written for t in block.statements))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from training.bank import BankError, Block, Page, Question, SlotType
 from training.templates import (
-    Synonyms,
     Template,
     compile_template,
     is_held_out_template,
@@ -28,6 +27,7 @@ PAGES = Path(__file__).parent / "pages"
 _SLOT = re.compile(r"\{(\w+):([^{}]*)\}")
 _LINE = re.compile(r"(\w+)\s*(?:=\s*([^:]*\S)\s*)?:\s+(\S.*)")
 _PLAIN = make_synonyms([])
+"""Notes stand as they were written; synonyms that fit in most sentences garble some."""
 Line = tuple[str, str]
 """(origin, text)"""
 
@@ -61,9 +61,7 @@ def _slots(passage: str, types: frozenset[str]) -> dict[str, SlotType]:
     return slots
 
 
-def _question(
-    text: str, slots: dict[str, SlotType], source: str, syn: Synonyms
-) -> Question | Template:
+def _question(text: str, slots: dict[str, SlotType], source: str) -> Question | Template:
     """One line after the passage: a question, or the text of an unanswered one."""
     match = _LINE.fullmatch(text)
     if not match:
@@ -72,7 +70,7 @@ def _question(
     if "{" in asked:
         raise BankError("a question may not hold a slot")
     if name == "none":
-        return compile_template(asked, syn)
+        return compile_template(asked, _PLAIN)
     if name not in slots:
         raise BankError(f"no slot {name!r} in the passage")
     answer = compile_template(form or f"{{{name}}}", _PLAIN)
@@ -80,10 +78,10 @@ def _question(
         raise BankError(f"the answer {answer.source!r} is no piece of the passage")
     if f"{{{name}}}" not in answer.source:
         raise BankError(f"the answer {answer.source!r} does not hold its slot")
-    return Question(name, answer, compile_template(asked, syn), frozenset())
+    return Question(name, answer, compile_template(asked, _PLAIN), frozenset())
 
 
-def _build(group: Sequence[Line], types: frozenset[str], syn: Synonyms) -> Block:
+def _build(group: Sequence[Line], types: frozenset[str]) -> Block:
     origin, passage = group[0]
     passage = passage.replace("\\n", "\n")
     at = origin  # of the line at fault
@@ -94,7 +92,7 @@ def _build(group: Sequence[Line], types: frozenset[str], syn: Synonyms) -> Block
         unanswered: list[Template] = []
         for line, text in group[1:]:
             at = line
-            made = _question(text, slots, source, syn)
+            made = _question(text, slots, source)
             if isinstance(made, Question):
                 questions.append(made)
             else:
@@ -106,14 +104,14 @@ def _build(group: Sequence[Line], types: frozenset[str], syn: Synonyms) -> Block
     except BankError as error:
         raise BankError(f"{at}: {error}") from error
     name = f"note_{origin.replace('.txt:', '_')}"
-    statement = compile_template(source, syn)
+    statement = compile_template(source, _PLAIN)
     return Block(
         "note", name, origin, slots, (statement,), tuple(questions), unanswered=tuple(unanswered)
     )
 
 
 def load_notes(
-    types: frozenset[str], syn: Synonyms, strict: bool = True, folder: Path = HERE
+    types: frozenset[str], strict: bool = True, folder: Path = HERE
 ) -> tuple[Block, ...]:
     """All notes of a folder.
 
@@ -121,12 +119,12 @@ def load_notes(
         BankError: a faulty block when `strict`; otherwise it is left out and named on standard
             output.
     """
-    pages = load_pages(types, syn, strict, folder)
+    pages = load_pages(types, strict, folder)
     return tuple(note for page in pages for note in page.notes)
 
 
 def load_pages(
-    types: frozenset[str], syn: Synonyms, strict: bool = True, folder: Path = PAGES
+    types: frozenset[str], strict: bool = True, folder: Path = PAGES
 ) -> tuple[Page, ...]:
     """All pages of a folder; notes before a file's first `@page` are pages without title.
 
@@ -134,11 +132,11 @@ def load_pages(
         BankError: as `load_notes`.
     """
     return tuple(
-        page for path in sorted(folder.glob("*.txt")) for page in _pages(path, types, syn, strict)
+        page for path in sorted(folder.glob("*.txt")) for page in _pages(path, types, strict)
     )
 
 
-def _pages(path: Path, types: frozenset[str], syn: Synonyms, strict: bool) -> Iterator[Page]:
+def _pages(path: Path, types: frozenset[str], strict: bool) -> Iterator[Page]:
     title, begun, notes = "", path.name, list[Block]()
     for group in _groups(path):
         origin, first = group[0]
@@ -151,7 +149,7 @@ def _pages(path: Path, types: frozenset[str], syn: Synonyms, strict: bool) -> It
                     raise BankError(f"{origin}: a page needs a title: `@page a rowing club`")
                 group = group[1:]
             if group:
-                notes.append(_build(group, types, syn))
+                notes.append(_build(group, types))
         except BankError as error:
             if strict:
                 raise
@@ -170,7 +168,7 @@ def main() -> None:
 
     types = world_types()
     for name in sys.argv[1:]:
-        pages = list(_pages(Path(name), types, _PLAIN, False))
+        pages = list(_pages(Path(name), types, False))
         blocks = [block for page in pages for block in page.notes]
         asked = sum(len(block.questions) for block in blocks)
         titled = sum(bool(page.title) for page in pages)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import shipped
 from training.bank import Bank, BankError, load_bank
-from training.make_tokenizer import open_bank
 from training.templates import compile_template, make_synonyms
 from training.world import World
 
@@ -55,7 +55,7 @@ def test_a_line_outside_of_any_block_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_bank_holds_blocks_of_every_kind() -> None:
-    bank = open_bank()
+    bank = shipped.bank()
     assert (
         len(bank.policies) > 100
         and len(bank.facts) > 50
@@ -77,7 +77,7 @@ def test_synonyms_respect_the_article_before_them() -> None:
 def test_every_type_of_the_readme_can_be_drawn() -> None:
     import random
 
-    world = World(random.Random(1), open_bank())
+    world = World(random.Random(1), shipped.bank())
     readme = (Path(__file__).parents[2] / "training" / "bank" / "README.md").read_text(
         encoding="utf-8"
     )

@@ -1,25 +1,18 @@
 """What every generated conversation must keep."""
 
 import random
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
-from training.bank import Bank
+from tests.training.shipped import bank
 from training.chat_format import CHAT_TEMPLATE, render
 from training.documents import Conversation, Message, Plan, make_conversation
 from training.handbooks import loose, normal
-from training.make_tokenizer import open_bank
 from training.unit import NOT_STATED
 from training.values import CLOSED, Values, is_held_out
 
 COPIED = {"note", "page", "policy", "schema", "event", "fact", "two-hop", "comparison"}
-
-
-@lru_cache
-def bank() -> Bank:
-    return open_bank()
 
 
 def conversations(count: int, held_out: bool = False, skill: str = "") -> list[Conversation]:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import shipped
 from training.bank import BankError
-from training.make_tokenizer import open_bank, world_types
+from training.make_tokenizer import world_types
 from training.notes import PAGES, load_notes, load_pages
 from training.skills.pages import page
 from training.skills.rename import Renaming, draw, stems
 from training.skills.told import note
-from training.templates import make_synonyms
 from training.unit import NOT_STATED
 from training.world import World
 
@@ -25,7 +25,7 @@ none: Who cleans the hall?
 
 def load(folder: Path, text: str, strict: bool = True) -> list[str]:
     (folder / "x.txt").write_text(text, encoding="utf-8")
-    notes = load_notes(world_types(), make_synonyms([]), strict, folder)
+    notes = load_notes(world_types(), strict, folder)
     return [statement.source for block in notes for statement in block.statements]
 
 
@@ -60,7 +60,7 @@ def test_a_faulty_note_is_left_out_and_named(
 
 
 def test_the_shipped_notes_are_without_fault() -> None:
-    assert len(load_notes(world_types(), make_synonyms([]))) > 1000
+    assert len(load_notes(world_types())) > 1000
 
 
 def test_words_are_exchanged_alike_in_passage_and_question() -> None:
@@ -83,7 +83,7 @@ def test_only_words_that_a_question_uses_are_sure_to_be_exchanged() -> None:
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_answers_stand_in_the_passage_also_after_the_exchange(held_out: bool) -> None:
-    bank, checked = open_bank(), 0
+    bank, checked = shipped.bank(), 0
     for seed in range(150):
         world = World(random.Random(seed), bank, held_out)
         world.renamed = 1.0
@@ -111,19 +111,19 @@ day: On which day does the chess club meet?
 
 def test_a_page_is_a_run_of_notes(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text(PAGE, encoding="utf-8")
-    pages = load_pages(world_types(), make_synonyms([]), True, tmp_path)
+    pages = load_pages(world_types(), True, tmp_path)
     assert [(p.title, len(p.notes)) for p in pages] == [("a swimming club", 1), ("a chess club", 1)]
     (tmp_path / "x.txt").write_text(PAGE.replace(" a chess club", ""), encoding="utf-8")
     with pytest.raises(BankError, match="a page needs a title"):
-        load_pages(world_types(), make_synonyms([]), True, tmp_path)
+        load_pages(world_types(), True, tmp_path)
 
 
 def test_the_shipped_pages_are_without_fault() -> None:
-    assert len(load_pages(world_types(), make_synonyms([]), True, PAGES)) > 50
+    assert len(load_pages(world_types(), True, PAGES)) > 50
 
 
 def test_what_a_page_leaves_out_is_not_stated() -> None:
-    bank, missed = open_bank(), 0
+    bank, missed = shipped.bank(), 0
     for seed in range(60):
         world = World(random.Random(seed), bank)
         unit = page(world)
@@ -139,7 +139,7 @@ def test_what_a_page_leaves_out_is_not_stated() -> None:
 
 
 def test_a_page_fits_the_room_that_is_left() -> None:
-    bank = open_bank()
+    bank = shipped.bank()
     sizes = []
     for room in (600, 10_000):
         world = World(random.Random(3), bank)

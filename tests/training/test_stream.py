@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from tests.training import shipped
 from training.batches import Sequence, pack
-from training.make_tokenizer import open_bank
 from training.stream import PHASES, Maker
 
 READER = Path(__file__).parents[2] / "preread" / "assets" / "reader"
@@ -38,7 +38,7 @@ def test_a_word_has_the_same_pieces_with_and_without_a_space() -> None:
 
 def test_only_answers_carry_full_weight() -> None:
     made = tokenizer()
-    for row in Maker(open_bank(), made, 5).sequences(PHASES[0], 4):
+    for row in Maker(shipped.bank(), made, 5).sequences(PHASES[0], 4):
         assert len(row.tokens) == len(row.weights) == len(row.branches)
         assert 0.003 < (row.weights > 0).mean() < 0.6
         answer = made.decode(row.tokens[row.weights > 0].tolist(), skip_special_tokens=False)
@@ -46,7 +46,7 @@ def test_only_answers_carry_full_weight() -> None:
 
 
 def test_a_batch_is_filled_and_nothing_is_shown_twice() -> None:
-    maker = Maker(open_bank(), tokenizer(), 5)
+    maker = Maker(shipped.bank(), tokenizer(), 5)
     first, second = (maker.batch(PHASES[0], 16_384) for _ in range(2))
     for batch in (first, second):
         padding = batch.layout.sequence == batch.layout.sequence[-1]
@@ -75,7 +75,7 @@ def test_batches_never_predict_across_sequences() -> None:
 def test_every_question_but_a_follow_up_opens_a_branch() -> None:
     made = tokenizer()
     found = 0
-    for row in Maker(open_bank(), made, 8).sequences(PHASES[0], 20):
+    for row in Maker(shipped.bank(), made, 8).sequences(PHASES[0], 20):
         if not row.branches.any():
             continue
         found += 1

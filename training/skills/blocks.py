@@ -132,7 +132,7 @@ class Instance:
         self.values = draw_values(block, world, keep)
         self.nouns = swaps(block, world)
         template = pick_template(block.statements, world, world.rng)
-        self.rate = world.rate * (0.3 if block.kind == "note" else 1.0)
+        self.rate = world.rate
         self.original = articles(template.render(self.values, world.rng, self.rate, self.nouns))
         self.renaming = _renaming(block, self.original, world) if renaming is None else renaming
         self.text = articles(self.renaming(self.original))
