@@ -15,6 +15,7 @@ import numpy as np
 
 from preread.engine.arena import Run
 from preread.engine.prefix import PrefixTree, Segment, fork
+from preread.tokens.ragged import distinct
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
@@ -46,7 +47,9 @@ class Branches:
         self._items: dict[int, Branch] = {}
         self._numbers: dict[tuple[int, int], int] = {}
         self._next = 0
-        self._spans: tuple[tuple[int, ...], list[int], list[Span]] = ((), [], [])
+        self._spans: tuple[tuple[int, ...], Int64Array, list[Span]] = (
+            (), np.empty(0, np.int64), [],
+        )  # fmt: skip
 
     def __getitem__(self, number: int) -> Branch:
         return self._items[number]
@@ -63,25 +66,29 @@ class Branches:
         self._items[number].users += users
         return number
 
-    def close(self, number: int) -> None:
-        """One row less; the last one lets go of the tree."""
+    def close(self, number: int, users: int = 1) -> None:
+        """So many rows less; the last one lets go of the tree."""
         branch = self._items[number]
-        branch.users -= 1
+        branch.users -= users
         if not branch.users:
             del self._items[number], self._numbers[id(branch.leaf), branch.base]
             self._tree.unpin(branch.leaf, self._clock())
 
-    def layout(self, numbers: Int64Array) -> tuple[list[int], list[Span]]:
-        """Distinct branch numbers in packing order, and what they share. Remembered while neither
-        the set nor the tree changes, so a decode step costs nothing here."""
-        unique = np.unique(numbers).tolist()
+    def layout(self, numbers: Int64Array) -> tuple[Int64Array, list[Span]]:
+        """Where each of these branch numbers comes in packing order (its rank among the distinct
+        ones), and what they share. Remembered while neither the set nor the tree changes, so a
+        decode step costs little here."""
+        unique = distinct(numbers)
         key = (self._tree.version, *unique)
         if self._spans[0] != key:
             paths = {n: self._path(self._items[n]) for n in unique}
             order = sorted(unique, key=lambda n: ([id(s) for s in paths[n]], self._items[n].base))
             spans = self._share([self._items[n] for n in order], [paths[n] for n in order])
-            self._spans = (key, order, spans)
-        return self._spans[1], self._spans[2]
+            ranks = np.empty(len(order), np.int64)
+            ranks[np.searchsorted(unique, order)] = np.arange(len(order))
+            self._spans = (key, ranks, spans)
+        _, ranks, spans = self._spans
+        return ranks[np.searchsorted(unique, numbers)], spans
 
     def _path(self, branch: Branch) -> list[Segment]:
         return self._tree.path(branch.leaf, branch.base)

@@ -26,6 +26,7 @@ from preread.tokens.batch import (
     Kind,
     News,
 )
+from preread.tokens.ragged import counted, distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,15 +73,18 @@ class Committer:
             np.concatenate((codes, self._scored(read))),
         )
 
-    def end(self, slot: int, code: int) -> None:
-        """Free a row's slot, pages and place on the tree."""
+    def end(self, slots: Int64Array, codes: NDArray[np.int8]) -> None:
+        """Free the rows' slots, pages and places on the tree."""
         seqs = self._seqs
-        well = code in (STOP, LENGTH)
-        if well and seqs.keep[slot]:
+        well = (codes == STOP) | (codes == LENGTH)
+        for slot in slots[well & seqs.keep[slots]].tolist():
             self._keep(slot)
-        self._branches.close(int(seqs.branch[slot]))
-        seqs.close(slot, scrub=not well)
-        self.close(self._admission.jobs[int(seqs.job[slot])], 1)
+        for branch, rows in counted(seqs.branch[slots]):
+            self._branches.close(branch, rows)
+        seqs.close(slots[well])
+        seqs.close(slots[~well], scrub=True)
+        for job, rows in counted(seqs.job[slots]):
+            self.close(self._admission.jobs[job], rows)
 
     def close(self, job: Job, rows: int) -> None:
         """So many rows of a job have ended."""
@@ -92,15 +96,20 @@ class Committer:
         """End a running row with an error."""
         seqs, one = self._seqs, np.array([slot])
         self._ledger.fail(int(seqs.job[slot]), seqs.row[one], message, self._usage(one))
-        self.end(slot, ERROR)
+        self.end(one, _all(one, ERROR))
 
-    def cancel(self, slot: int) -> None:
-        """End a running row that nobody wants any more."""
-        seqs, one = self._seqs, np.array([slot])
-        self._ledger.cancel(int(seqs.job[slot]), seqs.row[one], self._usage(one))
-        self.end(slot, CANCELLED)
+    def cancel(self, job: int, rows: Int64Array | None) -> None:
+        """End running rows (None: all) of a job that nobody wants any more."""
+        if len(slots := self._slots_of(job, rows)):
+            self._ledger.cancel(job, self._seqs.row[slots], self._usage(slots))
+            self.end(slots, _all(slots, CANCELLED))
 
-    def slots_of(self, job: int, rows: Int64Array | None) -> Int64Array:
+    def finish(self, job: int, rows: Int64Array) -> None:
+        """End running rows well, without news: their reader has seen what it wants."""
+        if len(slots := self._slots_of(job, rows)):
+            self.end(slots, _all(slots, STOP))
+
+    def _slots_of(self, job: int, rows: Int64Array | None) -> Int64Array:
         seqs = self._seqs
         mine = (seqs.state != FREE) & (seqs.job == job)
         return np.flatnonzero(mine if rows is None else mine & np.isin(seqs.row, rows))
@@ -108,7 +117,7 @@ class Committer:
     def _end_tokens(self, slots: Int64Array, tokens: Int32Array) -> NDArray[np.int8]:
         """STOP where a row's model says that the answer ends; that token is no output."""
         codes = np.full(len(slots), GOES_ON, np.int8)
-        for number in np.unique(self._seqs.job[slots]).tolist():
+        for number in distinct(self._seqs.job[slots]):
             spec = self._admission.jobs[number].batch.spec
             if isinstance(spec, GenerateSpec) and spec.eos:
                 codes[(self._seqs.job[slots] == number) & np.isin(tokens, spec.eos)] = STOP
@@ -136,7 +145,7 @@ class Committer:
 
     def _widths(self, slots: Int64Array) -> Int64Array:
         seqs, widths = self._seqs, np.zeros(len(slots), np.int64)
-        for number in np.unique(seqs.job[slots]).tolist():
+        for number in distinct(seqs.job[slots]):
             mine, spec = seqs.job[slots] == number, self._admission.jobs[number].batch.spec
             if isinstance(spec, ChooseSpec):
                 widths[mine] = len(spec.trie.edge_node)
@@ -148,7 +157,7 @@ class Committer:
         self, slots: Int64Array, tokens: Int32Array, logprobs: Float32Array, codes: NDArray[np.int8]
     ) -> None:
         seqs = self._seqs
-        for number in np.unique(seqs.job[slots]).tolist():
+        for number in distinct(seqs.job[slots]):
             mine = seqs.job[slots] == number
             own, rows = slots[mine], seqs.row[slots[mine]]
             errors = {
@@ -165,9 +174,9 @@ class Committer:
                 errors=errors,
             )
             self._ledger.put(number, news)
-        for slot, code in zip(slots.tolist(), codes.tolist(), strict=True):
-            if code != GOES_ON:
-                self.end(slot, code)
+        ended = codes != GOES_ON
+        if ended.any():
+            self.end(slots[ended], codes[ended])
 
     def _why(self, slot: int) -> str:
         matcher = self._seqs.matchers.get(slot)
@@ -189,3 +198,7 @@ class Committer:
             return np.zeros((len(slots), 0), np.float32)
         scores = self._seqs.scores[slots, : int(self._widths(slots).max(initial=0))]
         return spec.trie.score(scores) if isinstance(spec, ChooseSpec) else scores
+
+
+def _all(slots: Int64Array, code: int) -> NDArray[np.int8]:
+    return np.full(len(slots), code, np.int8)

@@ -29,7 +29,7 @@ from preread.engine.step import Step
 from preread.errors import OutOfMemory
 from preread.metrics import Metrics
 from preread.models.interface import Decoder
-from preread.tokens.batch import STOP, News, TokenBatch
+from preread.tokens.batch import News, TokenBatch
 
 if TYPE_CHECKING:
     from preread.types import Int32Array, Int64Array
@@ -118,13 +118,11 @@ class Engine:
         waiting = self._admission.remove(job, every, self.clock())
         self._ledger.cancel(number, waiting)
         self._committer.close(job, len(waiting))
-        for slot in self._committer.slots_of(number, rows).tolist():
-            self._committer.cancel(slot)
+        self._committer.cancel(number, rows)
 
     def finish(self, number: int, row: int) -> None:
         """End a running row well, without news: its reader saw a stop string."""
-        for slot in self._committer.slots_of(number, np.array([row])).tolist():
-            self._committer.end(slot, STOP)
+        self._committer.finish(number, np.array([row]))
 
     def hold(
         self, tokens: Int32Array, told: Told | None = None, *, stores: bool = False

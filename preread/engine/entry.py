@@ -10,7 +10,8 @@ from preread.engine.branch import Branches
 from preread.engine.jobs import Job
 from preread.engine.prefix import PrefixTree, Segment
 from preread.engine.sequence import Sequences
-from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec
+from preread.tokens.batch import GenerateSpec, LikelihoodSpec
+from preread.tokens.ragged import distinct, picked, ranges
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
@@ -33,17 +34,19 @@ class Entry:
         first `counts` own tokens: (slots, own tokens of each that remain to be computed of these).
         The job's charge is paid by the first rows, by each as far as its beginning reaches."""
         seqs, batch = self._seqs, job.batch
-        lengths = np.diff(batch.own.offsets)[rows]
-        slots = seqs.open(len(rows), int(lengths.max()) + job.growth, _scores(job))
-        found = np.zeros(len(rows), np.int64)
-        for i, (slot, row) in enumerate(zip(slots.tolist(), rows.tolist(), strict=True)):
-            node, found[i] = self._resident(job, leaf, row)
-            own = batch.own.row(row)[found[i] :]
-            seqs.tokens[slot, : len(own)] = own
-            seqs.branch[slot] = self._branches.open(node, int(batch.base[row] + found[i]))
+        lengths = batch.own.offsets[rows + 1] - batch.own.offsets[rows]
+        slots = seqs.open(len(rows), int(lengths.max()) + job.growth, job.scores)
         base = batch.base[rows].astype(np.int64)
+        found = np.zeros(len(rows), np.int64)
+        for start in distinct(base):
+            same = np.flatnonzero(base == start)
+            seqs.branch[slots[same]], found[same] = self._places(job, leaf, start, rows[same])
+        own = picked(batch.own, rows, found)
+        place = ranges(slots * seqs.tokens.shape[1], lengths - found)
+        seqs.tokens.reshape(-1)[place] = own.values
         seqs.job[slots], seqs.row[slots], seqs.kind[slots] = job.number, rows, job.kind
         seqs.queue[slots], seqs.context[slots] = queue, batch.context[rows]
+        seqs.extra[slots] = job.extra
         seqs.base[slots], seqs.prompt[slots] = base + found, lengths - found
         seqs.known[slots] = job.lengths[rows] - found
         seqs.keep[slots] = batch.keep and batch.reuse
@@ -55,17 +58,27 @@ class Entry:
         seqs.grow(slots, counts)  # at once: the next group must not count on these pages
         return slots, counts
 
-    def _resident(self, job: Job, leaf: Segment, row: int) -> tuple[Segment, int]:
-        """How much further the tree already knows a row's prompt (a kept turn, another batch):
-        (segment, own tokens that need not be computed)."""
-        batch, spec = job.batch, job.batch.spec
-        tail = 1 + (int(spec.counts[row]) if isinstance(spec, LikelihoodSpec) else 0)
-        own, base = batch.own.row(row), int(batch.base[row])
-        if not batch.reuse or len(own) < tail + LEAST_FOUND:
-            return leaf, 0
-        node, found = self._tree.follow(leaf, base, own[:-tail])
-        found = self._tree.ready(node, base + found) - base
-        return (node, found) if found >= LEAST_FOUND else (leaf, 0)
+    def _places(
+        self, job: Job, leaf: Segment, base: int, rows: Int64Array
+    ) -> tuple[Int64Array, Int64Array]:
+        """Where rows that have `base` tokens on the path to `leaf` stand on the tree: (branches,
+        own tokens that need not be computed). Most stand there, in one place; a few may find that
+        the tree knows their prompt further (a kept turn, another batch)."""
+        own, found = job.batch.own, np.zeros(len(rows), np.int64)
+        branch = np.full(len(rows), -1, np.int64)
+        most = own.offsets[rows + 1] - own.offsets[rows] - job.tails[rows]
+        long = np.flatnonzero(most >= LEAST_FOUND) if job.batch.reuse else rows[:0]
+        if len(long):
+            first = own.offsets[rows[long]][:, None] + np.arange(LEAST_FOUND)
+            long = long[self._tree.goes_on(leaf, base, own.values[first])]
+        for i in long.tolist():
+            node, more = self._tree.follow(leaf, base, own.row(int(rows[i]))[: most[i]])
+            more = self._tree.ready(node, base + more) - base
+            if more >= LEAST_FOUND:
+                found[i], branch[i] = more, self._branches.open(node, base + more)
+        if len(stay := np.flatnonzero(branch < 0)):
+            branch[stay] = self._branches.open(leaf, base, len(stay))
+        return branch, found
 
     def _specify(self, job: Job, slots: Int64Array, rows: Int64Array) -> None:
         """Columns that depend on what is asked."""
@@ -80,12 +93,4 @@ class Entry:
             seqs.top_p[slots], seqs.top_k[slots] = sampling.top_p, sampling.top_k
             seqs.seed[slots], seqs.logprobs[slots] = seeds[rows], spec.logprobs
             if spec.grammar is not None:
-                seqs.matchers |= {slot: spec.grammar.start() for slot in slots.tolist()}
-
-
-def _scores(job: Job) -> int:
-    """Log-probabilities that a row of the job collects."""
-    spec = job.batch.spec
-    if isinstance(spec, ChooseSpec):
-        return len(spec.trie.edge_node)
-    return int(spec.counts.max(initial=0)) if isinstance(spec, LikelihoodSpec) else 0
+                seqs.matchers.update((slot, spec.grammar.start()) for slot in slots.tolist())

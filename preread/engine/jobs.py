@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preread.tokens.batch import ChooseSpec, GenerateSpec, Kind, TokenBatch
+from preread.tokens.batch import ChooseSpec, GenerateSpec, Kind, LikelihoodSpec, TokenBatch
+from preread.tokens.ragged import lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,9 @@ class Group:
 class Job:
     """A batch on its way. groups: those with waiting rows; open_rows: rows that have not ended;
     charge: tokens that the next rows pay; growth: own tokens that a row may add to its prompt;
-    extra: label nodes that a row's last token brings with it."""
+    extra: label nodes that a row's last token brings with it; lengths: [n] own tokens to compute;
+    tails: [n] own tokens at the end that are always computed; scores: log-probabilities that a row
+    collects at most."""
 
     def __init__(self, number: int, batch: TokenBatch, rows: Int64Array) -> None:
         """rows: those that are to run."""
@@ -45,7 +48,12 @@ class Job:
         self.charge = batch.charge
         self.growth = spec.max_tokens if isinstance(spec, GenerateSpec) else 0
         self.extra = len(spec.trie.tokens) if isinstance(spec, ChooseSpec) else 0
-        self.lengths = np.diff(batch.own.offsets) - (self.kind == Kind.LIKELIHOOD)
+        self.lengths = lengths(batch.own) - (self.kind == Kind.LIKELIHOOD)
+        self.tails = np.ones(len(batch), np.int64)
+        self.scores = len(spec.trie.edge_node) if isinstance(spec, ChooseSpec) else 0
+        if isinstance(spec, LikelihoodSpec):
+            self.tails += spec.counts
+            self.scores = int(spec.counts.max(initial=0))
         self.groups = dict.fromkeys(self._grouped(rows))  # a set that keeps its order
 
     def _grouped(self, rows: Int64Array) -> Iterator[Group]:

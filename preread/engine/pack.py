@@ -13,6 +13,7 @@ from preread.engine.sequence import Sequences
 from preread.engine.step import Chunk, Decode, Dense, Gather, History, Own, Score, Step
 from preread.tokens.batch import Kind
 from preread.tokens.labels import LabelTrie
+from preread.tokens.ragged import ranges, spread
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
@@ -42,12 +43,10 @@ class Packer:
         """slots: sequences that take part, counts: own new tokens of each (>= 1). tries: label
         tries by job number."""
         seqs = self._seqs
-        order, spans = self._branches.layout(seqs.branch[slots])
-        rank = {number: i for i, number in enumerate(order)}
-        ranks = np.array([rank[n] for n in seqs.branch[slots].tolist()], np.int64)
+        ranks, spans = self._branches.layout(seqs.branch[slots])
         turn = np.argsort(ranks, kind="stable")
         slots, counts, ranks = slots[turn], counts[turn], ranks[turn]
-        extra = self._extra(slots, counts, tries)
+        extra = self._extra(slots, counts)
         head = sum(len(c.tokens) for c in chunks)
         totals = counts + extra
         starts = head + np.cumsum(totals) - totals
@@ -62,14 +61,11 @@ class Packer:
         self._attend_own(step, starts, totals, tries)
         return step
 
-    def _extra(
-        self, slots: Int64Array, counts: Int64Array, tries: Mapping[int, LabelTrie]
-    ) -> Int64Array:
+    def _extra(self, slots: Int64Array, counts: Int64Array) -> Int64Array:
         """Trie nodes that follow each sequence's own tokens in this step."""
         seqs = self._seqs
-        nodes = {job: len(trie.tokens) for job, trie in tries.items()}
-        extra = np.array([nodes.get(job, 0) for job in seqs.job[slots].tolist()], np.int64)
-        return np.where(seqs.computed[slots] + counts == seqs.known[slots], extra, 0)
+        ends = seqs.computed[slots] + counts == seqs.known[slots]
+        return np.where(ends, seqs.extra[slots], 0)
 
     def _rows(
         self,
@@ -90,22 +86,29 @@ class Packer:
             positions[at : at + n] = np.arange(chunk.base, chunk.base + n)
             chunk_rows.append(at)
             at += n
-        owner, column = spread(counts)
-        place = starts[owner] + column
-        column = column + seqs.computed[slots][owner]
-        tokens[place] = seqs.tokens[slots[owner], column]
-        positions[place] = seqs.base[slots][owner] + column
-        kept = seqs.stores(slots, counts)[owner]
-        page, offset = np.divmod(column[kept], self._page_tokens)
-        write_slots = seqs.table[slots[owner][kept], page].astype(np.int64) * self._page_tokens
-        samples = (seqs.kind[slots] == Kind.GENERATE) & (
-            seqs.computed[slots] + counts == seqs.known[slots]
-        )
+        done = seqs.computed[slots]
+        place = ranges(starts, counts)
+        own = ranges(slots * seqs.tokens.shape[1] + done, counts)
+        tokens[place] = seqs.tokens.reshape(-1)[own]
+        positions[place] = ranges(seqs.base[slots] + done, counts)
+        write_rows, write_slots = self._writes(slots, counts, starts)
+        samples = (seqs.kind[slots] == Kind.GENERATE) & (done + counts == seqs.known[slots])
         return Step(
-            tokens, positions, slots, counts, place[kept], write_slots + offset,
+            tokens, positions, slots, counts, write_rows, write_slots,
             (starts + counts - 1)[samples], slots[samples], _no_score(),
             tuple(chunks), tuple(chunk_rows),
         )  # fmt: skip
+
+    def _writes(
+        self, slots: Int64Array, counts: Int64Array, starts: Int64Array
+    ) -> tuple[Int64Array, Int64Array]:
+        """(rows whose KV goes to pages, where it goes)"""
+        seqs, kept = self._seqs, self._seqs.stores(slots, counts)
+        slots, counts, starts = slots[kept], counts[kept], starts[kept]
+        page, offset = np.divmod(ranges(seqs.computed[slots], counts), self._page_tokens)
+        page += np.repeat(slots * seqs.table.shape[1], counts)
+        pages = seqs.table.reshape(-1)[page].astype(np.int64)
+        return ranges(starts, counts), pages * self._page_tokens + offset
 
     def _add_trie(self, step: Step, trie: LabelTrie, which: Int64Array, starts: Int64Array) -> None:
         seqs, slots = self._seqs, step.slots[which]
@@ -222,12 +225,6 @@ def _no_score() -> Score:
 
 def _columns(score: Score) -> tuple[Int64Array, ...]:
     return score.rows, score.targets, score.slots, score.at
-
-
-def spread(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """counts [2, 3] -> owners [0, 0, 1, 1, 1] and columns [0, 1, 0, 1, 2]."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def buckets(lengths: Int64Array, which: Int64Array, cells: int) -> list[Int64Array]:

@@ -17,6 +17,8 @@ from preread.engine.arena import Arena, Run, clip, joined
 from preread.metrics import Metrics
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from preread.types import Int32Array
 
 
@@ -79,6 +81,18 @@ class PrefixTree:
             if same < len(child.tokens):
                 break
         return node, at
+
+    def goes_on(self, leaf: Segment, base: int, tokens: Int32Array) -> NDArray[np.bool_]:
+        """Which of these rows [n, k] the tree may know further where the first `base` tokens of the
+        path to `leaf` end: no other is known for k tokens."""
+        node = next(iter(self.path(leaf, base)[-1:]), self.root)
+        rest = node.tokens[base - node.start :][: tokens.shape[1]]
+        if len(rest):
+            same: NDArray[np.bool_] = (tokens[:, : len(rest)] == rest).all(1)
+            return same
+        if not node.children:
+            return np.zeros(len(tokens), bool)
+        return np.isin(tokens[:, 0], list(node.children))
 
     def resident(self, tokens: Int32Array) -> bool:
         """Whether the KV of all of `tokens` is there."""

@@ -27,6 +27,7 @@ from preread.engine.turns import portions
 from preread.metrics import Metrics
 from preread.tokens.batch import ChooseSpec, Kind
 from preread.tokens.labels import LabelTrie
+from preread.tokens.ragged import distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,16 +142,11 @@ class Scheduler:
         decodes: NDArray[np.bool_] = begun & (seqs.known[slots] - seqs.computed[slots] == 1)
         return decodes
 
-    def _labels(self, slots: Int64Array) -> Int64Array:
-        """Label nodes that each row's last own token brings with it."""
-        extra = {n: self.admission.jobs[n].extra for n in np.unique(self.seqs.job[slots]).tolist()}
-        return np.array([extra[n] for n in self.seqs.job[slots].tolist()], np.int64)
-
     def _cost(self, slots: Int64Array, counts: Int64Array) -> int:
         """Rows of a step that these sequences take."""
         seqs = self.seqs
         ends = seqs.computed[slots] + counts == seqs.known[slots]
-        return int(counts.sum() + self._labels(slots)[ends].sum())
+        return int(counts.sum() + (seqs.extra[slots] * ends).sum())
 
     def _turns(self, slots: Int64Array, reserve: int) -> tuple[Int64Array, Int64Array]:
         """Decoding rows first, one token each; then rows half read, oldest first, in what is left
@@ -160,7 +156,7 @@ class Scheduler:
         slots, read = slots[decodes], slots[~decodes]
         room = self.budget - reserve - len(slots)
         pending = seqs.known[read] - seqs.computed[read]
-        counts = portions(room, pending, self._labels(read), fresh=True)
+        counts = portions(room, pending, seqs.extra[read], fresh=True)
         slots = np.concatenate((slots, read[counts > 0]))
         return slots, np.concatenate((np.ones(int(decodes.sum()), np.int64), counts[counts > 0]))
 
@@ -179,7 +175,7 @@ class Scheduler:
         seqs = self.seqs
         choose = seqs.kind[slots] == Kind.CHOOSE
         tries = {}
-        for number in np.unique(seqs.job[slots[choose]]).tolist():
+        for number in distinct(seqs.job[slots[choose]]):
             spec = self.admission.jobs[number].batch.spec
             assert isinstance(spec, ChooseSpec)
             tries[number] = spec.trie

@@ -13,6 +13,7 @@ import numpy as np
 
 from preread.engine.pages import Pages
 from preread.tokens.batch import Kind, Matcher
+from preread.tokens.ragged import ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class Sequences:
     length); prompt: own tokens that came with the request; known: own tokens to compute; computed:
     of those, done (KV in pages); done: output tokens; max_new: most of them; born: admission order;
     held: pages; paid: tokens of the branch that its usage counts as computed; context: its prefix
-    length, for usage alone."""
+    length, for usage alone; extra: label nodes that its last token brings with it."""
 
     job: Int64Array
     row: Int64Array
@@ -45,6 +46,7 @@ class Sequences:
     held: Int64Array
     paid: Int64Array
     context: Int64Array
+    extra: Int64Array
 
     def __init__(self, slots: int, pages: Pages) -> None:
         self._pages = pages
@@ -54,7 +56,8 @@ class Sequences:
         (
             self.job, self.row, self.queue, self.branch, self.base, self.prompt, self.known,
             self.computed, self.done, self.max_new, self.born, self.held, self.paid, self.context,
-        ) = np.zeros((14, slots), np.int64)  # fmt: skip
+            self.extra,
+        ) = np.zeros((15, slots), np.int64)  # fmt: skip
         self.temperature = np.zeros(slots, np.float32)
         self.top_p = np.ones(slots, np.float32)
         self.top_k = np.zeros(slots, np.int64)
@@ -120,11 +123,12 @@ class Sequences:
         """Take the pages for the next `counts` tokens; there must be enough."""
         need = self.pages_needed(slots, counts)
         if total := int(need.sum()):
-            self.table = _widened(self.table, int((self.held[slots] + need).max()))
-            first = np.cumsum(need) - need
-            column = np.arange(total) - np.repeat(first - self.held[slots], need)
-            self.table[np.repeat(slots, need), column] = self._pages.take(total)
-            self.held[slots] += need
+            slots, need = slots[need > 0], need[need > 0]
+            held = self.held[slots]
+            self.table = _widened(self.table, int((held + need).max()))
+            place = ranges(slots * self.table.shape[1] + held, need)
+            self.table.reshape(-1)[place] = self._pages.take(total)
+            self.held[slots] = held + need
 
     def pages_of(self, slot: int) -> Int32Array:
         return self.table[slot, : self.held[slot]]
@@ -139,10 +143,16 @@ class Sequences:
         self.computed[slot] = 0
         self.state[slot] = PARKED
 
-    def close(self, slot: int, *, scrub: bool = False) -> None:
-        self.drop_pages(slot, scrub=scrub)
-        self.state[slot] = FREE
-        self.matchers.pop(slot, None)
+    def close(self, slots: Int64Array, *, scrub: bool = False) -> None:
+        """Free slots and their pages. scrub: see Pages.give."""
+        held = self.held[slots]
+        if most := int(held.max(initial=0)):
+            used = np.arange(most) < held[:, None]
+            self._pages.give(self.table[slots, :most][used], scrub=scrub)
+            self.held[slots] = 0
+        self.state[slots] = FREE
+        for slot in slots.tolist() if self.matchers else ():
+            self.matchers.pop(slot, None)
 
     def append(self, slots: Int64Array, tokens: Int32Array) -> None:
         """One new output token per slot."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from preread.engine.jobs import Group, Job
 from preread.engine.sequence import FREE, Sequences
+from preread.tokens.ragged import counted
 
 if TYPE_CHECKING:
     from preread.types import Int64Array
@@ -79,9 +80,9 @@ class Turns:
 
     def contexts(self) -> list[tuple[Context, int]]:
         """Those with waiting rows, in turn, and how many of their rows run."""
-        live = np.flatnonzero(self._seqs.state != FREE)
-        pairs = (self._seqs.queue[live].tolist(), self._seqs.job[live].tolist())
-        self._running = Counter(zip(*pairs, strict=True))
+        if not self._contexts:
+            return []
+        self._running = self._count()
         running: Counter[int] = Counter()
         for (queue, _), rows in self._running.items():
             running[queue] += rows
@@ -101,6 +102,14 @@ class Turns:
         queued = [g for c in self._contexts.values() for lane in c.lanes for g in lane.groups]
         assert len(queued) == len(self._lanes) and set(queued) == set(self._lanes)
         assert all(len(group.rows) for group in queued), "a group without rows waits"
+
+    def _count(self) -> Counter[tuple[int, int]]:
+        """(queue, job) -> rows that run."""
+        live = np.flatnonzero(self._seqs.state != FREE)
+        queue, job = self._seqs.queue[live], self._seqs.job[live]
+        width = int(job.max(initial=0)) + 1
+        pairs = counted(queue * width + job)
+        return Counter({divmod(pair, width): rows for pair, rows in pairs})
 
     def _context(self, key: bytes) -> Context:
         if key not in self._contexts:
