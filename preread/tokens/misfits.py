@@ -46,5 +46,5 @@ def _strangers(batch: TokenBatch, vocab: int) -> list[int]:
 
 
 def _outside(tokens: Int32Array, vocab: int) -> NDArray[np.bool_]:
-    result: NDArray[np.bool_] = (tokens < 0) | (tokens >= vocab)
+    result: NDArray[np.bool_] = tokens.view(np.uint32) >= vocab  # negative ones are large
     return result

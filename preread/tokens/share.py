@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from preread.backend import Ragged
 from preread.tokens.batch import LikelihoodSpec, TokenBatch
+from preread.tokens.ragged import lengths, picked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 WINDOW = 32  # tokens; shorter common beginnings are not looked for
 MIN_GAIN = 64  # tokens saved below which a group costs more than it gives
-CELLS = 1 << 24  # most tokens compared at once
+CELLS = 1 << 17  # most tokens compared at once: they stay in the cache
 
 
 def share(batch: TokenBatch, private_tokens: int) -> TokenBatch:
@@ -30,9 +32,8 @@ def share(batch: TokenBatch, private_tokens: int) -> TokenBatch:
     or longer gets a beginning of its own, so that its KV lies in the prefix arena. With reuse
     False only the latter."""
     own = batch.own
-    lengths = np.diff(own.offsets)
     tail = batch.spec.counts + 1 if isinstance(batch.spec, LikelihoodSpec) else 1
-    usable = np.maximum(lengths - tail, 0)
+    usable = np.maximum(lengths(own) - tail, 0)
     gain = np.zeros(len(batch), np.int64)
     leader = np.full(len(batch), -1, np.int64)
     for rows in _starts(batch) if batch.reuse else ():
@@ -45,8 +46,9 @@ def share(batch: TokenBatch, private_tokens: int) -> TokenBatch:
 
 def _starts(batch: TokenBatch) -> Iterator[Int64Array]:
     """Rows that stand at one place: same group, same base."""
-    place = np.stack([batch.group_of, batch.base], axis=1)
-    _, which = np.unique(place, axis=0, return_inverse=True)
+    width = int(batch.base.max(initial=0)) + 1
+    place = (batch.group_of.astype(np.int64) + 1) * width + batch.base
+    _, which = np.unique(place, return_inverse=True)
     yield from _parts(np.arange(len(batch)), which.ravel())
 
 
@@ -83,8 +85,9 @@ def _follow(own: Ragged, rows: Int64Array, depth: int, limit: int) -> int:
         width = min(width, limit - depth)
         first = own.row(int(rows[0]))[depth : depth + width]
         equal = np.ones(width, bool)
-        for some in np.array_split(rows, 1 + len(rows) * width // CELLS):
-            equal &= (_window(own, some, depth, width) == first).all(0)
+        block = max(1, CELLS // width)
+        for lo in range(0, len(rows), block):
+            equal &= (_window(own, rows[lo : lo + block], depth, width) == first).all(0)
         if not equal.all():
             return depth + int(equal.argmin())
         depth += width
@@ -94,7 +97,7 @@ def _follow(own: Ragged, rows: Int64Array, depth: int, limit: int) -> int:
 
 def _window(own: Ragged, rows: Int64Array, depth: int, width: int) -> Int32Array:
     """[rows, width] tokens from `depth` on; all rows are that long."""
-    window: Int32Array = own.values[(own.offsets[rows] + depth)[:, None] + np.arange(width)]
+    window: Int32Array = sliding_window_view(own.values, width)[own.offsets[rows] + depth]
     return window
 
 
@@ -111,8 +114,5 @@ def _regrouped(batch: TokenBatch, gain: Int64Array, leader: Int64Array) -> Token
         groups.append(np.concatenate((head, own.row(row)[:depth])))
     group_of, base = batch.group_of.copy(), (batch.base + gain).astype(np.int32)
     group_of[moved] = len(batch.groups) + which.ravel()
-    lengths = np.diff(own.offsets)
-    first = np.repeat(own.offsets[:-1] + gain, lengths)
-    kept = own.values[np.arange(len(own.values)) >= first]
-    offsets = np.concatenate(([0], np.cumsum(lengths - gain)))
-    return replace(batch, own=Ragged(kept, offsets), groups=groups, group_of=group_of, base=base)
+    kept = picked(own, np.arange(len(batch)), gain)
+    return replace(batch, own=kept, groups=groups, group_of=group_of, base=base)
