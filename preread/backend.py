@@ -91,7 +91,8 @@ class RequestBatch:
     keep: leave the rows' KV (prompt and output) behind as a prefix that later prompts may continue
     (a session); otherwise a row's own KV is freed when it ends. reuse: False computes every whole
     prompt afresh, sharing nothing with memory, tiers or other rows: the slow twin, for parity
-    checks and for the "in-context" arm of comparisons.
+    checks and for the "in-context" arm of comparisons. stream: False when nobody reads along: a
+    backend may then tell of a row once, when it ends.
     """
 
     work: Work
@@ -101,6 +102,7 @@ class RequestBatch:
     raw: bool = False
     keep: bool = False
     reuse: bool = True
+    stream: bool = True
 
     def __len__(self) -> int:
         return len(self.prompts)

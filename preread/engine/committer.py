@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from preread.backend import Ragged
 from preread.engine.admission import Admission
 from preread.engine.branch import Branches
 from preread.engine.jobs import Job
@@ -26,7 +27,7 @@ from preread.tokens.batch import (
     Kind,
     News,
 )
-from preread.tokens.ragged import counted, distinct
+from preread.tokens.ragged import counted, distinct, ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,39 +40,32 @@ class Committer:
     request says so, before the slot is freed."""
 
     def __init__(
-        self,
-        seqs: Sequences,
-        branches: Branches,
-        admission: Admission,
-        ledger: Ledger,
-        keep: Callable[[int], None],
-    ) -> None:
+        self, seqs: Sequences, branches: Branches, admission: Admission, ledger: Ledger,
+        keep: Callable[[int], None], clock: Callable[[], float],
+    ) -> None:  # fmt: skip
         self._seqs = seqs
         self._branches = branches
         self._admission = admission
         self._ledger = ledger
         self._keep = keep
+        self._clock = clock
 
     def commit(self, step: Step, outcome: Outcome) -> None:
         seqs, score = self._seqs, step.score
         seqs.computed[step.slots] += step.counts
-        seqs.scores[score.slots, score.at] = outcome.scores
-        np.logical_and.at(seqs.agree, score.slots, outcome.agree)
+        if len(score.slots):
+            seqs.scores[score.slots, score.at] = outcome.scores
+            np.logical_and.at(seqs.agree, score.slots, outcome.agree)
         slots, tokens = step.sample_slots, outcome.tokens
         codes = np.where(outcome.broken, ERROR, self._end_tokens(slots, tokens)).astype(np.int8)
         wrote = codes == GOES_ON
-        seqs.append(slots[wrote], tokens[wrote])
+        seqs.append(slots[wrote], tokens[wrote], outcome.logprobs[wrote], self._clock())
         codes[wrote] = self._after(slots[wrote], tokens[wrote])
         read = step.slots[
             (seqs.kind[step.slots] != Kind.GENERATE)
             & (seqs.computed[step.slots] == seqs.known[step.slots])
         ]
-        self._report(
-            np.concatenate((slots, read)),
-            np.concatenate((np.where(wrote, tokens, -1), np.full(len(read), -1))).astype(np.int32),
-            np.concatenate((outcome.logprobs, np.zeros(len(read), np.float32))),
-            np.concatenate((codes, self._scored(read))),
-        )
+        self._tell(np.concatenate((slots, read)), np.concatenate((codes, self._scored(read))))
 
     def end(self, slots: Int64Array, codes: NDArray[np.int8]) -> None:
         """Free the rows' slots, pages and places on the tree."""
@@ -92,17 +86,14 @@ class Committer:
         if not job.open_rows:
             del self._admission.jobs[job.number]
 
-    def fail(self, slot: int, message: str) -> None:
-        """End a running row with an error."""
-        seqs, one = self._seqs, np.array([slot])
-        self._ledger.fail(int(seqs.job[slot]), seqs.row[one], message, self._usage(one))
-        self.end(one, _all(one, ERROR))
+    def fail(self, slots: Int64Array, message: str) -> None:
+        """End running rows with an error."""
+        self._tell(slots, _all(slots, ERROR), message)
 
     def cancel(self, job: int, rows: Int64Array | None) -> None:
         """End running rows (None: all) of a job that nobody wants any more."""
-        if len(slots := self._slots_of(job, rows)):
-            self._ledger.cancel(job, self._seqs.row[slots], self._usage(slots))
-            self.end(slots, _all(slots, CANCELLED))
+        slots = self._slots_of(job, rows)
+        self._tell(slots, _all(slots, CANCELLED))
 
     def finish(self, job: int, rows: Int64Array) -> None:
         """End running rows well, without news: their reader has seen what it wants."""
@@ -153,30 +144,45 @@ class Committer:
                 widths[mine] = spec.counts[seqs.row[slots[mine]]]
         return widths
 
-    def _report(
-        self, slots: Int64Array, tokens: Int32Array, logprobs: Float32Array, codes: NDArray[np.int8]
-    ) -> None:
-        seqs = self._seqs
+    def _tell(self, slots: Int64Array, codes: NDArray[np.int8], message: str = "") -> None:
+        """News of rows, except of those that go on and whose reader waits for the end. Then free
+        those that ended. message: why, for errors."""
+        seqs, now = self._seqs, self._clock()
         for number in distinct(seqs.job[slots]):
-            mine = seqs.job[slots] == number
-            own, rows = slots[mine], seqs.row[slots[mine]]
-            errors = {
-                int(seqs.row[slot]): self._why(slot) for slot in own[codes[mine] == ERROR].tolist()
-            }
-            news = News(
-                rows=rows.astype(np.int32),
-                tokens=tokens[mine],
-                logprobs=logprobs[mine],
-                finish=codes[mine],
-                usage=self._usage(own),
-                scores=self._scores(number, own),
-                agree=seqs.agree[own],
-                errors=errors,
-            )
-            self._ledger.put(number, news)
+            job = self._admission.jobs[number]
+            mine = (seqs.job[slots] == number) & (job.streams | (codes != GOES_ON))
+            if mine.any():
+                news = self._news(job, slots[mine], codes[mine], message, now)
+                self._ledger.put(number, news)
         ended = codes != GOES_ON
         if ended.any():
             self.end(slots[ended], codes[ended])
+
+    def _news(
+        self, job: Job, slots: Int64Array, codes: NDArray[np.int8], message: str, now: float
+    ) -> News:
+        seqs = self._seqs
+        rows, bad = seqs.row[slots].astype(np.int32), np.flatnonzero(codes == ERROR).tolist()
+        told = seqs.told[slots]
+        new = seqs.done[slots] - told
+        own = slots * seqs.tokens.shape[1] + seqs.known[slots] - new
+        logprobs = np.zeros(int(new.sum()), np.float32)
+        if isinstance(job.batch.spec, GenerateSpec) and job.batch.spec.logprobs:
+            logprobs = seqs.scores.reshape(-1)[ranges(slots * seqs.scores.shape[1] + told, new)]
+        seqs.told[slots] += new
+        return News(
+            rows=rows,
+            tokens=Ragged(
+                seqs.tokens.reshape(-1)[ranges(own, new)], np.concatenate(([0], np.cumsum(new)))
+            ),
+            logprobs=logprobs,
+            finish=codes,
+            usage=self._usage(slots),
+            age=np.where(seqs.done[slots] > 0, now - seqs.first[slots], 0.0).astype(np.float32),
+            scores=self._scores(job, slots, codes),
+            agree=seqs.agree[slots],
+            errors={int(rows[i]): message or self._why(int(slots[i])) for i in bad},
+        )
 
     def _why(self, slot: int) -> str:
         matcher = self._seqs.matchers.get(slot)
@@ -192,9 +198,10 @@ class Committer:
         columns = (seqs.context[slots], seqs.base[slots] - paid, asked + paid, seqs.done[slots])
         return np.stack(columns, axis=1).astype(np.int32)
 
-    def _scores(self, number: int, slots: Int64Array) -> Float32Array:
-        spec = self._admission.jobs[number].batch.spec
-        if isinstance(spec, GenerateSpec):
+    def _scores(self, job: Job, slots: Int64Array, codes: NDArray[np.int8]) -> Float32Array:
+        """Nothing if no row was read to its end."""
+        spec = job.batch.spec
+        if isinstance(spec, GenerateSpec) or not (codes == STOP).any():
             return np.zeros((len(slots), 0), np.float32)
         scores = self._seqs.scores[slots, : int(self._widths(slots).max(initial=0))]
         return spec.trie.score(scores) if isinstance(spec, ChooseSpec) else scores

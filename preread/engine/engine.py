@@ -68,7 +68,7 @@ class Engine:
         self._admission, self._line = self._scheduler.admission, self._scheduler.line
         self._ledger = Ledger()
         self._committer = Committer(
-            self._seqs, self._scheduler.branches, self._admission, self._ledger, self._keep
+            self._seqs, self._scheduler.branches, self._admission, self._ledger, self._keep, clock
         )
         self._sampler = Sampler(decoder, self._seqs)
         self._runner = Runner(decoder, self.arena, self.pages, self._sampler)
@@ -215,8 +215,7 @@ class Engine:
         if self._scheduler.lower(step):
             return
         message = f"Out of memory even alone. {self.plan.describe()}" if short else repr(error)
-        for slot in step.slots.tolist():
-            self._committer.fail(slot, message)
+        self._committer.fail(step.slots, message)
         lost = OutOfMemory(message, hint=MORE_PREFIX) if short else error
         self._scheduler.readings.fail(step.chunks, lost)
         self._fail_groups(lambda reading: reading.error is lost, message)

@@ -36,7 +36,7 @@ class Job:
     charge: tokens that the next rows pay; growth: own tokens that a row may add to its prompt;
     extra: label nodes that a row's last token brings with it; lengths: [n] own tokens to compute;
     tails: [n] own tokens at the end that are always computed; scores: log-probabilities that a row
-    collects at most."""
+    collects at most; streams: somebody reads along."""
 
     def __init__(self, number: int, batch: TokenBatch, rows: Int64Array) -> None:
         """rows: those that are to run."""
@@ -51,7 +51,10 @@ class Job:
         self.lengths = lengths(batch.own) - (self.kind == Kind.LIKELIHOOD)
         self.tails = np.ones(len(batch), np.int64)
         self.scores = len(spec.trie.edge_node) if isinstance(spec, ChooseSpec) else 0
-        if isinstance(spec, LikelihoodSpec):
+        self.streams = not isinstance(spec, GenerateSpec) or spec.stream
+        if isinstance(spec, GenerateSpec) and spec.logprobs:
+            self.scores = spec.max_tokens
+        elif isinstance(spec, LikelihoodSpec):
             self.tails += spec.counts
             self.scores = int(spec.counts.max(initial=0))
         self.groups = dict.fromkeys(self._grouped(rows))  # a set that keeps its order

@@ -25,6 +25,7 @@ from preread.store.store import Store
 from preread.tokens.parity import ParityReport
 from preread.tokens.reply import Replies
 from preread.tokens.requests import Part, Requests
+from preread.tokens.texts import Texts
 from preread.types import Built, Prefix
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class LocalBackend:
         self._requests = Requests(
             model.text, model.decoder.vocab_size, model.stop_ids, config.private_tokens
         )
+        self._texts = Texts(model.tokenizer)
         limit = model.decoder.max_positions
         self._info = BackendInfo(
             name="local",
@@ -104,7 +106,7 @@ class LocalBackend:
         )
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
-        replies = Replies(batch, self._model.tokenizer, time.perf_counter())
+        replies = Replies(batch, self._model.tokenizer, self._texts, time.perf_counter())
         parts, errors = await asyncio.to_thread(self._requests.parts, batch)
         if errors:
             yield replies.failed(errors)

@@ -44,9 +44,8 @@ def observe(engine: Engine, batch: TokenBatch) -> list[Observation]:
                 continue
             if news.errors:
                 raise EngineError(f"A row failed: {next(iter(news.errors.values()))}")
-            for row, token in zip(news.rows.tolist(), news.tokens.tolist(), strict=True):
-                if token >= 0:
-                    tokens[row].append(token)
+            for i, row in enumerate(news.rows.tolist()):
+                tokens[row] += news.tokens.row(i).tolist()
     finally:
         engine.watch(None)
     prompts = [np.concatenate((batch.head(i), batch.own.row(i))) for i in range(len(batch))]

@@ -18,7 +18,7 @@ from preread.tokens.ragged import ranges
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from preread.types import Int32Array, Int64Array
+    from preread.types import Float32Array, Int32Array, Int64Array
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -30,7 +30,9 @@ class Sequences:
     length); prompt: own tokens that came with the request; known: own tokens to compute; computed:
     of those, done (KV in pages); done: output tokens; max_new: most of them; born: admission order;
     held: pages; paid: tokens of the branch that its usage counts as computed; context: its prefix
-    length, for usage alone; extra: label nodes that its last token brings with it."""
+    length, for usage alone; extra: label nodes that its last token brings with it; told: output
+    tokens that its reader knows. first: when the first one came. scores: log-probabilities of a
+    label trie's edges, of a continuation, or of the output if asked for."""
 
     job: Int64Array
     row: Int64Array
@@ -47,6 +49,7 @@ class Sequences:
     paid: Int64Array
     context: Int64Array
     extra: Int64Array
+    told: Int64Array
 
     def __init__(self, slots: int, pages: Pages) -> None:
         self._pages = pages
@@ -56,8 +59,9 @@ class Sequences:
         (
             self.job, self.row, self.queue, self.branch, self.base, self.prompt, self.known,
             self.computed, self.done, self.max_new, self.born, self.held, self.paid, self.context,
-            self.extra,
-        ) = np.zeros((15, slots), np.int64)  # fmt: skip
+            self.extra, self.told,
+        ) = np.zeros((16, slots), np.int64)  # fmt: skip
+        self.first = np.zeros(slots, np.float64)
         self.temperature = np.zeros(slots, np.float32)
         self.top_p = np.ones(slots, np.float32)
         self.top_k = np.zeros(slots, np.int64)
@@ -92,7 +96,7 @@ class Sequences:
         self.tokens = _widened(self.tokens, width)
         self.scores = _widened(self.scores, scores)
         self.state[slots] = RUNNING
-        for column in (self.computed, self.done, self.held, self.paid):
+        for column in (self.computed, self.done, self.held, self.paid, self.told):
             column[slots] = 0
         self.agree[slots] = True
         self.born[slots] = np.arange(self._births, self._births + count)
@@ -154,9 +158,15 @@ class Sequences:
         for slot in slots.tolist() if self.matchers else ():
             self.matchers.pop(slot, None)
 
-    def append(self, slots: Int64Array, tokens: Int32Array) -> None:
-        """One new output token per slot."""
+    def append(
+        self, slots: Int64Array, tokens: Int32Array, logprobs: Float32Array, now: float
+    ) -> None:
+        """One new output token per slot, at this time."""
         self.tokens[slots, self.known[slots]] = tokens
+        asked = self.logprobs[slots]
+        if asked.any():
+            self.scores[slots[asked], self.done[slots[asked]]] = logprobs[asked]
+        self.first[slots[self.done[slots] == 0]] = now
         self.known[slots] += 1
         self.done[slots] += 1
 

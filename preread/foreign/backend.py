@@ -26,6 +26,7 @@ from preread.metrics import Metrics
 from preread.store.store import Store
 from preread.tokens.reply import Replies
 from preread.tokens.requests import Part, Requests
+from preread.tokens.texts import Texts
 from preread.types import Built, Prefix
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class ForeignBackend:
         self._unstored = Builder(*shared, (), self.metrics, config.save_every_s)
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
         self._requests = Requests(model.text, net.vocab_size, model.stop_ids, NOTHING_APART)
+        self._texts = Texts(model.text.tokenizer)
         self._info = BackendInfo(
             name="transformers",
             model=name or model.folder.name,
@@ -100,7 +102,8 @@ class ForeignBackend:
         return builder.build(np.asarray(tokens, np.int32), self._lease_s, None, threading.Event())
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
-        replies = Replies(batch, self._model.text.tokenizer, time.perf_counter())
+        tokenizer = self._model.text.tokenizer
+        replies = Replies(batch, tokenizer, self._texts, time.perf_counter())
         parts, errors = await asyncio.to_thread(self._requests.parts, batch)
         if errors:
             yield replies.failed(errors)

@@ -50,8 +50,7 @@ def observe(net: Net, memory: Memory, batch: TokenBatch, piece: int = PIECE) -> 
     def tell(news: News) -> None:
         if news.errors:
             raise EngineError(f"A row failed: {next(iter(news.errors.values()))}")
-        if news.tokens[0] >= 0:
-            wrote[int(news.rows[0])].append(int(news.tokens[0]))
+        wrote[int(news.rows[0])] += news.tokens.values.tolist()
 
     rows.probe = lambda row, logits: seen[row].append(logits.float().cpu())
     for _ in rows.run(Order(batch, tell)):

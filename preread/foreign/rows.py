@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from preread.backend import Ragged
 from preread.foreign.memory import Memory
 from preread.foreign.net import Ability, Net
 from preread.foreign.reader import Reader, Run, Steps
@@ -211,12 +212,14 @@ def _news(
     row: int, usage: tuple[int, ...], code: int, error: str = "", *, token: int = -1,
     logprob: float = 0.0, scores: Float32Array | None = None, agree: bool = False,
 ) -> News:  # fmt: skip
+    wrote = int(token >= 0)
     return News(
         rows=np.array([row], np.int32),
-        tokens=np.array([token], np.int32),
-        logprobs=np.array([logprob], np.float32),
+        tokens=Ragged(np.array([token] * wrote, np.int32), np.array([0, wrote])),
+        logprobs=np.array([logprob] * wrote, np.float32),
         finish=np.array([code], np.int8),
         usage=np.array([usage], np.int32),
+        age=np.zeros(1, np.float32),
         scores=np.zeros((1, 0), np.float32) if scores is None else scores,
         agree=np.array([agree]),
         errors={row: error} if error else {},

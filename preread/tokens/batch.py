@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from preread.backend import Ragged
 from preread.tokens.labels import LabelTrie
+from preread.tokens.ragged import lengths, picked, ranges
 from preread.types import Finish, Sampling
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from preread.types import Float32Array, Int32Array
+    from preread.types import Float32Array, Int32Array, Int64Array
 
 
 class Kind(IntEnum):
@@ -49,13 +51,15 @@ class Grammar(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GenerateSpec:
-    """Options of generated rows. eos: ids that end an answer, () to ignore them."""
+    """Options of generated rows. eos: ids that end an answer, () to ignore them. stream: tell of
+    every token; else of a row once, when it ends."""
 
     max_tokens: int
     sampling: Sampling
     eos: tuple[int, ...] = ()
     grammar: Grammar | None = None
     logprobs: bool = False
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +120,34 @@ GOES_ON, STOP, LENGTH, CANCELLED, ERROR = range(5)
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What one step changed for one job, one entry per row. tokens: a new token or -1; logprobs:
-    its natural log-probability under the model alone; finish: codes of FINISHES; usage: [n, 4]
-    context, cached, computed, output tokens. Of ended choose rows, scores [n, labels] holds
+    """What one step changed for one job, one entry per row. tokens: those that are new to the
+    reader; logprobs: of tokens.values, natural, under the model alone (zeros if nobody asked);
+    finish: codes of FINISHES; usage: [n, 4] context, cached, computed, output tokens; age: [n]
+    seconds since the row's first token. Of ended choose rows, scores [n, labels] holds
     log P(label); of ended likelihood rows, scores[i, :count] log P of each token, and agree says
     whether all of them were the arg-max."""
 
     rows: Int32Array
-    tokens: Int32Array
+    tokens: Ragged
     logprobs: Float32Array
     finish: NDArray[np.int8]
     usage: Int32Array
+    age: Float32Array
     scores: Float32Array
     agree: NDArray[np.bool_]
     errors: dict[int, str]
+
+    def only(self, which: Int64Array) -> News:
+        """The entries `which`, in that order."""
+        if len(which) == len(self.rows) and (which == np.arange(len(which))).all():
+            return self
+        rows = self.rows[which]
+        values = ranges(self.tokens.offsets[which], lengths(self.tokens)[which])
+        return News(
+            rows, picked(self.tokens, which), self.logprobs[values], self.finish[which],
+            self.usage[which], self.age[which], self.scores[which], self.agree[which],
+            {row: self.errors[row] for row in rows.tolist() if row in self.errors},
+        )  # fmt: skip
 
 
 NOT_FINITE = (

@@ -13,13 +13,13 @@ from preread.backend import Choose, Generate, LogLikelihood, Ragged, RequestBatc
 from preread.errors import Cancelled
 from preread.models.detokenizer import Detokenizer
 from preread.models.tokenizer import Tokenizer
-from preread.tokens.batch import FINISHES, STOP, LikelihoodSpec, News
+from preread.tokens.batch import FINISHES, GOES_ON, STOP, LikelihoodSpec, News
+from preread.tokens.ragged import lengths, picked
 from preread.tokens.requests import Part
+from preread.tokens.texts import Texts
 from preread.types import Finish
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from preread.types import Float32Array, Int32Array, Int64Array
 
 
@@ -58,13 +58,17 @@ class Replies:
     """Turns the news of one request batch into result batches. `stopped` collects rows that met a
     stop string, for the caller to end in the engine."""
 
-    def __init__(self, batch: RequestBatch, tokenizer: Tokenizer, started: float) -> None:
-        """started: time.perf_counter() of the submission."""
+    def __init__(
+        self, batch: RequestBatch, tokenizer: Tokenizer, texts: Texts, started: float
+    ) -> None:
+        """texts: of the same tokenizer; started: time.perf_counter() of the submission."""
         n = len(batch)
         self._work = batch.work
         self._tokenizer = tokenizer
+        self._whole = texts
         self._started = started
         self._texts: dict[int, StopText] = {}
+        self._left = n
         self._done = np.zeros(n, bool)
         self._written = np.zeros(n, np.int32)
         self._ttft = np.zeros(n, np.float32)
@@ -73,7 +77,7 @@ class Replies:
 
     @property
     def finished(self) -> bool:
-        return bool(self._done.all())
+        return not self._left
 
     @property
     def running(self) -> Int64Array:
@@ -106,43 +110,54 @@ class Replies:
         picked = np.flatnonzero(~self._done[part.rows[news.rows]])
         if not len(picked):
             return None
-        rows = part.rows[news.rows[picked]]
+        news = news.only(picked)
+        rows = part.rows[news.rows]
         now = (time.perf_counter() - self._started) * 1e3
-        self._ttft[rows[self._ttft[rows] == 0]] = now
-        finish = [FINISHES[code] for code in news.finish[picked].tolist()]
-        texts = self._read(rows, news.tokens[picked], finish)
-        wrote = news.tokens[picked] >= 0
-        self._written[rows] += wrote
-        self._done[rows] = [f is not None for f in finish]
-        usage = news.usage[picked]
+        first = self._ttft[rows] == 0
+        self._ttft[rows[first]] = np.maximum(now - news.age[first] * 1e3, 1e-3)
+        finish = [FINISHES[code] for code in news.finish.tolist()]
+        texts = self._read(rows, news, finish)
+        self._written[rows] += lengths(news.tokens).astype(np.int32)
+        self._end(rows[[f is not None for f in finish]])
+        usage = news.usage
         usage[:, 3] = self._written[rows]
         scored = isinstance(self._work, LogLikelihood)
-        columns = _scored(news, part, picked) if scored else self._written_now(news, picked, wrote)
-        probs, mass = self._labels(news.scores[picked])
+        asked = scored or (isinstance(self._work, Generate) and self._work.logprobs)
+        tokens, logprobs = _scored(news, part) if scored else (news.tokens, news.logprobs)
+        probs, mass = self._labels(news.scores)
         return ResultBatch(
             rows=rows.astype(np.int32),
             texts=texts,
-            tokens=columns[0],
+            tokens=tokens,
             finish=finish,
             usage=usage,
             times=self._times(rows, now),
-            logprobs=columns[1],
+            logprobs=logprobs if asked else None,
             label_probs=probs,
             mass=mass,
-            is_greedy=news.agree[picked].tolist() if scored else None,
+            is_greedy=news.agree.tolist() if scored else None,
             errors={int(part.rows[row]): text for row, text in news.errors.items()},
         )
 
-    def _read(self, rows: Int64Array, tokens: Int32Array, finish: list[Finish | None]) -> list[str]:
+    def _end(self, rows: Int64Array) -> None:
+        self._done[rows] = True
+        self._left -= len(rows)
+
+    def _read(self, rows: Int64Array, news: News, finish: list[Finish | None]) -> list[str]:
         """New text per row. Where a row meets a stop string, `finish` says so from here on."""
-        texts = [""] * len(rows)
         if not isinstance(self._work, Generate):
-            return texts
-        for i, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
+            return [""] * len(rows)
+        whole = (news.finish != GOES_ON) & (self._written[rows] == 0) & (not self._work.stop)
+        texts, at_once = [""] * len(rows), np.flatnonzero(whole)
+        done = self._whole(picked(news.tokens, at_once))
+        for i, text in zip(at_once.tolist(), done, strict=True):
+            texts[i] = text
+        for i in np.flatnonzero(~whole).tolist():
+            row = int(rows[i])
             if (stream := self._texts.get(row)) is None:
                 stream = self._texts[row] = StopText(self._tokenizer, self._work.stop)
-            if token >= 0:
-                texts[i] = stream.push(token)
+            for token in news.tokens.row(i).tolist():
+                texts[i] += stream.push(token)
             if finish[i] is not None and not stream.stopped:
                 texts[i] += stream.finish()
             if stream.stopped:
@@ -152,14 +167,6 @@ class Replies:
             if finish[i] is not None:
                 del self._texts[row]
         return texts
-
-    def _written_now(
-        self, news: News, picked: Int64Array, wrote: NDArray[np.bool_]
-    ) -> tuple[Ragged, Float32Array | None]:
-        offsets = np.concatenate(([0], np.cumsum(wrote))).astype(np.int64)
-        asked = isinstance(self._work, Generate) and self._work.logprobs
-        logprobs = news.logprobs[picked][wrote] if asked else None
-        return Ragged(news.tokens[picked][wrote], offsets), logprobs
 
     def _labels(self, scores: Float32Array) -> tuple[Float32Array | None, Float32Array | None]:
         """Probabilities over the labels, and what they hold together. Rows that failed: zeros."""
@@ -179,7 +186,7 @@ class Replies:
         return np.stack(columns, axis=1)
 
     def _ended(self, rows: Int32Array, finish: Finish, errors: dict[int, str]) -> ResultBatch:
-        self._done[rows] = True
+        self._end(rows.astype(np.int64))
         n = len(rows)
         usage = np.zeros((n, 4), np.int32)
         usage[:, 3] = self._written[rows]
@@ -202,18 +209,13 @@ class Replies:
         )
 
 
-def _scored(news: News, part: Part, picked: Int64Array) -> tuple[Ragged, Float32Array]:
+def _scored(news: News, part: Part) -> tuple[Ragged, Float32Array]:
     """Continuations and their log-probabilities; nothing of rows that did not end well."""
     spec, own = part.batch.spec, part.batch.own
     assert isinstance(spec, LikelihoodSpec)
-    tokens, logprobs, offsets = [own.values[:0]], [news.logprobs[:0]], [0]
-    for i in picked.tolist():
-        row = int(news.rows[i])
-        count = int(spec.counts[row]) if news.finish[i] == STOP else 0
-        tokens.append(own.row(row)[len(own.row(row)) - count :])
-        logprobs.append(news.scores[i, :count])
-        offsets.append(offsets[-1] + count)
-    return Ragged(np.concatenate(tokens), np.array(offsets, np.int64)), np.concatenate(logprobs)
+    counts = np.where(news.finish == STOP, spec.counts[news.rows], 0).astype(np.int64)
+    tokens = picked(own, news.rows.astype(np.int64), lengths(own)[news.rows] - counts)
+    return tokens, news.scores[np.arange(news.scores.shape[1]) < counts[:, None]]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -117,7 +117,9 @@ class Requests:
             trie = label_trie([self._answer(label, batch.raw) for label in batch.work.labels])
         elif isinstance(batch.work, LogLikelihood):
             tail = self._continuations(batch.work, batch.raw)
-        generate = self._generate(batch.work) if isinstance(batch.work, Generate) else None
+        generate = None
+        if isinstance(batch.work, Generate):
+            generate = self._generate(batch.work, batch.stream)
         rows = self._encode(batch, prefix_of, tail)
         good = np.setdiff1d(np.arange(len(batch)), list(rows.errors))
         seeds = _seeds(batch)
@@ -215,7 +217,7 @@ class Requests:
             return [work.continuations.row(i) for i in range(len(work.continuations))]
         return [self._answer(text, raw) for text in work.continuations]
 
-    def _generate(self, work: Generate) -> GenerateSpec:
+    def _generate(self, work: Generate, stream: bool) -> GenerateSpec:
         stops = (
             not work.ignore_eos or work.schema is not None
         )  # a grammar ends where it is complete
@@ -225,6 +227,7 @@ class Requests:
             eos=tuple(self._stops) if stops else (),
             grammar=None if work.schema is None else self._grammars.compile(work.schema),
             logprobs=work.logprobs,
+            stream=stream or bool(work.stop),  # stop strings are sought as the text grows
         )
 
 

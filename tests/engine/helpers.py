@@ -81,9 +81,10 @@ class Answers:
     def add(self, news: News) -> None:
         for i, row in enumerate(news.rows.tolist()):
             assert row not in self.finish, "news of a row that has ended"
-            if news.tokens[i] >= 0:
-                self.tokens.setdefault(row, []).append(int(news.tokens[i]))
-                self.logprobs.setdefault(row, []).append(float(news.logprobs[i]))
+            if len(new := news.tokens.row(i)):
+                lo, hi = news.tokens.offsets[i : i + 2]
+                self.tokens.setdefault(row, []).extend(new.tolist())
+                self.logprobs.setdefault(row, []).extend(news.logprobs[lo:hi].tolist())
             if (finish := FINISHES[news.finish[i]]) is not None:
                 self.finish[row] = finish
                 self.usage[row] = tuple(news.usage[i].tolist())

@@ -83,7 +83,7 @@ def test_jobs_at_once_and_late_comers(engine, oracle):
     tokens = {r: [] for r in range(6)}
     for news in early:
         for n in news.values():
-            for row, token in zip(n.rows.tolist(), n.tokens.tolist(), strict=True):
+            for row, token in zip(n.rows.tolist(), n.tokens.values.tolist(), strict=True):
                 tokens[row].append(token)
     merged = [tokens[r] + a.tokens[r] for r in range(6)]
     assert merged == oracle([BOOK + own for own in OWN], 20)
@@ -383,3 +383,34 @@ def test_half_precision_runs(decoder, dtype, tmp_path):
     (got,) = run(engine, batch(OWN, prefixes=[BOOK]))
     (again,) = run(engine, batch(OWN, prefixes=[BOOK]))
     assert got.rows() == again.rows()
+
+
+@pytest.mark.parametrize("pages", [0, 24])
+def test_who_waits_for_the_end_is_told_the_same_at_once(decoder, pages):
+    plan = Engine(decoder, SMALL).plan
+    told, logprobs = [], []
+    for stream in (True, False):
+        engine = Engine(decoder, SMALL, plan=replace(plan, pages=pages or plan.pages))
+        spec = greedy(20, logprobs=True, stream=stream, eos=(7, 99, 180))
+        (got,) = run(engine, batch(OWN, spec, prefixes=[BOOK]))
+        told.append((got.tokens, got.finish, got.usage, got.errors))
+        logprobs.append(np.concatenate([got.logprobs[i] for i in sorted(got.logprobs)]))
+    assert told[0] == told[1]
+    np.testing.assert_allclose(*logprobs, atol=1e-5)
+
+
+def test_nothing_is_told_before_the_end_unless_somebody_reads_along(engine):
+    job = engine.submit(batch(OWN, greedy(6, stream=False)))
+    assert [job in engine.step() for _ in range(5)] == [False] * 5
+    assert engine.step()[job].finish.all()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_cancelled_row_says_what_it_wrote(engine, oracle, stream):
+    job, seen = engine.submit(batch(OWN[:1], greedy(50, stream=stream))), []
+    for _ in range(5):
+        seen += engine.step().values()
+    engine.cancel(job)
+    seen += engine.step().values()
+    tokens = np.concatenate([news.tokens.values for news in seen]).tolist()
+    assert tokens == oracle(OWN[:1], 5)[0] and seen[-1].usage[0, 3] == 5

@@ -50,7 +50,7 @@ def test_decoding_goes_on_while_a_prefix_is_read(decoder):
     job = engine.submit(batch([text(4)], greedy(30)))
     engine.step()
     other = engine.submit(batch([text(4)], greedy(2), prefixes=[text(200)]))
-    tokens = sum((engine.step()[job].tokens >= 0).sum() for _ in range(20))
+    tokens = sum(len(engine.step()[job].tokens.values) for _ in range(20))
     assert tokens == 20
     drain(engine, job, other)
 
