@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import numpy as np
 
 from preread.errors import RequestError, UnsupportedModel
+from preread.models.many import encode_many
 from preread.models.template import Template
 from preread.models.tokenizer import At, Span, Tokenizer, clip
 from preread.types import Message, Prefix
@@ -79,6 +80,16 @@ class ChatTemplate:
         ids = self.tokenizer.encode([*read.tail, Span(question.strip()), read.after], read.at)
         common = _common(ids, read.tail_ids)
         return len(read.tail_ids) - common, np.array(ids[common:], dtype=np.int32)
+
+    def suffixes(self, prefix: Prefix, questions: Sequence[str]) -> list[tuple[int, list[int]]]:
+        """`suffix` of each, encoded as one batch."""
+        read = self._read(prefix)
+        asked = [question.strip() for question in questions]
+        k, found = len(read.tail_ids), []
+        for ids in encode_many(self.tokenizer, read.tail, asked, [read.after], read.at):
+            same = k if ids[:k] == read.tail_ids else _common(ids, read.tail_ids)
+            found.append((k - same, ids[same:]))
+        return found
 
     def whole(self, prefix: Prefix, question: str) -> Int32Array:
         """The prompt, encoded in one go."""

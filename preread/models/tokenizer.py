@@ -224,6 +224,19 @@ class Tokenizer:
         there is none or the tokenizer has no such places."""
         return self._stripped.last_seam(text, low, high) if self._has_seams else None
 
+    @cached_property
+    def cuts_alone(self) -> bool:
+        """Whether added tokens are cut out of trusted text alone and whatever stands beside it."""
+        looks = any(t.lstrip or t.rstrip or t.single_word for t in self._added.values())
+        return not looks and all(vocabulary is None for _, vocabulary in self._passes)
+
+    def encode_runs(self, texts: Sequence[str], at: At) -> list[list[int]] | None:
+        """Token ids of each run of text, in parallel. None if one of them is not valid Unicode."""
+        try:
+            return self._stripped.encode_many(texts, at.value)
+        except (TypeError, UnicodeEncodeError):
+            return None
+
     def _run(self, text: str, at: At) -> list[int]:
         try:
             return self._stripped.encode(text, at.value)

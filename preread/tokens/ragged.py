@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from preread.types import Int32Array, Int64Array
+    from preread.types import Int64Array
 
 
 def spread(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -46,12 +47,21 @@ def picked(rows: Ragged, which: Int64Array, skip: Int64Array | int = 0) -> Ragge
     return Ragged(rows.values[ranges(starts, sizes)], offsets)
 
 
-def stacked(rows: Sequence[Sequence[int] | Int32Array]) -> Ragged:
+def stacked(rows: Sequence[list[int]]) -> Ragged:
     """Rows given one by one."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
-    values = [np.asarray(row, np.int32) for row in rows]
-    return Ragged(np.concatenate(values) if values else np.empty(0, np.int32), offsets)
+    return Ragged(np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets)
+
+
+def beside(heads: Ragged, tails: Ragged) -> Ragged:
+    """Each row of one, followed by that of the other."""
+    sizes, more = lengths(heads), lengths(tails)
+    offsets = np.concatenate(([0], np.cumsum(sizes + more)))
+    values = np.empty(int(offsets[-1]), np.int32)
+    values[ranges(offsets[:-1], sizes)] = heads.values[ranges(heads.offsets[:-1], sizes)]
+    values[ranges(offsets[:-1] + sizes, more)] = tails.values[ranges(tails.offsets[:-1], more)]
+    return Ragged(values, offsets)
 
 
 def joined(parts: Sequence[Ragged]) -> Ragged:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preread.backend import Choose, Generate, LogLikelihood, Ragged, RequestBatch
 from preread.errors import RequestError
+from preread.models.many import encode_many
 from preread.models.text import Text
 from preread.models.tokenizer import At
 from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec, Spec, TokenBatch
 from preread.tokens.grammar import JsonGrammars
 from preread.tokens.labels import LabelTrie, label_trie
+from preread.tokens.ragged import beside, distinct, lengths, picked, stacked
 from preread.tokens.share import share
 from preread.types import Prefix
 
@@ -37,9 +39,9 @@ class Part:
 class _Rows:
     """own tokens, prefix tokens used and prefix length, per row; errors: row -> message."""
 
-    own: list[Sequence[int] | Int32Array]
-    base: list[int]
-    context: list[int]
+    own: Ragged
+    base: Int32Array
+    context: Int32Array
     errors: dict[int, str]
 
 
@@ -111,7 +113,7 @@ class Requests:
         """The batch as tokens, by prefix, and the rows that have none (row -> why). Raises
         RequestError when the whole batch is malformed."""
         prefix_of = check(batch)
-        tail: Sequence[Sequence[int] | Int32Array] | None = None
+        tail: Ragged | None = None
         trie: LabelTrie | None = None
         if isinstance(batch.work, Choose):
             trie = label_trie([self._answer(label, batch.raw) for label in batch.work.labels])
@@ -121,17 +123,18 @@ class Requests:
         if isinstance(batch.work, Generate):
             generate = self._generate(batch.work, batch.stream)
         rows = self._encode(batch, prefix_of, tail)
-        good = np.setdiff1d(np.arange(len(batch)), list(rows.errors))
+        good = np.ones(len(batch), bool)
+        good[list(rows.errors)] = False
         seeds = _seeds(batch)
         parts = []
-        for number in np.unique(prefix_of[good]).tolist() if len(good) else ():
-            mine = good[prefix_of[good] == number]
+        for number in distinct(prefix_of[good]):
+            mine = np.flatnonzero(good & (prefix_of == number))
             prefix = None if number < 0 else self._text.chat.prefix(batch.prefixes[number])
             spec: Spec
             if trie is not None:
                 spec = ChooseSpec(trie)
             elif tail is not None:
-                spec = LikelihoodSpec(np.array([len(tail[i]) for i in mine.tolist()], np.int32))
+                spec = LikelihoodSpec(lengths(tail)[mine].astype(np.int32))
             else:
                 assert generate is not None
                 spec = generate
@@ -147,61 +150,86 @@ class Requests:
         spec: Spec,
         seeds: np.ndarray,
     ) -> Part:
-        own = _ragged([rows.own[i] for i in mine.tolist()])
-        base = np.array([rows.base[i] for i in mine.tolist()], np.int32)
         shared = prefix is not None and batch.reuse
         tokens = TokenBatch(
             spec=spec,
-            own=own,
+            own=picked(rows.own, mine),
             groups=[prefix] if shared and prefix is not None else [],
             group_of=np.full(len(mine), 0 if shared else -1, np.int32),
-            base=base,
-            context=np.array([rows.context[i] for i in mine.tolist()], np.int32),
+            base=rows.base[mine],
+            context=rows.context[mine],
             seeds=seeds,
             keep=batch.keep,
             reuse=batch.reuse,
         )
         return Part(mine, prefix if shared else None, share(tokens, self._private))
 
-    def _encode(
-        self,
-        batch: RequestBatch,
-        prefix_of: Int32Array,
-        tail: Sequence[Sequence[int] | Int32Array] | None,
-    ) -> _Rows:
-        rows = _Rows([], [], [], {})
-        for i, number in enumerate(prefix_of.tolist()):
-            base, own, context = 0, np.empty(0, np.int32), 0
-            try:
-                base, own, context = self._row(batch, i, number)
-                if tail is not None:
-                    if not len(tail[i]):
-                        raise RequestError("the continuation is empty.", hint="Give some text.")
-                    own = np.concatenate((own, np.asarray(tail[i], np.int32)))
-                    if len(own) == len(tail[i]):
-                        raise RequestError("the prompt is empty.", hint="Give at least one token.")
-            except RequestError as exc:
-                rows.errors[i] = str(exc)
-            rows.own.append(own)
-            rows.base.append(base)
-            rows.context.append(context)
-        return rows
-
-    def _row(self, batch: RequestBatch, i: int, number: int) -> tuple[int, Int32Array, int]:
-        """(prefix tokens used, own tokens, prefix length)"""
+    def _encode(self, batch: RequestBatch, prefix_of: Int32Array, tail: Ragged | None) -> _Rows:
         if isinstance(batch.prompts, Ragged):
-            return 0, batch.prompts.row(i), 0
-        text, chat = batch.prompts[i], self._text.chat
+            none = np.zeros(len(batch), np.int32)
+            rows = _Rows(batch.prompts, none, none, {})
+        else:
+            rows = self._encode_texts(batch, batch.prompts, prefix_of)
+        if tail is None:
+            return rows
+        for row in np.flatnonzero(lengths(rows.own) == 0).tolist():
+            rows.errors.setdefault(row, "the prompt is empty. Give at least one token.")
+        for row in np.flatnonzero(lengths(tail) == 0).tolist():
+            rows.errors[row] = "the continuation is empty. Give some text."
+        return replace(rows, own=beside(rows.own, tail))
+
+    def _encode_texts(
+        self, batch: RequestBatch, prompts: Sequence[str], prefix_of: Int32Array
+    ) -> _Rows:
+        own: list[list[int]] = [[]] * len(batch)
+        base, context = np.zeros((2, len(batch)), np.int32)
+        errors: dict[int, str] = {}
+        for number in distinct(prefix_of):
+            mine = np.flatnonzero(prefix_of == number)
+            texts = [prompts[i] for i in mine.tolist()]
+            try:
+                found = self._texts(batch, number, texts)
+            except RequestError:  # one of them is at fault, or all
+                found = self._one_by_one(batch, number, texts, mine, errors)
+            context[mine], drops, ids = found
+            base[mine] = np.where(context[mine] > 0, context[mine] - drops, 0)
+            for i, row in zip(mine.tolist(), ids, strict=True):
+                own[i] = row
+        return _Rows(stacked(own), base, context, errors)
+
+    def _texts(
+        self, batch: RequestBatch, number: int, texts: Sequence[str]
+    ) -> tuple[int, list[int], list[list[int]]]:
+        """Prompts on one prefix (-1: none): (its length, tokens of it that each does not use, own
+        tokens of each)."""
+        chat, tokenizer = self._text.chat, self._text.tokenizer
         if batch.raw:
-            return 0, np.array(self._text.tokenizer.prompt_tokens(text), np.int32), 0
-        if number < 0:
-            return 0, chat.whole(Prefix(""), text), 0
-        prefix = batch.prefixes[number]
-        length = len(chat.prefix(prefix))
+            ids = encode_many(tokenizer, [], texts, [])
+            return 0, [0] * len(ids), [[*tokenizer.bos_ids, *row] for row in ids]
+        prefix = batch.prefixes[number] if number >= 0 else Prefix("")
+        head = chat.prefix(prefix)
         if not batch.reuse:
-            return 0, chat.whole(prefix, text), length
-        drop, own = chat.suffix(prefix, text)
-        return length - drop, own, length
+            whole = [chat.whole(prefix, text).tolist() for text in texts]
+            return len(head) if number >= 0 else 0, [len(head)] * len(texts), whole
+        drops, ids = map(list, zip(*chat.suffixes(prefix, texts), strict=True))
+        if number >= 0:
+            return len(head), drops, ids
+        kept = head.tolist()
+        whole = [kept[: len(kept) - drop] + row for drop, row in zip(drops, ids, strict=True)]
+        return 0, drops, whole
+
+    def _one_by_one(
+        self, batch: RequestBatch, number: int, texts: Sequence[str], rows: Int64Array,
+        errors: dict[int, str],
+    ) -> tuple[int, list[int], list[list[int]]]:  # fmt: skip
+        """`_texts`, but what is wrong with one is its own error."""
+        length, drops, own = 0, [0] * len(texts), [list[int]() for _ in texts]
+        for i, text in enumerate(texts):
+            try:
+                length, (drops[i],), (own[i],) = self._texts(batch, number, [text])
+            except RequestError as exc:
+                errors[int(rows[i])] = str(exc)
+        return length, drops, own
 
     def _answer(self, text: str, raw: bool) -> list[int]:
         """Tokens of an answer's beginning, or of what goes on after a raw prompt."""
@@ -210,12 +238,10 @@ class Requests:
         answer: list[int] = self._text.chat.answer_tokens(text).tolist()
         return answer
 
-    def _continuations(
-        self, work: LogLikelihood, raw: bool
-    ) -> Sequence[Sequence[int] | Int32Array]:
+    def _continuations(self, work: LogLikelihood, raw: bool) -> Ragged:
         if isinstance(work.continuations, Ragged):
-            return [work.continuations.row(i) for i in range(len(work.continuations))]
-        return [self._answer(text, raw) for text in work.continuations]
+            return work.continuations
+        return stacked([self._answer(text, raw) for text in work.continuations])
 
     def _generate(self, work: Generate, stream: bool) -> GenerateSpec:
         stops = (
@@ -238,10 +264,3 @@ def _seeds(batch: RequestBatch) -> np.ndarray:
     if isinstance(work, Generate) and work.sampling.seed is not None:
         return np.full(n, work.sampling.seed % 2**64, np.uint64)
     return np.random.default_rng().integers(0, 2**64, n, np.uint64)
-
-
-def _ragged(rows: Sequence[Sequence[int] | Int32Array]) -> Ragged:
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    values = np.concatenate([np.asarray(row, np.int32) for row in rows])
-    return Ragged(values, offsets)

@@ -129,6 +129,27 @@ def test_any_text_is_cut_exactly_and_none_of_it_is_control(
     assert control(text, whole) == control(text, chat.whole(harmless, "x"))
 
 
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(system=NASTY, questions=st.lists(NASTY, min_size=2, max_size=5))
+def test_questions_encoded_at_once_are_those_encoded_one_by_one(
+    text: Text, system: str, questions: list[str]
+) -> None:
+    prefix = Prefix(system)
+    for asked in (questions, [f"{question} x" for question in questions]):  # none empty
+        many = text.chat.suffixes(prefix, asked)
+        one = [text.chat.suffix(prefix, question) for question in asked]
+        assert many == [(drop, ids.tolist()) for drop, ids in one]
+
+
+def test_a_text_that_is_not_unicode_is_found_among_many(text: Text) -> None:
+    with pytest.raises(RequestError, match="lone surrogate"):
+        text.chat.suffixes(Prefix("the fox"), ["the", "a \ud800 b"])
+
+
 def control(text: Text, ids: Any) -> list[int]:
     """Control tokens in order (<unk> stands for unknown characters, not for its text)."""
     tokenizer = text.tokenizer

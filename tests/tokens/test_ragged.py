@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from preread.backend import Ragged
-from preread.tokens.ragged import counted, distinct, joined, lengths, picked, spread, stacked
+from preread.tokens.ragged import (
+    beside,
+    counted,
+    distinct,
+    joined,
+    lengths,
+    picked,
+    spread,
+    stacked,
+)
 
 
 def rows_of(ragged: Ragged) -> list[list[int]]:
@@ -28,6 +37,12 @@ def test_rows_are_picked_and_joined(seed):
     assert rows_of(joined([some, given, picked(given, np.array([8, 0]))])) == [
         *rows[2:5], *rows, rows[8], rows[0],
     ]  # fmt: skip
+
+
+def test_rows_beside_rows():
+    heads, tails = [[1, 2], [], [3], []], [[4], [5, 6], [], []]
+    got = beside(stacked(heads), picked(stacked([[0], *tails]), np.arange(1, 5)))
+    assert rows_of(got) == [[1, 2, 4], [5, 6], [3], []]
 
 
 def test_neighbours_are_not_copied():
