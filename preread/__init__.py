@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preread.app import AnswerOptions, Context, Engine, Session, open
+    from preread.app import AnswerOptions, Answers, Context, Engine, Session, open
     from preread.errors import PrereadError
     from preread.types import (
         Choice,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AnswerOptions",
+    "Answers",
     "Choice",
     "Citation",
     "Completion",
@@ -46,7 +47,9 @@ __all__ = [
     "open",
 ]
 _HOME = {
-    **dict.fromkeys(("AnswerOptions", "Context", "Engine", "Session", "open"), "preread.app"),
+    **dict.fromkeys(
+        ("AnswerOptions", "Answers", "Context", "Engine", "Session", "open"), "preread.app"
+    ),
     "PrereadError": "preread.errors",
 }
 

@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from preread.app.answers import Answers
 from preread.app.compose import Parts
 from preread.app.context import Context
 from preread.app.options import AnswerOptions, generate_work
@@ -34,11 +35,12 @@ from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.names import parse_ttl
 from preread.contexts.opened import Opened
 from preread.contexts.opening import OpenOptions, open_context
-from preread.contexts.rows import collect
+from preread.contexts.rows import collect, gather
 from preread.home import check_writable
 from preread.types import Built, Completion, Likelihood
 
 if TYPE_CHECKING:
+    from preread.app.prompts import ManyPrompts
     from preread.contexts.route import Embedder
     from preread.contexts.shard import Plan
     from preread.types import Int32Array
@@ -196,27 +198,20 @@ class Engine:
         self, prompts: str, **options: Unpack[AnswerOptions]
     ) -> Completion: ...
     @overload
+    def generate(self, prompts: ManyPrompts, **options: Unpack[AnswerOptions]) -> Answers: ...
     def generate(
-        self,
-        prompts: Sequence[str] | Sequence[Sequence[int]] | Sequence[int],
-        **options: Unpack[AnswerOptions],
-    ) -> list[Completion]: ...
-    def generate(
-        self,
-        prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[int],
-        **options: Unpack[AnswerOptions],
-    ) -> Completion | list[Completion]:
-        """Continue plain prompts (text or token ids, no chat template); what they share is found
-        and computed once. A text gives one Completion; a list gives a list in its order (one list
-        of token ids is one prompt). A failed row has finish_reason "error". Raises RequestError
-        naming row and field."""
+        self, prompts: str | ManyPrompts, **options: Unpack[AnswerOptions]
+    ) -> Completion | Answers:
+        """Continue plain prompts, no chat template: texts, or token ids as lists, arrays, a matrix
+        or `Ragged` columns. What they share is found and computed once, however many beginnings
+        there are and wherever they stand. A text gives one Completion; many prompts give Answers,
+        a sequence of Completions in their order that is kept as columns (one list of token ids is
+        one prompt). A failed row has finish_reason "error". Raises RequestError naming row and
+        field."""
         one = isinstance(prompts, str)
         rows = columns([prompts] if isinstance(prompts, str) else prompts)
-        if not len(rows):
-            return []
         work = generate_work(options, self.config.context.max_tokens)
-        batch = RequestBatch(work, rows, raw=True)
-        done = [row.completion() for row in self.run(collect(self.backend, batch))]
+        done = Answers(self.run(gather(self.backend, RequestBatch(work, rows, raw=True))))
         return done[0] if one else done
 
     @overload

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 from preread.backend import Backend, RequestBatch, ResultBatch
@@ -70,12 +72,45 @@ async def follow(
                     yield news.texts[j]
 
 
+async def gather(backend: Backend, batch: RequestBatch) -> ResultBatch:
+    """Run a batch to its end: all columns, in the order of the requests. Raises RequestError for a
+    malformed batch; a failed row is a row."""
+    from preread.tokens.merged import merged
+
+    source = cast("AsyncGenerator[ResultBatch, None]", backend.submit(replace(batch, stream=False)))
+    async with aclosing(source):
+        parts = [news async for news in source]
+    return await asyncio.to_thread(merged, parts, len(batch))
+
+
 async def collect(backend: Backend, batch: RequestBatch) -> list[Row]:
-    """Run a batch to its end. Raises RequestError for a malformed batch; a failed row is a row."""
-    rows = [Row() for _ in range(len(batch))]
-    async for _ in follow(backend, batch, rows):
-        pass
-    return rows
+    """The same, row by row."""
+    return as_rows(await gather(backend, batch))
+
+
+def as_rows(whole: ResultBatch) -> list[Row]:
+    """The rows of all columns."""
+    n, cuts, values = len(whole.rows), whole.tokens.offsets.tolist(), whole.tokens.values.tolist()
+    logprobs = [] if whole.logprobs is None else whole.logprobs.tolist()
+    labels = [[]] * n if whole.label_probs is None else whole.label_probs.tolist()
+    mass = [0.0] * n if whole.mass is None else whole.mass.tolist()
+    greedy = whole.is_greedy or [False] * n
+    usage, times = whole.usage.tolist(), whole.times.tolist()
+    return [
+        Row(
+            whole.texts[i],
+            values[a:b],
+            logprobs[a:b],
+            whole.finish[i],
+            Usage(*usage[i]),
+            Timing(*times[i]),
+            tuple(labels[i]),
+            mass[i],
+            greedy[i],
+            whole.errors.get(i, ""),
+        )
+        for i, (a, b) in enumerate(pairwise(cuts))
+    ]
 
 
 def _take(row: Row, news: ResultBatch, j: int) -> None:
