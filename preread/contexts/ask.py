@@ -165,17 +165,20 @@ def _finish(
     answers, done = [], (Finish.STOP, Finish.LENGTH)
     for row, shard in zip(rows[ask.start :], ask.shards, strict=False):
         answer = row.completion()
+        found = answer.citations
         if options.cite and answer.finish_reason in done:
             found = context.evidence(shard).cite(answer.text, ask.question)
-            answer = replace(answer, citations=found)
         timing = context.saved(answer.usage, answer.timing)
         notes = _beyond(info, answer.usage)
-        answers.append(replace(answer, context=context.ref, timing=timing, notes=notes))
+        answers.append(
+            replace(answer, citations=found, context=context.ref, timing=timing, notes=notes)
+        )
     read = [s for s, a in zip(ask.shards, answers, strict=True) if a.finish_reason in done]
     unread = context.unread(read or ask.shards)
     best = merge(answers, unread)
-    best = replace(best, notes=ask.notes + best.notes)
-    return best if work.logprobs else replace(best, logprobs=())
+    if ask.notes:
+        best = replace(best, notes=ask.notes + best.notes)
+    return replace(best, logprobs=()) if best.logprobs and not work.logprobs else best
 
 
 def _beyond(info: BackendInfo, usage: Usage) -> tuple[str, ...]:

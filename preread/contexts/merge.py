@@ -16,6 +16,8 @@ def merge(answers: Sequence[Completion], unread: Sequence[str]) -> Completion:
     the asked shards, best routed first, with log-probabilities and citations. unread: documents
     that none of them contained. Tokens are added up; the time to the first token is the winner's,
     the end is the last one's."""
+    if len(answers) == 1:
+        return replace(answers[0], unread=tuple(unread)) if unread else answers[0]
     ranked = sorted(answers, key=_rank, reverse=True)
     best = ranked[0]
     timing = Timing(

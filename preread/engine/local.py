@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,7 +25,7 @@ from preread.store.keys import fingerprint
 from preread.store.store import Store
 from preread.tokens.parity import ParityReport
 from preread.tokens.reply import Replies
-from preread.tokens.requests import Part, Requests
+from preread.tokens.requests import Block, Part, Requests
 from preread.tokens.texts import Texts
 from preread.types import Built, Prefix
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BUILDS = 8  # at once; more wait
+
+log = logging.getLogger("preread.engine")
 
 
 class LocalBackend:
@@ -107,26 +110,45 @@ class LocalBackend:
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         replies = Replies(batch, self._model.tokenizer, self._texts, time.perf_counter())
-        parts, errors = await asyncio.to_thread(self._requests.parts, batch)
-        if errors:
-            yield replies.failed(errors)
+        blocks = self._requests.blocks(batch)
+        first = await asyncio.to_thread(next, blocks)  # raises what is wrong with the whole batch
         stream = Stream(self._thread)
-        starts = [asyncio.create_task(self._start(part, stream, replies)) for part in parts]
+        feed = asyncio.create_task(self._feed(first, blocks, stream, replies))
         try:
             while not replies.finished:
                 part, news = await stream.inbox.get()
                 if (result := replies.take(part, news)) is not None:
                     yield result
-                stream.finish(part, replies.stopped)
+                if part is not None:
+                    stream.finish(part, replies.stopped)
         finally:
             stream.close()
-            for start in starts:
-                start.cancel()
+            feed.cancel()
 
     async def close(self) -> None:
         self._closed = True
         await asyncio.to_thread(self._thread.stop)
         self._workers.shutdown(wait=False)
+
+    async def _feed(
+        self, block: Block | None, blocks: Iterator[Block], stream: Stream, replies: Replies
+    ) -> None:
+        """Start the rows of every block, while the next one is encoded."""
+        starts: list[asyncio.Task[None]] = []
+        try:
+            while block is not None:
+                parts, errors = block
+                if errors:
+                    stream.inbox.put_nowait((None, errors))
+                starts += [asyncio.create_task(self._start(p, stream, replies)) for p in parts]
+                block = await asyncio.to_thread(next, blocks, None)
+            await asyncio.gather(*starts)
+        except Exception as exc:  # a bug in encoding: say so instead of hanging
+            log.exception("a batch could not be encoded")
+            stream.inbox.put_nowait((None, exc))
+        finally:
+            for start in starts:
+                start.cancel()
 
     async def _start(self, part: Part, stream: Stream, replies: Replies) -> None:
         """Submit the rows of a part, once their prefix is in memory."""

@@ -13,6 +13,7 @@ import numpy as np
 from preread.engine.engine import Engine
 from preread.engine.thread import EngineThread
 from preread.tokens.batch import News
+from preread.tokens.reply import Said
 from preread.tokens.requests import Part
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Jobs of one request batch. `inbox`: (part, its news or why there will be none)."""
+    """Jobs of one request batch. `inbox`: (part, its news or why there will be none); part None:
+    of rows that will have none, see Replies.take."""
 
     def __init__(self, thread: EngineThread) -> None:
         """On the reader's loop."""
-        self.inbox: asyncio.Queue[tuple[Part, News | Exception]] = asyncio.Queue()
+        self.inbox: asyncio.Queue[tuple[Part | None, Said]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._thread = thread
         self._lock = threading.Lock()

@@ -111,12 +111,20 @@ class ChatTemplate:
     def answer_tokens(self, text: str) -> Int32Array:
         """Tokens of an answer that begins with `text`, as they come after the generation prompt
         (some templates put a space between). For scoring labels and continuations."""
+        return np.array(self.answers([text])[0], dtype=np.int32)
+
+    def answers(self, texts: Sequence[str]) -> list[list[int]]:
+        """`answer_tokens` of each, encoded as one batch."""
         run, space = self._answer_run, self._answer_space
         base = self.tokenizer.encode([run], At.MIDDLE)
-        ids = self.tokenizer.encode([run, space, Span(text)], At.MIDDLE)
-        if ids[: len(base)] != base:  # the text melts into the prompt, which is fixed
-            base, ids = [], self.tokenizer.encode([space, Span(text)], At.MIDDLE)
-        return np.array(ids[len(base) :], dtype=np.int32)
+        found = []
+        many = encode_many(self.tokenizer, [run, space], texts, [], At.MIDDLE)
+        for text, ids in zip(texts, many, strict=True):
+            if ids[: len(base)] == base:
+                found.append(ids[len(base) :])
+            else:  # the text melts into the prompt, which is fixed
+                found.append(self.tokenizer.encode([space, Span(text)], At.MIDDLE))
+        return found
 
     def _read(self, prefix: Prefix) -> _Read:
         with self._lock:

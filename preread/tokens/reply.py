@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from preread.types import Float32Array, Int32Array, Int64Array
 
 
+Said = News | Exception | dict[int, str]  # of rows; dict: row -> why it failed
+
+
 class StopText:
     """Text of one row, cut before the first stop string. What might be the beginning of one is held
     back until it is not."""
@@ -96,14 +99,18 @@ class Replies:
         """All rows that still run."""
         return self._ended(self.running.astype(np.int32), Finish.CANCELLED, {})
 
-    def take(self, part: Part, news: News | Exception) -> ResultBatch | None:
-        """News of a part, or why there will be none: results for the reader, if any."""
-        if isinstance(news, News):
-            return self.results(news, part)
+    def take(self, part: Part | None, news: Said) -> ResultBatch | None:
+        """News of a part (None: of the whole batch), or why there will be none: results for the
+        reader, if any."""
+        if isinstance(news, dict):
+            return self.failed(news)
         if isinstance(news, Cancelled):
             return self.cancelled()
-        lost = part.rows[~self._done[part.rows]].tolist()
-        return self.failed(dict.fromkeys(lost, str(news)))
+        if isinstance(news, News):
+            assert part is not None
+            return self.results(news, part)
+        rows = self.running if part is None else part.rows[~self._done[part.rows]]
+        return self.failed(dict.fromkeys(rows.tolist(), str(news)))
 
     def results(self, news: News, part: Part) -> ResultBatch | None:
         """News of one part of the batch. None when nothing of it is new to the reader."""

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preread.backend import Choose, Generate, LogLikelihood, Ragged, RequestBatch
+from preread.backend import Choose, Generate, Ragged, RequestBatch
 from preread.errors import RequestError
-from preread.models.many import encode_many
 from preread.models.text import Text
-from preread.models.tokenizer import At
 from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec, Spec, TokenBatch
 from preread.tokens.grammar import JsonGrammars
 from preread.tokens.labels import LabelTrie, label_trie
-from preread.tokens.ragged import beside, distinct, lengths, picked, stacked
+from preread.tokens.prompts import Encoded, Prompts
+from preread.tokens.ragged import distinct, picked
 from preread.tokens.share import share
-from preread.types import Prefix
 
 if TYPE_CHECKING:
     from preread.types import Int32Array, Int64Array
 
+BLOCK = 1 << 13  # texts encoded at once
 _HINT = "See preread.backend.RequestBatch."
 
 
@@ -35,14 +34,7 @@ class Part:
     batch: TokenBatch
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """own tokens, prefix tokens used and prefix length, per row; errors: row -> message."""
-
-    own: Ragged
-    base: Int32Array
-    context: Int32Array
-    errors: dict[int, str]
+Block = tuple[list[Part], dict[int, str]]  # parts, and why rows that are in none have failed
 
 
 def check(batch: RequestBatch) -> Int32Array:
@@ -102,6 +94,7 @@ class Requests:
     ) -> None:
         """stop_ids: tokens that end an answer; private_tokens: see `share`."""
         self._text = text
+        self._prompts = Prompts(text)
         self._stops = sorted(stop_ids)
         self._private = private_tokens
         path = text.tokenizer.path
@@ -109,139 +102,71 @@ class Requests:
             lambda: path.read_text(encoding="utf-8"), vocab_size, self._stops
         )
 
-    def parts(self, batch: RequestBatch) -> tuple[list[Part], dict[int, str]]:
+    def parts(self, batch: RequestBatch) -> Block:
         """The batch as tokens, by prefix, and the rows that have none (row -> why). Raises
         RequestError when the whole batch is malformed."""
-        prefix_of = check(batch)
-        tail: Ragged | None = None
+        blocks = list(self.blocks(batch))
+        errors = {row: why for _, some in blocks for row, why in some.items()}
+        return [part for parts, _ in blocks for part in parts], errors
+
+    def blocks(self, batch: RequestBatch) -> Iterator[Block]:
+        """The same, some thousand texts at a time, so that the first can run while others are
+        encoded and what that takes is bounded. At least one block."""
+        prefix_of, n = check(batch), len(batch)
         trie: LabelTrie | None = None
         if isinstance(batch.work, Choose):
             trie = label_trie([self._answer(label, batch.raw) for label in batch.work.labels])
-        elif isinstance(batch.work, LogLikelihood):
-            tail = self._continuations(batch.work, batch.raw)
         generate = None
         if isinstance(batch.work, Generate):
             generate = self._generate(batch.work, batch.stream)
-        rows = self._encode(batch, prefix_of, tail)
-        good = np.ones(len(batch), bool)
-        good[list(rows.errors)] = False
         seeds = _seeds(batch)
-        parts = []
-        for number in distinct(prefix_of[good]):
-            mine = np.flatnonzero(good & (prefix_of == number))
-            prefix = None if number < 0 else self._text.chat.prefix(batch.prefixes[number])
-            spec: Spec
-            if trie is not None:
-                spec = ChooseSpec(trie)
-            elif tail is not None:
-                spec = LikelihoodSpec(lengths(tail)[mine].astype(np.int32))
-            else:
-                assert generate is not None
-                spec = generate
-            parts.append(self._part(batch, rows, mine, prefix, spec, seeds[mine]))
-        return parts, rows.errors
+        size = n if isinstance(batch.prompts, Ragged) else BLOCK
+        for lo in range(0, max(n, 1), max(size, 1)):
+            rows = np.arange(lo, min(lo + size, n))
+            read = self._prompts.encode(batch, rows, prefix_of[rows])
+            good = rows[~np.isin(rows, list(read.errors))]
+            parts = []
+            for number in distinct(prefix_of[good]):
+                mine = good[prefix_of[good] == number]
+                prefix = None if number < 0 else self._text.chat.prefix(batch.prefixes[number])
+                spec: Spec
+                if trie is not None:
+                    spec = ChooseSpec(trie)
+                elif generate is not None:
+                    spec = generate
+                else:
+                    spec = LikelihoodSpec(read.tails[mine - lo])
+                parts.append(self._part(batch, read, mine, mine - lo, prefix, spec, seeds[mine]))
+            yield parts, read.errors
 
     def _part(
         self,
         batch: RequestBatch,
-        rows: _Rows,
-        mine: Int64Array,
+        read: Encoded,
+        rows: Int64Array,
+        at: Int64Array,
         prefix: Int32Array | None,
         spec: Spec,
         seeds: np.ndarray,
     ) -> Part:
+        """rows of the batch, which are rows `at` of what was read."""
         shared = prefix is not None and batch.reuse
         tokens = TokenBatch(
             spec=spec,
-            own=picked(rows.own, mine),
+            own=picked(read.own, at),
             groups=[prefix] if shared and prefix is not None else [],
-            group_of=np.full(len(mine), 0 if shared else -1, np.int32),
-            base=rows.base[mine],
-            context=rows.context[mine],
+            group_of=np.full(len(rows), 0 if shared else -1, np.int32),
+            base=read.base[at],
+            context=read.context[at],
             seeds=seeds,
             keep=batch.keep,
             reuse=batch.reuse,
         )
-        return Part(mine, prefix if shared else None, share(tokens, self._private))
-
-    def _encode(self, batch: RequestBatch, prefix_of: Int32Array, tail: Ragged | None) -> _Rows:
-        if isinstance(batch.prompts, Ragged):
-            none = np.zeros(len(batch), np.int32)
-            rows = _Rows(batch.prompts, none, none, {})
-        else:
-            rows = self._encode_texts(batch, batch.prompts, prefix_of)
-        if tail is None:
-            return rows
-        for row in np.flatnonzero(lengths(rows.own) == 0).tolist():
-            rows.errors.setdefault(row, "the prompt is empty. Give at least one token.")
-        for row in np.flatnonzero(lengths(tail) == 0).tolist():
-            rows.errors[row] = "the continuation is empty. Give some text."
-        return replace(rows, own=beside(rows.own, tail))
-
-    def _encode_texts(
-        self, batch: RequestBatch, prompts: Sequence[str], prefix_of: Int32Array
-    ) -> _Rows:
-        own: list[list[int]] = [[]] * len(batch)
-        base, context = np.zeros((2, len(batch)), np.int32)
-        errors: dict[int, str] = {}
-        for number in distinct(prefix_of):
-            mine = np.flatnonzero(prefix_of == number)
-            texts = [prompts[i] for i in mine.tolist()]
-            try:
-                found = self._texts(batch, number, texts)
-            except RequestError:  # one of them is at fault, or all
-                found = self._one_by_one(batch, number, texts, mine, errors)
-            context[mine], drops, ids = found
-            base[mine] = np.where(context[mine] > 0, context[mine] - drops, 0)
-            for i, row in zip(mine.tolist(), ids, strict=True):
-                own[i] = row
-        return _Rows(stacked(own), base, context, errors)
-
-    def _texts(
-        self, batch: RequestBatch, number: int, texts: Sequence[str]
-    ) -> tuple[int, list[int], list[list[int]]]:
-        """Prompts on one prefix (-1: none): (its length, tokens of it that each does not use, own
-        tokens of each)."""
-        chat, tokenizer = self._text.chat, self._text.tokenizer
-        if batch.raw:
-            ids = encode_many(tokenizer, [], texts, [])
-            return 0, [0] * len(ids), [[*tokenizer.bos_ids, *row] for row in ids]
-        prefix = batch.prefixes[number] if number >= 0 else Prefix("")
-        head = chat.prefix(prefix)
-        if not batch.reuse:
-            whole = [chat.whole(prefix, text).tolist() for text in texts]
-            return len(head) if number >= 0 else 0, [len(head)] * len(texts), whole
-        drops, ids = map(list, zip(*chat.suffixes(prefix, texts), strict=True))
-        if number >= 0:
-            return len(head), drops, ids
-        kept = head.tolist()
-        whole = [kept[: len(kept) - drop] + row for drop, row in zip(drops, ids, strict=True)]
-        return 0, drops, whole
-
-    def _one_by_one(
-        self, batch: RequestBatch, number: int, texts: Sequence[str], rows: Int64Array,
-        errors: dict[int, str],
-    ) -> tuple[int, list[int], list[list[int]]]:  # fmt: skip
-        """`_texts`, but what is wrong with one is its own error."""
-        length, drops, own = 0, [0] * len(texts), [list[int]() for _ in texts]
-        for i, text in enumerate(texts):
-            try:
-                length, (drops[i],), (own[i],) = self._texts(batch, number, [text])
-            except RequestError as exc:
-                errors[int(rows[i])] = str(exc)
-        return length, drops, own
+        return Part(rows, prefix if shared else None, share(tokens, self._private))
 
     def _answer(self, text: str, raw: bool) -> list[int]:
         """Tokens of an answer's beginning, or of what goes on after a raw prompt."""
-        if raw:
-            return self._text.tokenizer.encode_text(text, At.MIDDLE)
-        answer: list[int] = self._text.chat.answer_tokens(text).tolist()
-        return answer
-
-    def _continuations(self, work: LogLikelihood, raw: bool) -> Ragged:
-        if isinstance(work.continuations, Ragged):
-            return work.continuations
-        return stacked([self._answer(text, raw) for text in work.continuations])
+        return self._prompts.answers([text], raw)[0]
 
     def _generate(self, work: Generate, stream: bool) -> GenerateSpec:
         stops = (
