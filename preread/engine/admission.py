@@ -82,22 +82,34 @@ class Admission:
         for group in self.wanting(self._line.must_yield):
             self._give_up(group, now)
 
-    def look(self, limit: int, now: float) -> None:
-        """See to it that what comes next is read, a few beginnings at a time."""
-        cold: set[object] = set()  # places of what is being read, readings that have none yet
+    def look(self, limit: int, budget: int, now: float) -> None:
+        """See to it that what comes next is read: a few beginnings at a time, more if they are so
+        short that a step of `budget` tokens holds them all."""
+        cold: dict[object, int] = {}  # tokens, by place; by reading where it has none yet
         free = self._free(limit)
         for context, _ in self._turns.contexts():
             if len(cold) >= READ_AHEAD and free <= 0:
                 return
             for lane, _ in self._turns.lanes(context, LOOK_AHEAD + max(0, free)):
-                for group in islice(lane.groups, LOOK_AHEAD):
-                    if (reading := self._begun.get(group)) is None:
-                        if len(cold) >= READ_AHEAD and not self._resident(group):
-                            break
-                        reading = self._begin(group, now)
-                    if self._readings.done(reading):
-                        break  # its rows come before the groups behind it
-                    cold.add(reading.leaf or reading)
+                self._look(lane, free, budget, cold, now)
+
+    def _look(
+        self, lane: Lane, free: int, budget: int, cold: dict[object, int], now: float
+    ) -> None:
+        """Begin with groups of a lane, in turn, until what is ready takes all slots and tokens."""
+        for group in islice(lane.groups, LOOK_AHEAD):
+            if (reading := self._begun.get(group)) is None:
+                full = len(cold) >= READ_AHEAD and sum(cold.values()) >= budget
+                if full and not self._resident(group):
+                    return
+                reading = self._begin(group, now)
+            if not self._readings.done(reading):
+                cold[reading.leaf or reading] = reading.upto - reading.cached
+                continue
+            free -= len(group.rows)
+            budget -= int(group.job.lengths[group.rows[:1024]].sum())
+            if free <= 0 or budget <= 0:
+                return  # its rows come before the groups behind it
 
     def admit(self, budget: int, limit: int, fresh: bool, now: float) -> Admitted:
         """Let rows in: at most `budget` new tokens, `limit` rows running in all. fresh: nothing

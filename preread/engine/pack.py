@@ -18,6 +18,8 @@ from preread.tokens.ragged import ranges, spread
 if TYPE_CHECKING:
     from preread.types import Int64Array
 
+_Places = tuple["Int64Array", "Int64Array", "Int64Array"]  # ranks, starts and totals of the rows
+
 MASK_CELLS = 1 << 24  # most cells of one mask of own attention
 
 
@@ -32,6 +34,10 @@ class Packer:
         self._branches = branches
         self._page_tokens = page_tokens
         self._gathers = gathers
+        none = (np.empty(0, np.int64),) * 3
+        self._shared: tuple[_Places, Sequence[Span], list[Dense], Gather | None] = (
+            none, (), [], None,
+        )  # fmt: skip
 
     def pack(
         self,
@@ -160,20 +166,33 @@ class Packer:
         starts: Int64Array,
         totals: Int64Array,
     ) -> None:
-        """One dense pass per shared stretch; of those that single rows see, some are gathered."""
+        """One dense pass per shared stretch; of those that single rows see, some are gathered. Made
+        once for steps in which the same rows stand at the same places."""
+        last, now = self._shared[0], (ranks, starts, totals)
+        same = spans is self._shared[1] and all(map(np.array_equal, last, now))
+        if not same:
+            self._shared = (now, spans, *self._share(spans, *now))
+        _, _, dense, step.gather = self._shared
+        step.dense += dense
+
+    def _share(
+        self, spans: Sequence[Span], ranks: Int64Array, starts: Int64Array, totals: Int64Array
+    ) -> tuple[list[Dense], Gather | None]:
+        dense: list[Dense] = []
         single: list[Dense] = []
         first = np.searchsorted(ranks, np.arange(int(ranks.max(initial=-1)) + 2))
         for span in spans:
             lo, hi = int(first[span.first]), int(first[span.last])
             rows = (int(starts[lo]), int(starts[hi - 1] + totals[hi - 1]))
             alone = rows[1] - rows[0] == hi - lo
-            (single if alone else step.dense).append(Dense(*rows, span.runs))
+            (single if alone else dense).append(Dense(*rows, span.runs))
         rows_of = np.array([part.last - part.first for part in single], np.int64)
         sizes = np.array([sum(n for _, n in part.runs) for part in single], np.int64)
         picked = self._gathers(rows_of, sizes)
-        step.dense += [part for part, pick in zip(single, picked, strict=True) if not pick]
-        if picked.any():
-            step.gather = gathered([single[i] for i in np.flatnonzero(picked).tolist()])
+        dense += [part for part, pick in zip(single, picked, strict=True) if not pick]
+        if not picked.any():
+            return dense, None
+        return dense, gathered([single[i] for i in np.flatnonzero(picked).tolist()])
 
     def _attend_own(
         self, step: Step, starts: Int64Array, totals: Int64Array, tries: Mapping[int, LabelTrie]
@@ -243,11 +262,13 @@ def buckets(lengths: Int64Array, which: Int64Array, cells: int) -> list[Int64Arr
 
 def gathered(parts: Sequence[Dense]) -> Gather:
     """One batched pass for single rows with several stretches each."""
-    slots: dict[int, list[Int64Array]] = {}
-    for part in parts:
-        for row in range(part.first, part.last):
-            slots.setdefault(row, []).extend(np.arange(s, s + n) for s, n in part.runs)
-    rows = [np.concatenate(s) for s in slots.values()]
-    lengths = np.array([len(r) for r in rows], np.int64)
-    table = np.array([np.pad(r, (0, lengths.max() - len(r)), mode="edge") for r in rows])
-    return Gather(np.array(list(slots), np.int64), table, lengths)
+    runs = [(p.first, p.last - p.first, *run) for p in parts for run in p.runs]
+    first, count, slot, size = np.array(runs, np.int64).T
+    rows, run = ranges(first, count), np.repeat(np.arange(len(runs)), count)
+    turn = np.argsort(rows, kind="stable")  # a row's stretches in the order of its path
+    rows, run = rows[turn], run[turn]
+    begins = np.flatnonzero(np.diff(rows, prepend=-1))
+    lengths = np.add.reduceat(size[run], begins)
+    table = np.repeat(slot[run[begins]][:, None], int(lengths.max()), axis=1)  # padding: its first
+    table[np.arange(table.shape[1]) < lengths[:, None]] = ranges(slot[run], size[run])
+    return Gather(rows[begins], table, lengths)

@@ -70,7 +70,7 @@ class Scheduler:
         self.admission.make_way(now)
         self.line.grant(now)
         if not len(seqs.parked):
-            self.admission.look(self.limit, now)
+            self.admission.look(self.limit, self.budget, now)
         reserve = sum(len(chunk.tokens) for chunk in self.readings.chunks(self.budget // 2))
         slots, counts = self._secure(*self._turns(seqs.running[: self.limit], reserve))
         left = self.budget - self._cost(slots, counts)

@@ -215,9 +215,33 @@ def test_several_contexts_are_read_at_once_however_many_jobs_wait_on_each():
         for _ in range(6):
             race.submit(name, 1, 2, prefix)
     race.step()
-    assert race.engine.decoder.sizes == [4 * 40]
+    assert race.engine.decoder.sizes == [5 * 40]
     race.step()
-    assert race.engine.decoder.sizes[1] == 40 + 4 * 6 * 2, "the fifth beside the others' rows"
+    assert race.engine.decoder.sizes[1] == 5 * 6 * 2
+
+
+def test_of_short_contexts_as_many_are_read_at_once_as_a_step_holds():
+    race = Race(batch_tokens=200)
+    for name in range(12):
+        race.submit(name, 1, 2, [name + 10, 5] * 20)
+    race.step()
+    assert race.engine.decoder.sizes == [5 * 40]
+    race = Race(batch_tokens=60)  # but never fewer than four
+    for name in range(12):
+        race.submit(name, 1, 2, [name + 10, 5] * 20)
+    race.step()
+    assert race.engine.decoder.sizes == [60] and len(race.engine._admission._begun) == 4
+
+
+def test_rows_of_many_contexts_that_are_there_come_in_at_once():
+    race, prefixes = Race(max_sequences=24), [[name, 5] * 20 for name in range(10)]
+    race.warm(*prefixes)
+    race.engine.decoder.sizes.clear()
+    race.engine.submit(
+        batch([[1, 2, 3]] * 40, greedy(2), prefixes=prefixes, prefix_of=[*range(10)] * 4)
+    )
+    race.engine.step()
+    assert race.engine.decoder.sizes == [24 * 3]
 
 
 LABELS = ChooseSpec(label_trie([[5, 6, 7], [5, 8, 9], [4, 4], [3] * 6]))  # 9 inner nodes
