@@ -11,7 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preread.app import AnswerOptions, Answers, Context, Engine, Session, open
+    from preread.app import (
+        AnswerOptions,
+        Answers,
+        AsyncContext,
+        AsyncEngine,
+        Context,
+        Engine,
+        Session,
+        open,
+    )
     from preread.errors import PrereadError
     from preread.types import (
         Choice,
@@ -30,6 +39,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AnswerOptions",
     "Answers",
+    "AsyncContext",
+    "AsyncEngine",
     "Choice",
     "Citation",
     "Completion",
@@ -48,7 +59,17 @@ __all__ = [
 ]
 _HOME = {
     **dict.fromkeys(
-        ("AnswerOptions", "Answers", "Context", "Engine", "Session", "open"), "preread.app"
+        (
+            "AnswerOptions",
+            "Answers",
+            "AsyncContext",
+            "AsyncEngine",
+            "Context",
+            "Engine",
+            "Session",
+            "open",
+        ),
+        "preread.app",
     ),
     "PrereadError": "preread.errors",
 }

@@ -8,6 +8,7 @@ there is no handle that can go stale, and a backend that has lost a prefix reads
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -81,6 +82,31 @@ class LogLikelihood:
 Work = Generate | Choose | LogLikelihood
 
 
+class Leaving:
+    """Rows of a batch that nobody waits for any more, told to the backend that runs them. One that
+    does not listen runs them to their end. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: list[int] = []
+        self._tell: Callable[[int], None] | None = None
+
+    def leave(self, row: int) -> None:
+        with self._lock:
+            tell = self._tell
+            if tell is None:
+                self._rows.append(row)
+        if tell is not None:
+            tell(row)
+
+    def listen(self, tell: Callable[[int], None]) -> None:
+        """Be told of each row from now on, and now of those that have left already."""
+        with self._lock:
+            self._tell, left = tell, self._rows
+        for row in left:
+            tell(row)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestBatch:
     """Rows that share their options.
@@ -92,7 +118,7 @@ class RequestBatch:
     (a session); otherwise a row's own KV is freed when it ends. reuse: False computes every whole
     prompt afresh, sharing nothing with memory, tiers or other rows: the slow twin, for parity
     checks and for the "in-context" arm of comparisons. stream: False when nobody reads along: a
-    backend may then tell of a row once, when it ends.
+    backend may then tell of a row once, when it ends. leaving: rows that may end early, CANCELLED.
     """
 
     work: Work
@@ -103,6 +129,7 @@ class RequestBatch:
     keep: bool = False
     reuse: bool = True
     stream: bool = True
+    leaving: Leaving | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)

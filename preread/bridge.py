@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -32,20 +32,36 @@ class LoopThread:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return its result; Ctrl-C cancels it. Raises EngineError
         after `stop`, Cancelled when `stop` came in between."""
-        with self._guard:
-            if self._stopped:
-                work.close()
-                raise EngineError("The engine is closed.", hint="Open another: preread.open()")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._start(work)
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
             raise
         except CancelledError:
-            raise Cancelled(
-                "The engine was closed before this was done.", hint="Run it again."
-            ) from None
+            raise _closed() from None
+
+    async def reach(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine of this loop from any other one; cancelling the wait cancels it.
+        Raises as `run` does."""
+        future = self._start(work)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the wait, not the work
+                raise
+            raise _closed() from None
+
+    async def pull(self, source: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """Pull an async iterator of this loop from any other one; leaving early closes it."""
+        pull = _Pull(source)
+        try:
+            while not isinstance(item := await self.reach(pull.next()), _End):
+                yield item
+        finally:
+            with suppress(EngineError):
+                await self.reach(pull.close())
 
     def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
         """Pull an async iterator from sync code; leaving early closes it."""
@@ -60,6 +76,13 @@ class LoopThread:
             with suppress(EngineError):  # closed: nothing runs any more
                 self.run(pull.close())
 
+    def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        with self._guard:
+            if self._stopped:
+                work.close()
+                raise EngineError("The engine is closed.", hint="Open another: preread.open()")
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def stop(self) -> None:
         """Cancel what runs, stop the loop and join the thread. Idempotent."""
         with self._guard:
@@ -70,6 +93,10 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _closed() -> Cancelled:
+    return Cancelled("The engine was closed before this was done.", hint="Run it again.")
 
 
 class _End:

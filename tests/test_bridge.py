@@ -118,3 +118,56 @@ def test_ctrl_c_before_anything_is_waited_for(loop: LoopThread, ctrl_c: None) ->
     with pytest.raises(KeyboardInterrupt):
         next(items)
     assert closed
+
+
+async def _answer(value: int) -> int:
+    await asyncio.sleep(0)
+    return value
+
+
+def test_other_loops_await_and_pull(loop: LoopThread) -> None:
+    closed: list[bool] = []
+
+    async def main() -> tuple[list[int], list[int]]:
+        several = await asyncio.gather(*(loop.reach(_answer(i)) for i in range(3)))
+        async for _ in (source := loop.pull(_numbers(closed))):
+            break
+        await source.aclose()
+        return several, [n async for n in loop.pull(_numbers([]))]
+
+    assert asyncio.run(main()) == ([0, 1, 2], [1, 2])
+    assert closed == [True]
+
+
+def test_cancelling_a_wait_cancels_the_work(loop: LoopThread) -> None:
+    cancelled = threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def main() -> None:
+        task = asyncio.create_task(loop.reach(forever()))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert cancelled.wait(10)
+
+
+def test_stopping_tells_who_awaits(loop: LoopThread) -> None:
+    async def main() -> None:
+        waiting = asyncio.create_task(loop.reach(asyncio.sleep(FOREVER)))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(loop.stop)
+        with pytest.raises(Cancelled):
+            await waiting
+        with pytest.raises(EngineError):
+            await loop.reach(_answer(1))
+
+    asyncio.run(main())

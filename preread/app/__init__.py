@@ -10,13 +10,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from preread.app.aio import AsyncContext, AsyncEngine
 from preread.app.answers import Answers
 from preread.app.compose import Weights, open_parts
 from preread.app.context import Context, Session
 from preread.app.engine import Engine
 from preread.app.options import AnswerOptions
 
-__all__ = ["AnswerOptions", "Answers", "Context", "Engine", "Session", "open"]
+__all__ = [
+    "AnswerOptions",
+    "Answers",
+    "AsyncContext",
+    "AsyncEngine",
+    "Context",
+    "Engine",
+    "Session",
+    "open",
+]
 
 
 def open(

@@ -86,18 +86,7 @@ class Answers(Sequence[Completion]):
     def _some(self, which: range) -> ResultBatch:
         import numpy as np
 
-        from preread.tokens.ragged import lengths, picked, ranges
+        from preread.tokens.merged import only
 
-        whole, at = self._whole, np.arange(which.start, which.stop, which.step)
-        values = ranges(whole.tokens.offsets[at], lengths(whole.tokens)[at])
-        new = {row: i for i, row in enumerate(which) if row in whole.errors}
-        return ResultBatch(
-            rows=np.arange(len(which), dtype=np.int32),
-            texts=[whole.texts[i] for i in which],
-            tokens=picked(whole.tokens, at),
-            finish=[whole.finish[i] for i in which],
-            usage=whole.usage[at],
-            times=whole.times[at],
-            logprobs=None if whole.logprobs is None else whole.logprobs[values],
-            errors={new[row]: text for row, text in whole.errors.items() if row in new},
-        )
+        at = np.arange(which.start, which.stop, which.step)
+        return only(self._whole, at, np.arange(len(at), dtype=np.int32))

@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from preread.app.aio import AsyncEngine
 from preread.app.answers import Answers
 from preread.app.compose import Parts
 from preread.app.context import Context
@@ -31,6 +32,7 @@ from preread.bridge import LoopThread
 from preread.config import Config
 from preread.contexts.build import BuildOutcome, BuildRequest, build_context
 from preread.contexts.catalog.base import Catalog
+from preread.contexts.crowd import Crowd
 from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.names import parse_ttl
 from preread.contexts.opened import Opened
@@ -56,6 +58,7 @@ class Engine:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._loop = LoopThread()
+        self._aio = AsyncEngine(self, Crowd(parts.backend), self._loop)
         self._opened: dict[str, Opened] = {}  # by name, the version last opened
         self._closed = False
 
@@ -89,6 +92,11 @@ class Engine:
     def metrics(self) -> dict[str, float]:
         """Counters since the engine was opened."""
         return self._parts.metrics.snapshot()
+
+    @property
+    def aio(self) -> AsyncEngine:
+        """The same engine for async code, from any event loop and thread."""
+        return self._aio
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the async parts to its end."""

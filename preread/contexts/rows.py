@@ -16,6 +16,8 @@ from preread.types import Completion, Finish, Likelihood, Timing, Usage
 if TYPE_CHECKING:
     from preread.types import Float32Array
 
+ASIDE = 1024  # rows from which putting them in order would hold up the event loop
+
 
 @dataclass(slots=True)
 class Row:
@@ -80,6 +82,8 @@ async def gather(backend: Backend, batch: RequestBatch) -> ResultBatch:
     source = cast("AsyncGenerator[ResultBatch, None]", backend.submit(replace(batch, stream=False)))
     async with aclosing(source):
         parts = [news async for news in source]
+    if len(batch) < ASIDE:
+        return merged(parts, len(batch))
     return await asyncio.to_thread(merged, parts, len(batch))
 
 

@@ -113,6 +113,8 @@ class LocalBackend:
         blocks = self._requests.blocks(batch)
         first = await asyncio.to_thread(next, blocks)  # raises what is wrong with the whole batch
         stream = Stream(self._thread)
+        if batch.leaving is not None:
+            batch.leaving.listen(stream.leave)
         feed = asyncio.create_task(self._feed(first, blocks, stream, replies))
         try:
             while not replies.finished:

@@ -19,6 +19,8 @@ from preread.tokens.requests import Part
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
 
+    from preread.types import Int64Array
+
 
 class Stream:
     """Jobs of one request batch. `inbox`: (part, its news or why there will be none); part None:
@@ -30,7 +32,8 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._thread = thread
         self._lock = threading.Lock()
-        self._jobs: dict[int, int] = {}  # id of the part -> job
+        self._jobs: dict[int, tuple[int, Part]] = {}  # id of the part -> its job
+        self._gone: list[int] = []  # rows of the batch that their reader has left
         self._closed = False
 
     def submit_resident(self, part: Part) -> Future[bool]:
@@ -49,13 +52,18 @@ class Stream:
         many tokens of it."""
         batch = replace(part.batch, charge=computed or 0)
         with self._lock:
-            if not self._closed:
-                self._jobs[id(part)] = self._thread.listen(
-                    engine,
-                    batch,
-                    lambda news: self.tell(part, news),
-                    prepared=computed is not None,
-                )
+            if self._closed:
+                return
+            job = self._thread.listen(
+                engine,
+                batch,
+                lambda news: self.tell(part, news),
+                prepared=computed is not None,
+            )
+            self._jobs[id(part)] = job, part
+            gone = np.flatnonzero(np.isin(part.rows, self._gone))
+        if len(gone):
+            engine.cancel(job, gone)
 
     def tell(self, part: Part, news: News | Exception) -> None:
         """From any thread."""
@@ -66,15 +74,27 @@ class Stream:
     def finish(self, part: Part, rows: MutableSequence[int]) -> None:
         """End rows that their reader considers ended (a stop string); empties `rows`."""
         for row in rows:
-            self._finish(self._jobs[id(part)], int(np.searchsorted(part.rows, row)))
+            self._finish(self._jobs[id(part)][0], int(np.searchsorted(part.rows, row)))
         rows.clear()
 
     def _finish(self, job: int, row: int) -> None:
         self._thread.send(lambda engine: engine.finish(job, row))
 
+    def leave(self, row: int) -> None:
+        """Cancel a row of the batch; from any thread."""
+        with self._lock:
+            self._gone.append(row)
+            jobs = tuple(self._jobs.values())
+        for job, part in jobs:
+            if len(at := np.flatnonzero(part.rows == row)):
+                self._cancel(job, at)
+
+    def _cancel(self, job: int, rows: Int64Array) -> None:
+        self._thread.send(lambda engine: engine.cancel(job, rows))
+
     def close(self) -> None:
         """The reader has gone: cancel what still runs."""
         with self._lock:
             self._closed = True
-        for job in self._jobs.values():
+        for job, _ in self._jobs.values():
             self._thread.forget(job)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preread.backend import Ragged, ResultBatch
-from preread.tokens.ragged import joined, lengths, ranges
+from preread.tokens.ragged import joined, lengths, picked, ranges
 
 if TYPE_CHECKING:
-    from preread.types import Float32Array
+    from preread.types import Float32Array, Int32Array, Int64Array
 
 
 def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
@@ -45,6 +45,28 @@ def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
         mass=None if mass is None else mass[last],
         is_greedy=[i >= n and greedy[i - n] for i in last.tolist()] if greedy else None,
         errors={row: text for part in parts for row, text in part.errors.items()},
+    )
+
+
+def only(news: ResultBatch, which: Int64Array, rows: Int32Array) -> ResultBatch:
+    """The entries `which`, in that order, as news of other row numbers."""
+    at, number = which.tolist(), rows.tolist()
+    old = news.rows[which].tolist()
+    values = ranges(news.tokens.offsets[which], lengths(news.tokens)[which])
+    return ResultBatch(
+        rows=rows.astype(np.int32),
+        texts=[news.texts[i] for i in at],
+        tokens=picked(news.tokens, which),
+        finish=[news.finish[i] for i in at],
+        usage=news.usage[which],
+        times=news.times[which],
+        logprobs=None if news.logprobs is None else news.logprobs[values],
+        label_probs=None if news.label_probs is None else news.label_probs[which],
+        mass=None if news.mass is None else news.mass[which],
+        is_greedy=None if news.is_greedy is None else [news.is_greedy[i] for i in at],
+        errors={
+            new: news.errors[i] for i, new in zip(old, number, strict=True) if i in news.errors
+        },
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from preread.backend import Backend, Choose, Generate, LogLikelihood, RequestBatch
 from preread.config import EngineSection
+from preread.contexts.crowd import Crowd
 from preread.contexts.rows import collect
 from preread.engine.local import LocalBackend
 from preread.errors import EngineError, OutOfMemory, RequestError, UsageError
@@ -66,6 +67,11 @@ class TestConformance(BackendConformance):
 class TestConformanceWithAStore(TestConformance):
     async def open(self) -> Backend:
         return LocalBackend(self.model, store_of(self.model), CONFIG)
+
+
+class TestConformanceInACrowd(TestConformance):
+    async def open(self) -> Backend:
+        return Crowd(LocalBackend(self.model, None, CONFIG))
 
 
 async def test_another_process_loads_what_one_computed(model):
