@@ -88,6 +88,8 @@ class Branches:
             ranks[np.searchsorted(unique, order)] = np.arange(len(order))
             self._spans = (key, ranks, spans)
         _, ranks, spans = self._spans
+        if len(unique) == 1:
+            return np.zeros(len(numbers), np.int64), spans
         return ranks[np.searchsorted(unique, numbers)], spans
 
     def _path(self, branch: Branch) -> list[Segment]:

@@ -55,7 +55,8 @@ class Entry:
         self._specify(job, slots, rows)
         late = (counts < job.lengths[rows]) & (counts >= seqs.known[slots]) & (job.extra > 0)
         counts = np.maximum(np.minimum(counts, seqs.known[slots]) - late, 1)
-        seqs.grow(slots, counts)  # at once: the next group must not count on these pages
+        # At once: the next group must not count on these pages.
+        seqs.grow(slots, seqs.pages_needed(slots, counts))
         return slots, counts
 
     def _places(

@@ -50,8 +50,9 @@ class Packer:
         tries by job number."""
         seqs = self._seqs
         ranks, spans = self._branches.layout(seqs.branch[slots])
-        turn = np.argsort(ranks, kind="stable")
-        slots, counts, ranks = slots[turn], counts[turn], ranks[turn]
+        if ranks.any():
+            turn = np.argsort(ranks, kind="stable")
+            slots, counts, ranks = slots[turn], counts[turn], ranks[turn]
         extra = self._extra(slots, counts)
         head = sum(len(c.tokens) for c in chunks)
         totals = counts + extra
@@ -130,6 +131,8 @@ class Packer:
         tries: Mapping[int, LabelTrie],
     ) -> Score:
         seqs, parts = self._seqs, [_no_score()]
+        if not tries and not (seqs.kind[slots] == Kind.LIKELIHOOD).any():
+            return parts[0]
         ends = seqs.computed[slots] + counts == seqs.known[slots]
         for job, trie in tries.items():
             which = np.flatnonzero(ends & (seqs.job[slots] == job))

@@ -162,12 +162,13 @@ class Scheduler:
 
     def _secure(self, slots: Int64Array, counts: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Take pages for the next tokens; the youngest rows give theirs up until they suffice."""
-        seqs = self.seqs
-        while int(seqs.pages_needed(slots, counts).sum()) > self._pages.free:
+        seqs, need = self.seqs, self.seqs.pages_needed(slots, counts)
+        while int(need.sum()) > self._pages.free:
             victim = int(seqs.running[-1])
             self.park(victim)
-            counts, slots = counts[slots != victim], slots[slots != victim]
-        seqs.grow(slots, counts)
+            stay = slots != victim
+            slots, counts, need = slots[stay], counts[stay], need[stay]
+        seqs.grow(slots, need)
         return slots, counts
 
     def _tries(self, slots: Int64Array) -> dict[int, LabelTrie]:

@@ -123,9 +123,8 @@ class Sequences:
         need = np.maximum(total - self.held[slots], 0)
         return np.where(self.stores(slots, counts), need, 0)
 
-    def grow(self, slots: Int64Array, counts: Int64Array) -> None:
-        """Take the pages for the next `counts` tokens; there must be enough."""
-        need = self.pages_needed(slots, counts)
+    def grow(self, slots: Int64Array, need: Int64Array) -> None:
+        """Take `need` pages for each slot; there must be enough."""
         if total := int(need.sum()):
             slots, need = slots[need > 0], need[need > 0]
             held = self.held[slots]
