@@ -74,7 +74,7 @@ def forward(decoder: Decoder, tokens: Int32Array, last: int) -> torch.Tensor:
 
     ids = torch.from_numpy(tokens[:-1].astype(np.int64)).to(decoder.device)
     hidden = decoder.hidden(ids, torch.arange(len(ids), device=decoder.device), attend)
-    return decoder.logits(hidden[-last:])
+    return decoder.logits(hidden[-last:]).float()
 
 
 def parity(

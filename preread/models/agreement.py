@@ -64,7 +64,7 @@ def logits(decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
         return attend_causal(q[None], k[None], v[None], decoder.head_dim**-0.5)[0][0]
 
     positions = torch.arange(len(tokens), device=tokens.device)
-    return decoder.logits(decoder.hidden(tokens, positions, attend))
+    return decoder.logits(decoder.hidden(tokens, positions, attend)).float()
 
 
 def compare(full: torch.Tensor, other: torch.Tensor, precision: str) -> Agreement:

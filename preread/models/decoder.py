@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from preread.kernels.linear import MakeLinear, PlainLinear
-from preread.kernels.norm import rms_norm
+from preread.kernels.ops import Ops, ops_for
 from preread.kernels.rope import inverse_frequencies, rope_angles
 from preread.models.config import ModelConfig
 from preread.models.interface import Attend
-from preread.models.layers import Layer, attention_block, mlp_block
+from preread.models.layers import Layer, StepOps, attention_block, mlp_block
 
 
 class PackedDecoder:
@@ -27,15 +27,18 @@ class PackedDecoder:
         config: ModelConfig,
         tensors: MutableMapping[str, torch.Tensor],
         linear: MakeLinear = PlainLinear,
+        ops: Ops | None = None,
     ) -> None:
         """tensors: named and shaped by `layers.layout`, all of one dtype on one device; they are
         taken out as they are used. linear: the form in which the products keep their weights; a
-        tied head that keeps another than the plain one is a copy of the embeddings."""
+        tied head that keeps another than the plain one is a copy of the embeddings. ops: what lies
+        between the products, by default the fastest for the device."""
         self.config = config
         self._embed = tensors.pop("embed")
         self._head = linear(self._embed if config.tied else tensors.pop("head"), None)
         self._norm = tensors.pop("norm")
         self._layers = tuple(Layer.of(tensors, i, config, linear) for i in range(config.layers))
+        self._ops = ops or ops_for(self.device)
         self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(self.device)
 
     @property
@@ -71,17 +74,21 @@ class PackedDecoder:
         return self._embed.device
 
     def hidden(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """tokens, positions: int64 [T] on the device -> [T, E] after the final norm.
+        """tokens, positions: int32 or int64 [T] on the device -> [T, E] after the final norm.
 
         attend gets q, k and v as views with a stride per token: copy what you keep.
         """
-        x = F.embedding(tokens, self._embed)
-        angles = rope_angles(positions, self._frequencies, self.dtype)
+        ops, eps = self._ops, self.config.norm_eps
+        step = StepOps(ops, rope_angles(positions, self._frequencies, self.dtype), attend)
+        x, delta = F.embedding(tokens, self._embed), None
         for index, layer in enumerate(self._layers):
-            x += attention_block(self.config, layer, index, x, angles, attend)
-            x += mlp_block(self.config, layer, x)
-        return rms_norm(x, self._norm, self.config.norm_eps)
+            h = ops.add_norm(x, delta, layer.attn_norm, eps)
+            h = ops.add_norm(
+                x, attention_block(self.config, layer, index, h, step), layer.mlp_norm, eps
+            )
+            delta = mlp_block(layer, h, ops)
+        return ops.add_norm(x, delta, self._norm, eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[R, E] -> [R, V] float32."""
-        return self._head(hidden).float()
+        """[R, E] -> [R, V] in the model's dtype."""
+        return self._head(hidden)

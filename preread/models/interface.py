@@ -34,9 +34,10 @@ class Decoder(Protocol):
     def device(self) -> torch.device: ...
 
     def hidden(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """tokens, positions: int64 [T] on the device -> [T, E] after the final norm. No LM head."""
+        """tokens, positions: int32 or int64 [T] on the device -> [T, E] after the final norm. No LM
+        head."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[R, E] -> [R, V] float32: the LM head on the rows that are needed."""
+        """[R, E] -> [R, V], of any float type: the LM head on the rows that are needed."""
         ...

@@ -9,15 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from preread.kernels.linear import Linear, MakeLinear
-from preread.kernels.mlp import swiglu
-from preread.kernels.norm import rms_norm
-from preread.kernels.rope import rotate
+from preread.kernels.ops import Angles, HeadNorm, Ops
 from preread.models.config import ModelConfig
 from preread.models.interface import Attend
+
+
+class StepOps(NamedTuple):
+    """What a forward pass needs beside weights and tokens."""
+
+    ops: Ops
+    angles: Angles
+    attend: Attend
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +136,17 @@ class Layer:
 
 
 def attention_block(
-    config: ModelConfig,
-    layer: Layer,
-    index: int,
-    x: torch.Tensor,
-    angles: tuple[torch.Tensor, torch.Tensor],
-    attend: Attend,
+    config: ModelConfig, layer: Layer, index: int, h: torch.Tensor, step: StepOps
 ) -> torch.Tensor:
-    """x [T, E], angles from `rope_angles` -> what attention adds to x, [T, E]."""
-    tokens, heads, kv_heads = x.shape[0], config.heads, config.kv_heads
-    h = layer.qkv(rms_norm(x, layer.attn_norm, config.norm_eps))
-    h = h.view(tokens, heads + 2 * kv_heads, config.head_dim)
-    qk, v = h.split_with_sizes((heads + kv_heads, kv_heads), dim=1)
-    if layer.qk_norm is not None:
-        qk = rms_norm(qk, layer.qk_norm, config.norm_eps)
-    q, k = rotate(qk, *angles).split_with_sizes((heads, kv_heads), dim=1)
-    attended = attend(index, q, k, v)
+    """h [T, E], normed -> what attention adds to the residual stream, [T, E]."""
+    tokens, heads, kv_heads = h.shape[0], config.heads, config.kv_heads
+    packed = layer.qkv(h).view(tokens, heads + 2 * kv_heads, config.head_dim)
+    norm = None if layer.qk_norm is None else HeadNorm(layer.qk_norm, config.norm_eps)
+    q, k, v = step.ops.rotate(packed, kv_heads, norm, step.angles)
+    attended = step.attend(index, q, k, v)
     return layer.out(attended.reshape(tokens, heads * config.head_dim))
 
 
-def mlp_block(config: ModelConfig, layer: Layer, x: torch.Tensor) -> torch.Tensor:
-    """x [T, E] -> what the MLP adds to x, [T, E]."""
-    h = rms_norm(x, layer.mlp_norm, config.norm_eps)
-    return layer.down(swiglu(layer.gate_up(h)))
+def mlp_block(layer: Layer, h: torch.Tensor, ops: Ops) -> torch.Tensor:
+    """h [T, E], normed -> what the MLP adds to the residual stream, [T, E]."""
+    return layer.down(ops.swiglu(layer.gate_up(h)))

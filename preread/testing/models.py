@@ -189,7 +189,7 @@ def forward(
     hidden = decoder.hidden(
         packed.to(decoder.device), torch.cat(positions).to(decoder.device), attend
     )
-    return list(decoder.logits(hidden).split_with_sizes(attend.lengths))
+    return list(decoder.logits(hidden).float().split_with_sizes(attend.lengths))
 
 
 def greedy(decoder: PackedDecoder, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:

@@ -186,4 +186,4 @@ def test_the_decoder_says_what_it_is(model: Path) -> None:
     assert (decoder.layers, decoder.heads, decoder.kv_heads, decoder.head_dim) == (1, 4, 2, 16)
     assert (decoder.vocab_size, decoder.max_positions) == (320, 4096)
     assert (decoder.dtype, decoder.device) == (torch.bfloat16, CPU)
-    assert decoder.logits(torch.zeros(3, 64, dtype=torch.bfloat16)).dtype is torch.float32
+    assert decoder.logits(torch.zeros(3, 64, dtype=torch.bfloat16)).dtype is torch.bfloat16

@@ -1,0 +1,259 @@
+"""The Triton programs behind `attention`; what they compute is told there.
+
+BM folded rows and BN keys make a block; D is the head size and BD the power of two that holds it.
+`m` is the running maximum of a row's scores, `total` the sum of their powers, `acc` the weighted
+sum of the values; scores are in base 2.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _fold_in(acc, m, total, q, k, v, seen, scale, MASK: tl.constexpr):
+    """One block of keys [BN, D] into the running softmax of q [BM, D]."""
+    s = tl.dot(q, tl.trans(k)) * scale
+    if MASK:
+        s = tl.where(seen, s, float("-inf"))
+    new = tl.maximum(m, tl.max(s, 1))
+    base = tl.where(new == float("-inf"), 0.0, new) if MASK else new
+    p = tl.exp2(s - base[:, None])
+    alpha = tl.exp2(m - base)
+    total = total * alpha + tl.sum(p, 1)
+    acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None])
+    return acc, new, total
+
+
+@triton.jit
+def _over_run(
+    acc, m, total, q, k_ptr, v_ptr, n, scale, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr
+):
+    """All of q over n keys that lie side by side."""
+    d = tl.arange(0, BD)[None, :]
+    key = tl.arange(0, BN)[:, None]
+    full = n // BN * BN
+    at = key * D + d
+    for begin in tl.range(0, full, BN):
+        if BD == D:
+            k = tl.load(k_ptr + begin * D + at)
+            v = tl.load(v_ptr + begin * D + at)
+        else:
+            k = tl.load(k_ptr + begin * D + at, mask=d < D, other=0.0)
+            v = tl.load(v_ptr + begin * D + at, mask=d < D, other=0.0)
+        acc, m, total = _fold_in(acc, m, total, q, k, v, None, scale, False)
+    if full < n:
+        there = (full + key < n) & (d < D)
+        k = tl.load(k_ptr + full * D + at, mask=there, other=0.0)
+        v = tl.load(v_ptr + full * D + at, mask=there, other=0.0)
+        seen = full + tl.arange(0, BN)[None, :] < n
+        acc, m, total = _fold_in(acc, m, total, q, k, v, seen, scale, True)
+    return acc, m, total
+
+
+@triton.jit
+def _over_pages(
+    acc,
+    m,
+    total,
+    q,
+    k_ptr,
+    v_ptr,
+    table_ptr,
+    n,
+    scale,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BN: tl.constexpr,
+    PAGE: tl.constexpr,
+):
+    """All of q over the first n keys of the pages in a row of the table."""
+    d = tl.arange(0, BD)[None, :]
+    for begin in tl.range(0, n, BN):
+        key = begin + tl.arange(0, BN)
+        page = tl.load(table_ptr + key // PAGE, mask=key < n, other=0).to(tl.int64)
+        at = ((page * PAGE + key % PAGE) * D)[:, None] + d
+        there = (key < n)[:, None] & (d < D)
+        k = tl.load(k_ptr + at, mask=there, other=0.0)
+        v = tl.load(v_ptr + at, mask=there, other=0.0)
+        acc, m, total = _fold_in(acc, m, total, q, k, v, (key < n)[None, :], scale, True)
+    return acc, m, total
+
+
+@triton.jit
+def _rows_of(first, count, g, FOLD: tl.constexpr, BM: tl.constexpr):
+    """Of the BM folded rows: token, query head and whether it is one."""
+    r = tl.arange(0, BM)
+    token = r // FOLD
+    return first + token, g * FOLD + r % FOLD, token < count
+
+
+@triton.jit
+def tiles_program(
+    q_ptr, k_ptr, v_ptr, out_ptr, starts_ptr, trees_ptr, tiles_ptr, runs_ptr, table_ptr,
+    arena_ptr, pages_ptr,
+    q_stride, k_stride, v_stride, out_stride, table_stride, arena_head, arena_side, pages_head,
+    pages_side, scale,
+    FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    PAGE: tl.constexpr, TREE: tl.constexpr,
+):  # fmt: skip
+    g = tl.program_id(1)
+    tile_ptr = tiles_ptr + tl.program_id(0) * 6
+    first, count = tl.load(tile_ptr), tl.load(tile_ptr + 1)
+    run, last_run = tl.load(tile_ptr + 2), tl.load(tile_ptr + 3)
+    history, past = tl.load(tile_ptr + 4), tl.load(tile_ptr + 5)
+    token, head, valid = _rows_of(first, count, g, FOLD, BM)
+    d = tl.arange(0, BD)[None, :]
+    wide = token.to(tl.int64)[:, None]
+    q = tl.load(
+        q_ptr + wide * q_stride + head[:, None] * D + d, mask=valid[:, None] & (d < D), other=0.0
+    )
+    m = tl.full((BM,), float("-inf"), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    acc = tl.zeros((BM, BD), tl.float32)
+    arena = arena_ptr + g * arena_head
+    for i in range(run, last_run):
+        base = arena + tl.load(runs_ptr + 2 * i).to(tl.int64) * D
+        n = tl.load(runs_ptr + 2 * i + 1)
+        acc, m, total = _over_run(acc, m, total, q, base, base + arena_side, n, scale, D, BD, BN)
+    if past > 0:
+        pages = pages_ptr + g * pages_head
+        acc, m, total = _over_pages(
+            acc,
+            m,
+            total,
+            q,
+            pages,
+            pages + pages_side,
+            table_ptr + history.to(tl.int64) * table_stride,
+            past,
+            scale,
+            D,
+            BD,
+            BN,
+            PAGE,
+        )
+    start = tl.load(starts_ptr + token, mask=valid, other=first)
+    own = tl.min(start, 0)
+    if TREE:
+        stem = tl.load(trees_ptr + 3 * token, mask=valid, other=0)
+        low = tl.load(trees_ptr + 3 * token + 1, mask=valid, other=0).to(tl.uint32)
+        high = tl.load(trees_ptr + 3 * token + 2, mask=valid, other=0).to(tl.uint32)
+    for begin in tl.range(own, first + count, BN):
+        key = begin + tl.arange(0, BN)
+        there = (key < first + count)[:, None] & (d < D)
+        row = key.to(tl.int64)[:, None]
+        k = tl.load(k_ptr + row * k_stride + g * D + d, mask=there, other=0.0)
+        v = tl.load(v_ptr + row * v_stride + g * D + d, mask=there, other=0.0)
+        if TREE:
+            node = key[None, :] - stem[:, None]
+            bits = tl.where(node < 32, low[:, None], high[:, None])
+            bit = (bits >> (node & 31).to(tl.uint32)) & 1
+            above = (node < 0) | ((node < 64) & (bit == 1))
+        else:
+            above = key[None, :] <= token[:, None]
+        seen = (key[None, :] >= start[:, None]) & above
+        acc, m, total = _fold_in(acc, m, total, q, k, v, seen, scale, True)
+    out = acc / total[:, None]
+    tl.store(
+        out_ptr + wide * out_stride + head[:, None] * D + d,
+        out.to(out_ptr.dtype.element_ty),
+        mask=valid[:, None] & (d < D),
+    )
+
+
+@triton.jit
+def parts_program(
+    q_ptr, items_ptr, arena_ptr, part_ptr, lse_ptr,
+    q_stride, arena_head, arena_side, rows, heads, scale,
+    FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    g = tl.program_id(1)
+    item_ptr = items_ptr + tl.program_id(0) * 6
+    first, count, place = tl.load(item_ptr), tl.load(item_ptr + 1), tl.load(item_ptr + 2)
+    slot, n, part = tl.load(item_ptr + 3), tl.load(item_ptr + 4), tl.load(item_ptr + 5)
+    if n > 0:
+        token, head, valid = _rows_of(first, count, g, FOLD, BM)
+        d = tl.arange(0, BD)[None, :]
+        there = valid[:, None] & (d < D)
+        at = token.to(tl.int64)[:, None] * q_stride + head[:, None] * D + d
+        q = tl.load(q_ptr + at, mask=there, other=0.0)
+        m = tl.full((BM,), float("-inf"), tl.float32)
+        total = tl.zeros((BM,), tl.float32)
+        acc = tl.zeros((BM, BD), tl.float32)
+        base = arena_ptr + g * arena_head + slot.to(tl.int64) * D
+        acc, m, total = _over_run(acc, m, total, q, base, base + arena_side, n, scale, D, BD, BN)
+        row = (part * rows + place).to(tl.int64) + (token - first)
+        tl.store(part_ptr + (row * heads + head)[:, None] * D + d, acc / total[:, None], mask=there)
+        tl.store(lse_ptr + row * heads + head, m + tl.log2(total), mask=valid)
+
+
+@triton.jit
+def tail_program(
+    q_ptr, out_ptr, rows_ptr, counts_ptr, lengths_ptr, table_ptr, pages_ptr, part_ptr, lse_ptr,
+    q_stride, out_stride, table_stride, pages_head, pages_side, rows, heads, scale,
+    FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    PAGE: tl.constexpr,
+):  # fmt: skip
+    b = tl.program_id(0)
+    g = tl.program_id(1)
+    token = tl.load(rows_ptr + b).to(tl.int64)
+    parts, n = tl.load(counts_ptr + b), tl.load(lengths_ptr + b)
+    r = tl.arange(0, BM)
+    head, valid = g * FOLD + r, r < FOLD
+    d = tl.arange(0, BD)[None, :]
+    there = valid[:, None] & (d < D)
+    q = tl.load(q_ptr + token * q_stride + head[:, None] * D + d, mask=there, other=0.0)
+    m = tl.full((BM,), float("-inf"), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    acc = tl.zeros((BM, BD), tl.float32)
+    for part in range(parts):
+        row = (part * rows + b).to(tl.int64) * heads
+        s = tl.load(lse_ptr + row + head, mask=valid, other=0.0)
+        o = tl.load(part_ptr + (row + head)[:, None] * D + d, mask=there, other=0.0)
+        new = tl.maximum(m, s)
+        alpha, weight = tl.exp2(m - new), tl.exp2(s - new)
+        acc = acc * alpha[:, None] + o * weight[:, None]
+        total = total * alpha + weight
+        m = new
+    pages = pages_ptr + g * pages_head
+    acc, m, total = _over_pages(
+        acc,
+        m,
+        total,
+        q,
+        pages,
+        pages + pages_side,
+        table_ptr + b.to(tl.int64) * table_stride,
+        n,
+        scale,
+        D,
+        BD,
+        BN,
+        PAGE,
+    )
+    out = acc / tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(
+        out_ptr + token * out_stride + head[:, None] * D + d,
+        out.to(out_ptr.dtype.element_ty),
+        mask=there,
+    )
+
+
+@triton.jit
+def write_program(
+    k_ptr, v_ptr, rows_ptr, slots_ptr, kv_ptr, k_stride, v_stride, head_stride, side, heads,
+    D: tl.constexpr, BD: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0)
+    slot = tl.load(slots_ptr + i).to(tl.int64)
+    if slot >= 0:
+        row = tl.load(rows_ptr + i).to(tl.int64)
+        head = tl.arange(0, HEADS)[:, None]
+        d = tl.arange(0, BD)[None, :]
+        there = (head < heads) & (d < D)
+        at = head * D + d
+        target = kv_ptr + head.to(tl.int64) * head_stride + slot * D + d
+        tl.store(target, tl.load(k_ptr + row * k_stride + at, mask=there), mask=there)
+        tl.store(target + side, tl.load(v_ptr + row * v_stride + at, mask=there), mask=there)
