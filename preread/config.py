@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 from preread.errors import ConfigError
 
 SEQUENCES = 256  # running at once where nobody said or measured better
+BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}  # in one step where nobody said: docs/capacity.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,23 @@ class EngineSection:
     extent_tokens: int = 256  # unit of the prefix arena
     page_tokens: int = 16  # unit of a sequence's own KV
     max_sequences: int = 0  # running at once; 0: what `preread tune` found here, else 256
-    batch_tokens: int = 8192  # most tokens packed into one step: docs/capacity.md
+    batch_tokens: int = 0  # most in one step; 0: 8192, on CUDA 32768 (docs/capacity.md)
     prefill_chunk: int = 2048  # tokens of one prefix computed per step
     shared_min_rows: int = 0  # sequences from which a segment gets a pass of its own; 0: by cost
     private_tokens: int = 512  # a prompt's own part from this length on lies in the prefix arena
     save_every_s: float = 10.0  # a long reading is saved this often, and taken up when killed
     lease_s: float = 600.0  # a prefix stays resident this long after its last use
+    kernels: str = "auto"  # auto | stock: on CUDA, our own kernels or torch's calls alone
+    graphs: bool = True  # CUDA graphs for decoding steps
     truth_check: bool = False  # run the arena's check() after every step (slow; tests)
 
     def limited(self, remembered: int = 0) -> EngineSection:
         """With a limit of running sequences: as configured, else as remembered, else SEQUENCES."""
         return replace(self, max_sequences=self.max_sequences or remembered or SEQUENCES)
+
+    def sized(self, device: str) -> EngineSection:
+        """With a size of steps: as configured, else what suits the kind of device."""
+        return replace(self, batch_tokens=self.batch_tokens or BATCH_TOKENS[device])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from preread.engine.branch import Branches
 from preread.engine.jobs import Job
 from preread.engine.ledger import Ledger
 from preread.engine.sampler import Outcome
-from preread.engine.sequence import FREE, Sequences
+from preread.engine.sequence import ENDING, FREE, Sequences
 from preread.engine.step import Step
 from preread.tokens.batch import (
     CANCELLED,
@@ -35,6 +36,16 @@ if TYPE_CHECKING:
     from preread.types import Float32Array, Int32Array, Int64Array
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A step that was launched. Of its slots, born: whose they were; read: whether with it a row
+    that only reads is read to its end."""
+
+    step: Step
+    born: Int64Array
+    read: NDArray[np.bool_]
+
+
 class Committer:
     """Ends rows and tells of it. keep: moves the KV of a slot that ended well to the tree, if its
     request says so, before the slot is freed."""
@@ -50,22 +61,41 @@ class Committer:
         self._keep = keep
         self._clock = clock
 
-    def commit(self, step: Step, outcome: Outcome) -> None:
-        seqs, score = self._seqs, step.score
-        seqs.computed[step.slots] += step.counts
-        if len(score.slots):
-            seqs.scores[score.slots, score.at] = outcome.scores
-            np.logical_and.at(seqs.agree, score.slots, outcome.agree)
-        slots, tokens = step.sample_slots, outcome.tokens
-        codes = np.where(outcome.broken, ERROR, self._end_tokens(slots, tokens)).astype(np.int8)
+    def advance(self, step: Step) -> Promise:
+        """A step was launched: what is certain of it before it says anything. Rows go on as if
+        none met the end of its answer, and the next step may be scheduled."""
+        seqs, slots = self._seqs, step.slots
+        seqs.computed[slots] += step.counts
+        seqs.promise(step.sample_slots)
+        writes = seqs.kind[slots] == Kind.GENERATE
+        read = ~writes & (seqs.computed[slots] == seqs.known[slots])
+        seqs.state[slots[read | (writes & (seqs.done[slots] >= seqs.max_new[slots]))]] = ENDING
+        return Promise(step, seqs.born[slots], read)
+
+    def settle(self, promise: Promise, outcome: Outcome) -> None:
+        """What a step said. Rows that ended since it was launched have no part in it."""
+        seqs, step = self._seqs, promise.step
+        same = (seqs.state[step.slots] != FREE) & (seqs.born[step.slots] == promise.born)
+        live = np.zeros(len(seqs), bool)
+        live[step.slots] = same
+        if len(step.score.slots):
+            self._score(step, outcome, live)
+        here = live[step.sample_slots]
+        slots, tokens = step.sample_slots[here], outcome.tokens[here]
+        codes = np.where(outcome.broken[here], ERROR, self._end_tokens(slots, tokens))
         wrote = codes == GOES_ON
-        seqs.append(slots[wrote], tokens[wrote], outcome.logprobs[wrote], self._clock())
+        seqs.write(slots[wrote], tokens[wrote], outcome.logprobs[here][wrote], self._clock())
+        seqs.retract(slots[~wrote])
         codes[wrote] = self._after(slots[wrote], tokens[wrote])
-        read = step.slots[
-            (seqs.kind[step.slots] != Kind.GENERATE)
-            & (seqs.computed[step.slots] == seqs.known[step.slots])
-        ]
-        self._tell(np.concatenate((slots, read)), np.concatenate((codes, self._scored(read))))
+        read = step.slots[same & promise.read]
+        codes = np.concatenate((codes.astype(np.int8), self._scored(read)))
+        self._tell(np.concatenate((slots, read)), codes)
+
+    def _score(self, step: Step, outcome: Outcome, live: NDArray[np.bool_]) -> None:
+        seqs, here = self._seqs, live[step.score.slots]
+        slots = step.score.slots[here]
+        seqs.scores[slots, step.score.at[here]] = outcome.scores[here]
+        np.logical_and.at(seqs.agree, slots, outcome.agree[here])
 
     def end(self, slots: Int64Array, codes: NDArray[np.int8]) -> None:
         """Free the rows' slots, pages and places on the tree."""
@@ -117,7 +147,8 @@ class Committer:
     def _after(self, slots: Int64Array, tokens: Int32Array) -> NDArray[np.int8]:
         """Whether rows end with the token they just wrote: by length, or a complete grammar."""
         seqs = self._seqs
-        codes = np.where(seqs.done[slots] >= seqs.max_new[slots], LENGTH, GOES_ON).astype(np.int8)
+        full = seqs.written[slots] >= seqs.max_new[slots]
+        codes = np.where(full, LENGTH, GOES_ON).astype(np.int8)
         bound = seqs.matchers and [
             (i, s) for i, s in enumerate(slots.tolist()) if s in seqs.matchers
         ]
@@ -164,8 +195,8 @@ class Committer:
         seqs = self._seqs
         rows, bad = seqs.row[slots].astype(np.int32), np.flatnonzero(codes == ERROR).tolist()
         told = seqs.told[slots]
-        new = seqs.done[slots] - told
-        own = slots * seqs.tokens.shape[1] + seqs.known[slots] - new
+        new = seqs.written[slots] - told
+        own = slots * seqs.tokens.shape[1] + seqs.prompt[slots] + told
         logprobs = np.zeros(int(new.sum()), np.float32)
         if isinstance(job.batch.spec, GenerateSpec) and job.batch.spec.logprobs:
             logprobs = seqs.scores.reshape(-1)[ranges(slots * seqs.scores.shape[1] + told, new)]
@@ -178,7 +209,7 @@ class Committer:
             logprobs=logprobs,
             finish=codes,
             usage=self._usage(slots),
-            age=np.where(seqs.done[slots] > 0, now - seqs.first[slots], 0.0).astype(np.float32),
+            age=np.where(seqs.written[slots] > 0, now - seqs.first[slots], 0.0).astype(np.float32),
             scores=self._scores(job, slots, codes),
             agree=seqs.agree[slots],
             errors={int(rows[i]): message or self._why(int(slots[i])) for i in bad},
@@ -195,7 +226,7 @@ class Committer:
         asked = np.where(scored, seqs.known[slots] + 1, seqs.prompt[slots])
         asked = np.where(whole, asked, seqs.computed[slots])  # of a row that was cut short
         paid = seqs.paid[slots]
-        columns = (seqs.context[slots], seqs.base[slots] - paid, asked + paid, seqs.done[slots])
+        columns = (seqs.context[slots], seqs.base[slots] - paid, asked + paid, seqs.written[slots])
         return np.stack(columns, axis=1).astype(np.int32)
 
     def _scores(self, job: Job, slots: Int64Array, codes: NDArray[np.int8]) -> Float32Array:

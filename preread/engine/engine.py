@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from preread.config import EngineSection
 from preread.engine.arena import Arena, KVShape
-from preread.engine.committer import Committer
+from preread.engine.committer import Committer, Promise
+from preread.engine.fast import fast_covers, fast_steps
 from preread.engine.gathering import Gathers, by_cost, by_rows
 from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
@@ -23,7 +24,7 @@ from preread.engine.plan import MemoryPlan, plan_memory
 from preread.engine.prefix import PrefixTree
 from preread.engine.reading import Reading, Told
 from preread.engine.runner import Runner
-from preread.engine.sampler import Outcome, Sampler
+from preread.engine.sampler import Flight, Sampler
 from preread.engine.scheduler import Scheduler
 from preread.engine.step import Step
 from preread.errors import OutOfMemory
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("preread.engine")
 
 
+class InFlight(NamedTuple):
+    """A step on the device."""
+
+    promise: Promise
+    flight: Flight
+
+
 class Engine:
     """Runs token batches over a decoder. Not thread-safe."""
 
@@ -48,10 +56,13 @@ class Engine:
         plan: MemoryPlan | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        ahead: bool | None = None,
     ) -> None:
-        """plan: sizes of the pools; worked out from `config` and the free memory if not given."""
+        """plan: sizes of the pools; worked out from `config` and the free memory if not given.
+        ahead: launch a step before the one before it has said what it chose; by default on devices
+        that work by themselves."""
         self.decoder = decoder
-        self.config = config = config.limited()
+        self.config = config = config.limited().sized(decoder.device.type)
         self.metrics = metrics or Metrics()
         self.clock = clock
         self.shape = KVShape(
@@ -61,9 +72,12 @@ class Engine:
         self.arena = Arena(self.shape, self.plan.extents, self.plan.extent_tokens)
         self.pages = Pages(self.shape, self.plan.pages, self.plan.page_tokens)
         self.tree = PrefixTree(self.arena, self.metrics)
+        self._ahead = decoder.device.type == "cuda" if ahead is None else ahead
+        self._flight: InFlight | None = None
         self._scheduler = Scheduler(
-            config, self.tree, self.pages, self.metrics, clock, self._gathers()
-        )
+            config, self.tree, self.pages, self.metrics, clock, self._gathers(),
+            slots=config.max_sequences * (1 + self._ahead), land=self._land,
+        )  # fmt: skip
         self._seqs = self._scheduler.seqs
         self._admission, self._line = self._scheduler.admission, self._scheduler.line
         self._ledger = Ledger()
@@ -71,17 +85,26 @@ class Engine:
             self._seqs, self._scheduler.branches, self._admission, self._ledger, self._keep, clock
         )
         self._sampler = Sampler(decoder, self._seqs)
-        self._runner = Runner(decoder, self.arena, self.pages, self._sampler)
+        self._runner = Runner(
+            decoder,
+            self.arena,
+            self.pages,
+            self._sampler,
+            fast_steps(decoder, config, self.arena, self.pages, self._sampler.last),
+        )
         self._jobs = 0
         self.stalled = False  # nothing can run before somebody outside does something
 
     def step(self) -> dict[int, News]:
-        """Schedule, run, commit; returns the news of each job."""
+        """Schedule, launch, settle; returns the news of each job. Running ahead, what settles is
+        the step before: the device works on this one meanwhile."""
         step = self._scheduler.schedule()
-        self.stalled = step is None and not self._unblock()
-        if step is not None and (outcome := self._run(step)) is not None:
-            self._committer.commit(step, outcome)
-            self._scheduler.readings.commit(step.chunks)
+        self.stalled = step is None and self._flight is None and not self._unblock()
+        launched = None if step is None else self._launch(step)
+        self._land()
+        self._flight = launched
+        if launched is not None and (not self._ahead or self._sampler.waits(launched.promise.step)):
+            self._land()
         if self.config.truth_check:
             self.check()
         return self._ledger.take()
@@ -90,7 +113,7 @@ class Engine:
     def idle(self) -> bool:
         """No row runs or waits, no prefix is being read or waits for memory."""
         busy = self._scheduler.readings.busy or self._line.head is not None
-        return not self._admission.jobs and not busy
+        return not self._admission.jobs and not busy and self._flight is None
 
     @property
     def has_news(self) -> bool:
@@ -189,21 +212,37 @@ class Engine:
         self._scheduler.check()
 
     def _gathers(self) -> Gathers:
-        """What is gathered: as configured, else by cost, which is known for CPUs."""
+        """What is gathered: as configured, else by cost, which is known for CPUs; nothing where a
+        kernel takes any number of stretches in one call."""
+        if fast_covers(self.decoder, self.config):
+            return by_rows(0)
         if self.config.shared_min_rows or self.shape.device.type != "cpu":
             return by_rows(self.config.shared_min_rows or 2)
         return by_cost(self.shape.token_bytes // self.shape.layers)
 
-    def _run(self, step: Step) -> Outcome | None:
+    def _launch(self, step: Step) -> InFlight | None:
         try:
-            outcome = self._runner.run(step)
+            flight = self._runner.launch(step)
         except Exception as error:  # one row's failure must not be everybody's
+            self._land()
             self._failed(step, error)
             return None
+        promise = self._committer.advance(step)
+        self._scheduler.readings.commit(step.chunks)
         self._scheduler.good()
         self.metrics.add("engine.steps")
         self.metrics.add("engine.tokens", len(step.tokens))
-        return outcome
+        return InFlight(promise, flight)
+
+    def _land(self) -> bool:
+        """Wait for what is in flight and settle it. False: nothing was."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._settle(flight)
+        return flight is not None
+
+    def _settle(self, flight: InFlight) -> None:
+        self._committer.settle(flight.promise, flight.flight.outcome())
 
     def _failed(self, step: Step, error: Exception) -> None:
         """Go on with a smaller step; what fails alone and small, fails."""

@@ -47,12 +47,14 @@ class MemoryPlan:
 
 def plan_memory(shape: KVShape, config: EngineSection, free_bytes: int | None = None) -> MemoryPlan:
     """Sizes from the configuration; where it says 0, a quarter of the free memory for prefixes
-    and an eighth for sequences, within reason. free_bytes: measured if not given."""
+    and an eighth for sequences (on CUDA a half: the last quarter is for the steps), within reason.
+    free_bytes: measured if not given."""
     free = free_memory(shape.device) if free_bytes is None else free_bytes
-    if shape.device.type == "cpu":
+    cpu = shape.device.type == "cpu"
+    if cpu:
         free = min(free, 4 * CPU_MIB * MIB)
     prefix = _tokens(config.prefix_memory_mb, free // 4, shape.token_bytes)
-    suffix = _tokens(config.suffix_memory_mb, free // 8, shape.token_bytes)
+    suffix = _tokens(config.suffix_memory_mb, free // 8 if cpu else free // 2, shape.token_bytes)
     return MemoryPlan(
         shape.token_bytes,
         max(1, prefix // config.extent_tokens),

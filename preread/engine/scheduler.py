@@ -44,14 +44,16 @@ class Scheduler:
 
     def __init__(
         self, config: EngineSection, tree: PrefixTree, pages: Pages, metrics: Metrics,
-        clock: Callable[[], float], gathers: Gathers,
+        clock: Callable[[], float], gathers: Gathers, *, slots: int, land: Callable[[], bool],
     ) -> None:  # fmt: skip
-        """gathers: see Packer."""
+        """gathers: see Packer. slots: rows that run, or end while others run already. land: settle
+        the step in flight; False if there is none."""
         self._config = config
         self._metrics = metrics
         self._clock = clock
         self._pages = pages
-        self.seqs = Sequences(config.max_sequences, pages)
+        self.seqs = Sequences(slots, pages)
+        self._land = land
         self.branches = Branches(tree, clock)
         self.readings = Readings(tree, config.prefill_chunk)
         self.line = Line(tree, self.readings)
@@ -161,9 +163,14 @@ class Scheduler:
         return slots, np.concatenate((np.ones(int(decodes.sum()), np.int64), counts[counts > 0]))
 
     def _secure(self, slots: Int64Array, counts: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Take pages for the next tokens; the youngest rows give theirs up until they suffice."""
+        """Take pages for the next tokens; the youngest rows give theirs up until they suffice, when
+        what they wrote last is known."""
         seqs, need = self.seqs, self.seqs.pages_needed(slots, counts)
         while int(need.sum()) > self._pages.free:
+            if self._land():
+                stay = seqs.state[slots] == RUNNING
+                slots, counts, need = slots[stay], counts[stay], need[stay]
+                continue
             victim = int(seqs.running[-1])
             self.park(victim)
             stay = slots != victim

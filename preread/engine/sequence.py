@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", bound=np.generic)
 
-FREE, RUNNING, PARKED = range(3)  # parked: preempted, holds no pages, will be computed again
+# parked: preempted, holds no pages, will be computed again; ending: its last step was launched, but
+# what it says is not here yet.
+FREE, RUNNING, PARKED, ENDING = range(4)
 
 
 class Sequences:
     """Integer columns, all [slots]: job, row; queue: its context, see turns.py; branch, base (its
     length); prompt: own tokens that came with the request; known: own tokens to compute; computed:
-    of those, done (KV in pages); done: output tokens; max_new: most of them; born: admission order;
+    of those, done (KV in pages); done: output tokens, also those still on the device; written: of
+    those, known here; max_new: most of them; born: admission order;
     held: pages; paid: tokens of the branch that its usage counts as computed; context: its prefix
     length, for usage alone; extra: label nodes that its last token brings with it; told: output
     tokens that its reader knows. first: when the first one came. scores: log-probabilities of a
@@ -50,6 +53,7 @@ class Sequences:
     context: Int64Array
     extra: Int64Array
     told: Int64Array
+    written: Int64Array
 
     def __init__(self, slots: int, pages: Pages) -> None:
         self._pages = pages
@@ -59,8 +63,8 @@ class Sequences:
         (
             self.job, self.row, self.queue, self.branch, self.base, self.prompt, self.known,
             self.computed, self.done, self.max_new, self.born, self.held, self.paid, self.context,
-            self.extra, self.told,
-        ) = np.zeros((16, slots), np.int64)  # fmt: skip
+            self.extra, self.told, self.written,
+        ) = np.zeros((17, slots), np.int64)  # fmt: skip
         self.first = np.zeros(slots, np.float64)
         self.temperature = np.zeros(slots, np.float32)
         self.top_p = np.ones(slots, np.float32)
@@ -96,7 +100,9 @@ class Sequences:
         self.tokens = _widened(self.tokens, width)
         self.scores = _widened(self.scores, scores)
         self.state[slots] = RUNNING
-        for column in (self.computed, self.done, self.held, self.paid, self.told):
+        for column in (
+            self.computed, self.done, self.held, self.paid, self.told, self.written,
+        ):  # fmt: skip
             column[slots] = 0
         self.agree[slots] = True
         self.born[slots] = np.arange(self._births, self._births + count)
@@ -157,26 +163,42 @@ class Sequences:
         for slot in slots.tolist() if self.matchers else ():
             self.matchers.pop(slot, None)
 
-    def append(
-        self, slots: Int64Array, tokens: Int32Array, logprobs: Float32Array, now: float
-    ) -> None:
-        """One new output token per slot, at this time."""
-        self.tokens[slots, self.known[slots]] = tokens
-        asked = self.logprobs[slots]
-        if asked.any():
-            self.scores[slots[asked], self.done[slots[asked]]] = logprobs[asked]
-        self.first[slots[self.done[slots] == 0]] = now
+    def promise(self, slots: Int64Array) -> None:
+        """One new output token per slot, which the device knows already: -1 - i stands for the
+        i-th that the step before has chosen."""
+        self.tokens[slots, self.known[slots]] = -1 - np.arange(len(slots))
         self.known[slots] += 1
         self.done[slots] += 1
+
+    def write(
+        self, slots: Int64Array, tokens: Int32Array, logprobs: Float32Array, now: float
+    ) -> None:
+        """The next promised token of each slot is here, at this time."""
+        at = self.written[slots]
+        self.tokens[slots, self.prompt[slots] + at] = tokens
+        asked = self.logprobs[slots]
+        if asked.any():
+            self.scores[slots[asked], at[asked]] = logprobs[asked]
+        self.first[slots[at == 0]] = now
+        self.written[slots] = at + 1
+
+    def retract(self, slots: Int64Array) -> None:
+        """What was promised after the last written token does not come."""
+        known = self.prompt[slots] + self.written[slots]
+        self.done[slots], self.known[slots] = self.written[slots], known
+        self.computed[slots] = np.minimum(self.computed[slots], known)
 
     def check(self) -> None:
         """Verify pages and counts. Raises AssertionError."""
         live = np.flatnonzero(self.state != FREE)
         self._pages.check(self.pages_of(slot) for slot in live.tolist())
-        assert (self.held[self.state != RUNNING] == 0).all(), "a row that is not running has pages"
+        idle = (self.state == FREE) | (self.state == PARKED)
+        assert (self.held[idle] == 0).all(), "a row that is not running has pages"
+        assert (self.written[live] <= self.done[live]).all(), "a token nobody promised"
         assert (self.computed[live] <= self.known[live]).all()
-        room = self.held[live] * self._pages.page_tokens
-        assert (self.computed[live] <= room).all(), "KV without a page"
+        goes_on = np.flatnonzero(self.state == RUNNING)  # the last step's KV is kept by nobody
+        room = self.held[goes_on] * self._pages.page_tokens
+        assert (self.computed[goes_on] <= room).all(), "KV without a page"
         assert set(self.matchers) <= set(live.tolist()), "a matcher outlived its row"
 
 

@@ -49,7 +49,7 @@ def test_compute_limits_short_answers_and_bandwidth_long_histories() -> None:
 def test_an_answer_of_one_token_keeps_no_kv_and_is_limited_by_a_step() -> None:
     plan = planned(Load(2000, 1, 50, 1))
     assert plan.memory.sequence == 0
-    assert plan.sequences == 8192 // 50
+    assert plan.sequences == 32768 // 50
     assert plan.limited_by == "compute"
     assert "suffix_memory_mb" not in plan.settings
 

@@ -1,0 +1,74 @@
+"""Steps on a CUDA device: the lists of the kernels, a graph where all rows decode."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from preread.config import EngineSection
+from preread.engine.arena import Arena
+from preread.engine.pages import Pages
+from preread.engine.sampler import resolved
+from preread.engine.step import Step
+from preread.kernels.rows import RowStats
+from preread.models.interface import Decoder
+
+if TYPE_CHECKING:
+    from preread.engine.tiled import Lists
+
+
+def fast_covers(decoder: Decoder, config: EngineSection) -> bool:
+    """Whether there are kernels for a device and model, and they are wanted."""
+    if decoder.device.type != "cuda" or config.kernels == "stock":
+        return False
+    from preread.kernels.cuda.attention import supports
+
+    return supports(decoder.dtype, decoder.head_dim, decoder.heads // decoder.kv_heads)
+
+
+def fast_steps(
+    decoder: Decoder, config: EngineSection, arena: Arena, pages: Pages, last: torch.Tensor
+) -> FastSteps | None:
+    """None where torch's own calls do all. last: see `Sampler`."""
+    if not fast_covers(decoder, config):
+        return None
+    return FastSteps(decoder, arena, pages, last, graphs=config.graphs)
+
+
+class FastSteps:
+    """graphs: whether decoding steps are captured and replayed, or launched kernel by kernel."""
+
+    def __init__(
+        self, decoder: Decoder, arena: Arena, pages: Pages, last: torch.Tensor, *, graphs: bool
+    ) -> None:
+        """last: see `Sampler`."""
+        from preread.engine.graphs import DecodeGraphs
+        from preread.engine.tiled import Layout
+
+        processors = torch.cuda.get_device_properties(decoder.device).multi_processor_count
+        fold = decoder.heads // decoder.kv_heads
+        self._layout = Layout(fold, decoder.kv_heads, decoder.head_dim, processors)
+        self._decoder, self._arena, self._pages = decoder, arena, pages
+        self._last = last
+        self._graphs = DecodeGraphs(decoder, arena, pages, last) if graphs else None
+
+    def lists(self, step: Step) -> Lists | None:
+        """None where a step needs torch's own calls."""
+        return self._layout.lists(step)
+
+    def run(self, lists: Lists, *, stats: bool) -> tuple[torch.Tensor, RowStats | None]:
+        """Hidden rows [T, E]; where a graph ran, perhaps with what their logits say."""
+        from preread.engine.graphs import NotCaptured
+        from preread.engine.tiled import Device, TiledAttention
+
+        if self._graphs is not None and self._graphs.usable and lists.decodes:
+            with contextlib.suppress(NotCaptured):
+                return self._graphs.run(lists, stats=stats)
+
+        decoder = self._decoder
+        step = Device.of(lists, decoder.device)
+        attention = TiledAttention(step, self._arena, self._pages, decoder.heads)
+        tokens = resolved(step.tokens, self._last)
+        return decoder.hidden(tokens, step.positions, attention), None

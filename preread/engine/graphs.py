@@ -1,0 +1,163 @@
+"""CUDA graphs of decoding steps: a step of some hundred kernels becomes one launch.
+
+A graph is captured for a bucket of sizes when it is first needed: rows, items of shared keys, pages
+of a row, and what it computes at its end. A smaller step is padded: rows that write nowhere, see
+nothing and are looked at by nobody, items without keys. Everything a graph reads of a step lies
+in one buffer, so a step is one copy and one launch.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from preread.engine.arena import Arena
+from preread.engine.pages import Pages
+from preread.engine.sampler import resolved
+from preread.engine.tiled import Device, Lists, TiledAttention, Writes
+from preread.kernels.lists import Parts, Tail
+from preread.kernels.rows import RowStats, row_stats
+from preread.models.interface import Decoder
+
+if TYPE_CHECKING:
+    from preread.types import Int32Array
+
+log = logging.getLogger("preread.engine")
+GRAPHS = 64  # kept at most: each holds some MiB of the driver's memory
+ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
+
+
+class Key(NamedTuple):
+    """The sizes of a graph. stats: whether the LM head and the best tokens are part of it."""
+
+    rows: int
+    items: int
+    width: int
+    parts: int
+    folded: int
+    stats: bool
+
+
+class Made(NamedTuple):
+    """A captured graph, the buffer it reads and the tensors it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: torch.Tensor
+    hidden: torch.Tensor
+    stats: RowStats | None
+
+
+class NotCaptured(RuntimeError):
+    """This decoder's steps cannot be made a graph."""
+
+
+class DecodeGraphs:
+    """Runs decoding steps of a decoder over an arena and pages."""
+
+    def __init__(self, decoder: Decoder, arena: Arena, pages: Pages, last: torch.Tensor) -> None:
+        """last: see `Sampler`; read by every graph."""
+        self._last = last
+        self._decoder, self._arena, self._pages = decoder, arena, pages
+        self._made: dict[Key, Made] = {}
+        self._pool: Any = None
+        self.usable = True
+
+    def run(self, lists: Lists, *, stats: bool) -> tuple[torch.Tensor, RowStats | None]:
+        """Hidden rows [B, E] of a step whose rows all decode and, if asked for, their statistics.
+        Good until the next run."""
+        key = key_of(lists, stats=stats)
+        full = padded(lists, key)
+        if (made := self._made.get(key)) is None:
+            if len(self._made) >= GRAPHS:
+                torch.cuda.synchronize()  # it may be running
+                del self._made[next(iter(self._made))]
+            made = self._capture(full, key)
+        else:
+            del self._made[key]  # the last used is the last to be dropped
+            Device.of(full, self._decoder.device, made.inputs)
+            made.graph.replay()
+        self._made[key] = made
+        rows = len(lists.tokens)
+        some = None if made.stats is None else RowStats(*(x[:rows] for x in made.stats))
+        return made.hidden[:rows], some
+
+    def _capture(self, full: Lists, key: Key) -> Made:
+        """Run once, which compiles what it needs, then capture. A decoder that cannot be captured
+        makes graphs no longer `usable`; the error is raised, and the step is run again."""
+        size = sum(a.size for a in _flat(full))
+        inputs = torch.empty(size, dtype=torch.int32, device=self._decoder.device)
+        step = Device.of(full, self._decoder.device, inputs)._replace(most_parts=key.parts)
+        self._forward(step, key)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                hidden, stats = self._forward(step, key)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.usable = False
+            log.warning("steps are not captured: %s", str(error).splitlines()[0])
+            raise NotCaptured from error
+        self._pool = self._pool or graph.pool()
+        graph.replay()  # what was captured has not run
+        return Made(graph, inputs, hidden, stats)
+
+    def _forward(self, step: Device, key: Key) -> tuple[torch.Tensor, RowStats | None]:
+        decoder = self._decoder
+        attend = TiledAttention(step, self._arena, self._pages, decoder.heads)
+        tokens = resolved(step.tokens, self._last)
+        hidden = decoder.hidden(tokens, step.positions, attend)
+        return hidden, row_stats(decoder.logits(hidden)) if key.stats else None
+
+
+def key_of(lists: Lists, *, stats: bool) -> Key:
+    """The bucket of a step."""
+    tail, parts = lists.tail, lists.parts
+    assert tail is not None and parts is not None
+    count = len(lists.tokens)
+    rows = next((n for n in ROWS if n >= count), -(-count // 128) * 128)
+    most = int(tail.counts.max(initial=0))
+    items = _power(len(parts.items), 16) if most else 0
+    return Key(rows, items, _power(tail.table.shape[1], 4), _power(most, 1), lists.rows, stats)
+
+
+def padded(lists: Lists, key: Key) -> Lists:
+    """The same step in its bucket's shapes."""
+    tail, parts = lists.tail, lists.parts
+    assert tail is not None and parts is not None
+    count, more = len(lists.tokens), key.rows - len(lists.tokens)
+    fresh = np.arange(count, key.rows, dtype=np.int32)
+    table = np.zeros((key.rows, key.width), np.int32)
+    table[:count, : tail.table.shape[1]] = tail.table
+    items = np.zeros((key.items, 6), np.int32)
+    items[: len(parts.items)] = parts.items
+    rows, slots = lists.to_pages
+    return lists._replace(
+        tokens=_longer(lists.tokens, more),
+        positions=_longer(lists.positions, more),
+        to_pages=Writes(np.concatenate((rows, fresh)), _longer(slots, more, -1)),
+        tail=Tail(
+            np.concatenate((tail.rows, fresh)), _longer(tail.counts, more),
+            _longer(tail.lengths, more), table,
+        ),
+        parts=Parts(items),
+    )  # fmt: skip
+
+
+def _flat(lists: Lists) -> list[Int32Array]:
+    assert lists.tail is not None and lists.parts is not None
+    return [
+        lists.tokens, lists.positions, *lists.to_pages, *lists.to_arena, *lists.tail, *lists.parts,
+    ]  # fmt: skip
+
+
+def _longer(array: Int32Array, more: int, value: int = 0) -> Int32Array:
+    return np.pad(array, (0, more), constant_values=value)
+
+
+def _power(size: int, least: int) -> int:
+    """The next power of two."""
+    return max(least, 1 << (size - 1).bit_length()) if size else least

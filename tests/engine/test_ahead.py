@@ -1,0 +1,120 @@
+"""Running one step ahead changes when the host learns of a token, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from preread.engine.engine import Engine
+from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec, Matcher
+from preread.tokens.labels import label_trie
+from preread.types import Sampling
+from tests.engine.helpers import SMALL, Answers, batch, drain, greedy
+
+PREFIX = list(range(40, 75))
+OWN = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9], [3, 2], [2, 3, 8, 4]]
+
+
+def both(decoder, submit, **changes: object) -> list[list[Answers]]:
+    """What engines with and without a step in flight answer."""
+    made = []
+    for ahead in (False, True):
+        engine = Engine(decoder, replace(SMALL, **changes), ahead=ahead)
+        made.append(drain(engine, *submit(engine)))
+        assert engine.pages.free == engine.pages.total
+    return made
+
+
+def same(a: Answers, b: Answers) -> None:
+    assert (a.tokens, a.finish, a.usage, a.errors) == (b.tokens, b.finish, b.usage, b.errors)
+    assert a.logprobs.keys() == b.logprobs.keys() and a.agree == b.agree
+    for row, values in a.scores.items():
+        np.testing.assert_allclose(values, b.scores[row], atol=1e-5)
+    for row, logprobs in a.logprobs.items():
+        np.testing.assert_allclose(logprobs, b.logprobs[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [3, 32])
+def test_every_kind_at_once(decoder, most):
+    """Answers that end early, at their length, by the dice, and rows that only read."""
+    hot = GenerateSpec(12, Sampling(0.9, 0.95, 40), logprobs=True)
+
+    def submit(engine: Engine) -> list[int]:
+        seeds = list(range(5))
+        return [
+            engine.submit(batch(OWN, greedy(9, eos=tuple(range(0, 320, 5))), prefixes=[PREFIX])),
+            engine.submit(batch(OWN, hot, prefixes=[PREFIX], seeds=seeds)),
+            engine.submit(batch(OWN, ChooseSpec(label_trie([[1, 2], [3]])), prefixes=[PREFIX])),
+            engine.submit(batch(OWN, LikelihoodSpec(np.ones(5, np.int32)), prefixes=[PREFIX])),
+            engine.submit(batch(OWN, greedy(1))),
+        ]
+
+    one, two = both(decoder, submit, max_sequences=most, batch_tokens=40)
+    for a, b in zip(one, two, strict=True):
+        same(a, b)
+
+
+def test_rows_whose_memory_is_taken(decoder):
+    """What was in flight is settled before a row gives its pages up: its last token is needed."""
+
+    def submit(engine: Engine) -> list[int]:
+        return [engine.submit(batch([PREFIX[:9]] * 5, greedy(40)))]
+
+    plan = replace(Engine(decoder, SMALL).plan, pages=30)
+    made = []
+    for ahead in (False, True):
+        engine = Engine(decoder, SMALL, plan=plan, ahead=ahead)
+        made += drain(engine, *submit(engine))
+        assert engine.metrics.snapshot()["engine.preempted"] > 0
+    same(*made)
+
+
+class Even(Matcher):
+    """A grammar of even tokens that must see each before it allows the next."""
+
+    error = ""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def mask(self):
+        allowed = np.zeros(320, bool)
+        allowed[(2 * len(self.seen)) % 320 : (2 * len(self.seen)) % 320 + 2] = True
+        return allowed
+
+    def accept(self, token: int) -> bool:
+        self.seen.append(token)
+        return len(self.seen) == 6
+
+
+class Grammar:
+    def start(self) -> Matcher:
+        return Even()
+
+
+def test_a_grammar_is_never_behind(decoder):
+    def submit(engine: Engine) -> list[int]:
+        free = engine.submit(batch(OWN, greedy(9), prefixes=[PREFIX]))
+        return [free, engine.submit(batch(OWN, greedy(9, grammar=Grammar()), prefixes=[PREFIX]))]
+
+    one, two = both(decoder, submit)
+    for a, b in zip(one, two, strict=True):
+        same(a, b)
+    assert all(t // 2 == i for row in two[1].rows() for i, t in enumerate(row))
+
+
+def test_a_row_that_ends_while_its_next_token_is_under_way(decoder):
+    """Ended by its reader or cancelled: what comes later is nobody's, also when the slot is."""
+    engine = Engine(decoder, replace(SMALL, max_sequences=2), ahead=True)
+    job = engine.submit(batch(OWN[:2], greedy(20), prefixes=[PREFIX]))
+    for _ in range(5):
+        engine.step()
+    engine.finish(job, 0)
+    engine.cancel(job, np.array([1]))
+    later = engine.submit(batch(OWN[2:4], greedy(7), prefixes=[PREFIX]))
+    (got,) = drain(engine, later)
+    plain = Engine(decoder, SMALL, ahead=False)
+    (want,) = drain(plain, plain.submit(batch(OWN[2:4], greedy(7), prefixes=[PREFIX])))
+    assert got.tokens == want.tokens and got.finish == want.finish

@@ -1,0 +1,162 @@
+"""The Triton kernels against the stock calls, on every step of a mixed workload; graphs against
+single launches; running ahead against waiting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from preread.config import EngineSection
+from preread.engine import fast
+from preread.engine.attend import StepAttention
+from preread.engine.engine import Engine
+from preread.engine.tiled import TiledAttention
+from preread.kernels.cuda.elementwise import add_rms_norm, rotate_inplace, swiglu
+from preread.kernels.mlp import swiglu_slow
+from preread.kernels.norm import rms_norm_slow
+from preread.kernels.rope import rotate
+from preread.kernels.rows import row_stats, row_stats_slow
+from preread.testing.models import load_decoder, write_tiny_model
+from preread.tokens.batch import GenerateSpec
+from preread.types import Sampling
+from tests.engine.helpers import batch, drain, greedy
+from tests.engine.test_tiles import mixed
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+CONFIG = EngineSection(
+    prefix_memory_mb=64,
+    suffix_memory_mb=64,
+    extent_tokens=16,
+    page_tokens=16,
+    max_sequences=64,
+    batch_tokens=96,
+    prefill_chunk=48,
+    truth_check=True,
+)
+HEADS = [(14, 2, 64), (8, 8, 128), (4, 2, 16), (12, 2, 80), (16, 2, 128), (4, 1, 256)]
+
+
+def decoder_of(tmp_path, heads: int, kv_heads: int, head_dim: int, dtype: str = "bfloat16"):
+    folder = write_tiny_model(
+        tmp_path / "m", "qwen3", heads=heads, kv_heads=kv_heads, head_dim=head_dim
+    )
+    return load_decoder(folder, dtype, CUDA)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), HEADS)
+def test_tiles_parts_and_tails_agree_with_the_stock_calls(
+    tmp_path, monkeypatch, heads, kv_heads, head_dim, dtype
+):
+    decoder = decoder_of(tmp_path, heads, kv_heads, head_dim, dtype)
+    engine = Engine(decoder, replace(CONFIG, graphs=False))
+    steps, kinds = [], set()
+    lists_of, attend = fast.FastSteps.lists, TiledAttention.__call__
+
+    def lists(self, step):
+        steps.append(step)
+        made = lists_of(self, step)
+        assert made is not None, "every step is covered"
+        kinds.add((made.tiles is not None, made.tail is not None))
+        return made
+
+    def both(self, layer, q, k, v):
+        got = attend(self, layer, q, k, v)
+        want = StepAttention(steps[-1], engine.arena, engine.pages)(layer, q, k, v)
+        torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
+        return got
+
+    monkeypatch.setattr(fast.FastSteps, "lists", lists)
+    monkeypatch.setattr(TiledAttention, "__call__", both)
+    mixed(engine)
+    assert "engine.steps_failed" not in engine.metrics.snapshot()
+    assert kinds == {(True, True), (True, False), (False, True)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_small_kernels_agree_with_their_slow_twins(dtype):
+    make = torch.Generator(device=CUDA).manual_seed(0)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=make, device=CUDA).to(dtype)
+
+    close = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    for size in (96, 896, 4096, 5000):
+        x, delta, weight = rand(33, size), rand(33, size), rand(size)
+        y = x.clone()
+        got = add_rms_norm(y, delta, weight, 1e-5)
+        torch.testing.assert_close(y, x + delta, atol=0, rtol=0)
+        torch.testing.assert_close(got, rms_norm_slow(y, weight, 1e-5), atol=close, rtol=close)
+        wide = rand(33, 2 * size)
+        torch.testing.assert_close(swiglu(wide), swiglu_slow(wide), atol=close, rtol=close)
+    for heads, groups, size in ((14, 2, 64), (32, 8, 128), (3, 1, 80)):
+        packed, (cos, sin) = rand(21, heads + 2 * groups, size), rand(2, 21, 1, size // 2)
+        weight, count = rand(heads + groups, size), heads + groups
+        for norm in (None, weight):
+            got, qk = packed.clone(), packed[:, :count]
+            rotate_inplace(got, count, norm, 1e-6, cos, sin)
+            if norm is not None:
+                qk = F.rms_norm(qk, (size,), None, 1e-6) * norm
+            torch.testing.assert_close(got[:, :count], rotate(qk, cos, sin), atol=close, rtol=close)
+            assert torch.equal(got[:, count:], packed[:, count:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_row_statistics(dtype):
+    logits = torch.randn(70, 151_936, device=CUDA).to(dtype)
+    logits[3, 77:] = -torch.inf
+    logits[4] = -torch.inf
+    logits[5, 1234], logits[6, 99] = torch.nan, torch.inf
+    got, want = row_stats(logits), row_stats_slow(logits)
+    fine = torch.ones(70, dtype=torch.bool, device=CUDA)
+    fine[[4, 5, 6]] = False
+    assert torch.equal(got.best[fine], want.best[fine]) and torch.equal(
+        got.top[fine], want.top[fine]
+    )
+    torch.testing.assert_close(got.lse[fine], want.lse[fine], atol=1e-4, rtol=1e-5)
+    assert not got.lse[[5, 6]].isfinite().any() and not got.top[4].isfinite()
+
+
+@pytest.mark.parametrize("changes", [{"graphs": False}, {"kernels": "stock"}], ids=str)
+def test_graphs_and_kernels_change_no_answer(tmp_path, changes):
+    """Rounding may turn a near tie in some long answer, and a throw of the dice more often."""
+    decoder = decoder_of(tmp_path, 8, 2, 64)
+    own = [
+        [int(t) for t in np.random.default_rng(i).integers(1, 250, 3 + i % 9)] for i in range(45)
+    ]
+    hot = GenerateSpec(12, Sampling(0.8, 0.9, 50), logprobs=True)
+    made = []
+    for section in (CONFIG, replace(CONFIG, **changes)):
+        engine = Engine(decoder, section, ahead=section is CONFIG)
+        jobs = [engine.submit(batch(own, greedy(12), prefixes=[list(range(2, 90))]))]
+        jobs.append(engine.submit(batch(own, hot, prefixes=[list(range(2, 90))], seeds=range(45))))
+        made.append(drain(engine, *jobs))
+    for one, two, least in zip(*made, (38, 25), strict=True):
+        same = sum(one.tokens[row] == two.tokens[row] for row in range(45))
+        assert same >= least, same
+        assert one.finish == two.finish and one.usage == two.usage
+
+
+def test_a_decoder_that_cannot_be_captured_runs_without_graphs(tmp_path):
+    decoder = decoder_of(tmp_path, 4, 2, 64)
+
+    class Looks:
+        """It reads from the device in the middle of a step."""
+
+        def __getattr__(self, name: str):
+            return getattr(decoder, name)
+
+        def hidden(self, tokens, positions, attend):
+            assert int(tokens.max()) < 320
+            return decoder.hidden(tokens, positions, attend)
+
+    engine = Engine(Looks(), CONFIG)
+    (got,) = drain(engine, engine.submit(batch([[1, 2], [3, 4, 5]], greedy(9))))
+    plain = Engine(decoder, CONFIG)
+    (want,) = drain(plain, plain.submit(batch([[1, 2], [3, 4, 5]], greedy(9))))
+    assert got.tokens == want.tokens
