@@ -16,8 +16,9 @@ from typing import Any, get_type_hints
 
 from preread.errors import ConfigError
 
-SEQUENCES = 256  # running at once where nobody said or measured better
-BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}  # in one step where nobody said: docs/capacity.md
+# By kind of device, where nobody said or measured better: running at once, and tokens of a step.
+SEQUENCES = {"cpu": 256, "cuda": 1024}
+BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,12 @@ class EngineSection:
     """Memory and step sizes of the local engine. Tokens unless said otherwise."""
 
     prefix_memory_mb: int = 0  # arena for prefixes, MiB; 0: a quarter of what is free
-    suffix_memory_mb: int = 0  # pages of running sequences, MiB; 0: an eighth of what is free
+    suffix_memory_mb: int = (
+        0  # of running sequences, MiB; 0: an eighth of what is free (CUDA: half)
+    )
     extent_tokens: int = 256  # unit of the prefix arena
     page_tokens: int = 16  # unit of a sequence's own KV
-    max_sequences: int = 0  # running at once; 0: what `preread tune` found here, else 256
+    max_sequences: int = 0  # running at once; 0: what `preread tune` found, else 256 (CUDA: 1024)
     batch_tokens: int = 0  # most in one step; 0: 8192, on CUDA 32768 (docs/capacity.md)
     prefill_chunk: int = 2048  # tokens of one prefix computed per step
     shared_min_rows: int = 0  # sequences from which a segment gets a pass of its own; 0: by cost
@@ -51,13 +54,14 @@ class EngineSection:
     graphs: bool = True  # CUDA graphs for decoding steps
     truth_check: bool = False  # run the arena's check() after every step (slow; tests)
 
-    def limited(self, remembered: int = 0) -> EngineSection:
-        """With a limit of running sequences: as configured, else as remembered, else SEQUENCES."""
-        return replace(self, max_sequences=self.max_sequences or remembered or SEQUENCES)
-
-    def sized(self, device: str) -> EngineSection:
-        """With a size of steps: as configured, else what suits the kind of device."""
-        return replace(self, batch_tokens=self.batch_tokens or BATCH_TOKENS[device])
+    def limited(self, device: str, remembered: int = 0) -> EngineSection:
+        """With a limit of running sequences and of the tokens of a step: as configured, else as
+        remembered, else what suits the kind of device ("cpu" or "cuda")."""
+        return replace(
+            self,
+            max_sequences=self.max_sequences or remembered or SEQUENCES[device],
+            batch_tokens=self.batch_tokens or BATCH_TOKENS[device],
+        )
 
 
 @dataclass(frozen=True, slots=True)

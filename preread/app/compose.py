@@ -189,7 +189,8 @@ def _native(config: Config, weights: Weights) -> Parts:
     identity = fingerprint(loaded.fingerprint_parts)
     tenant = config.store.tenant
     tuned = Remembered(config.home).limit(device_name(str(loaded.decoder.device)), identity)
-    config = replace(config, engine=config.engine.limited(tuned))
+    kind = loaded.decoder.device.type
+    config = replace(config, engine=config.engine.limited(kind, tuned))
     store = Store([open_disk(config)], geometry, identity, tenant=tenant, metrics=metrics)
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model)
     parameters = parameter_count(loaded.config)

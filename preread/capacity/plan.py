@@ -110,7 +110,7 @@ def make_plan(
 ) -> Plan:
     """Raises ContextTooLong when a prompt with its answer does not fit the model, ConfigError when
     the machine's rates are unknown."""
-    engine = engine.sized("cuda" if machine.on_gpu else "cpu")
+    engine = engine.limited("cuda" if machine.on_gpu else "cpu")
     longest = load.context + load.question + load.output
     if longest > shape.limit:
         raise ContextTooLong(

@@ -69,7 +69,7 @@ class Trials:
             return []
         rates = measured_rates(info.dtype, info.device)
         kind = info.device.partition(":")[0]
-        batch_tokens = self._engine.config.engine.sized(kind).batch_tokens
+        batch_tokens = self._engine.config.engine.limited(kind).batch_tokens
         roof = Roofline(read_shape(read_json(path), path), info.dtype, *rates, batch_tokens)
         return [roof.rate(self.load, count).requests_per_s for count in counts]
 

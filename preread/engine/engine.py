@@ -62,7 +62,7 @@ class Engine:
         ahead: launch a step before the one before it has said what it chose; by default on devices
         that work by themselves."""
         self.decoder = decoder
-        self.config = config = config.limited().sized(decoder.device.type)
+        self.config = config = config.limited(decoder.device.type)
         self.metrics = metrics or Metrics()
         self.clock = clock
         self.shape = KVShape(

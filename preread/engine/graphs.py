@@ -8,8 +8,9 @@ in one buffer, so a step is one copy and one launch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class DecodeGraphs:
         self._last = last
         self._decoder, self._arena, self._pages = decoder, arena, pages
         self._made: dict[Key, Made] = {}
-        self._pool: Any = None
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.usable = True
 
     def run(self, lists: Lists, *, stats: bool) -> tuple[torch.Tensor, RowStats | None]:
@@ -93,17 +95,35 @@ class DecodeGraphs:
         self._forward(step, key)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                hidden, stats = self._forward(step, key)
+            hidden, stats = self._recorded(graph, step, key)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self.usable = False
             log.warning("steps are not captured: %s", str(error).splitlines()[0])
             raise NotCaptured from error
-        self._pool = self._pool or graph.pool()
         graph.replay()  # what was captured has not run
         return Made(graph, inputs, hidden, stats)
+
+    def _recorded(
+        self, graph: torch.cuda.CUDAGraph, step: Device, key: Key
+    ) -> tuple[torch.Tensor, RowStats | None]:
+        """The launches of a step, recorded instead of run. Unlike `torch.cuda.graph` it leaves the
+        cached memory where it is, and the current stream current when recording fails."""
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            # Other threads may copy meanwhile: only this one's calls are looked at.
+            graph.capture_begin(self._pool, capture_error_mode="thread_local")
+            try:
+                made = self._forward(step, key)
+            except BaseException:
+                with contextlib.suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        here.wait_stream(self._stream)
+        return made
 
     def _forward(self, step: Device, key: Key) -> tuple[torch.Tensor, RowStats | None]:
         decoder = self._decoder

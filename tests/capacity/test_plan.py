@@ -75,7 +75,7 @@ def test_an_engine_with_these_settings_holds_the_plan() -> None:
     pools = plan_memory(shape, engine, free_bytes=0)
     assert pools.prefix_tokens >= 2 * 1000
     assert pools.pages >= plan.enough * -(-150 // engine.page_tokens)
-    assert engine.limited().max_sequences == plan.enough
+    assert engine.limited("cuda").max_sequences == plan.enough
 
 
 def test_a_prompt_that_the_model_cannot_read_is_refused() -> None:

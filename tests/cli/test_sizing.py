@@ -171,7 +171,7 @@ def test_tune_finds_a_limit_that_engines_then_use(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with preread.open(str(tiny)) as engine:
-        assert engine.config.engine.max_sequences == SEQUENCES
+        assert engine.config.engine.max_sequences == SEQUENCES["cpu"]
         fingerprint = engine.info.fingerprint
     value = one_json(call("tune", "--most", "4", *SMALL, "--json"))
     assert value["sequences"] in (2, 4) and value["ended"] in ("flat", "most")
@@ -181,7 +181,7 @@ def test_tune_finds_a_limit_that_engines_then_use(
     with preread.open(str(tiny)) as engine:
         assert engine.config.engine.max_sequences == value["sequences"]
     with preread.open(str(tiny), dtype="bfloat16") as engine:  # another model
-        assert engine.config.engine.max_sequences == SEQUENCES
+        assert engine.config.engine.max_sequences == SEQUENCES["cpu"]
     assert not (home / "kv").exists()  # its made-up context is not kept
     text = Page(Path(value["html"]).read_text("utf-8")).text
     assert "How many sequences at once?" in text and "64 shared + 8 own tokens" in text
