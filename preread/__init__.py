@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Session,
         open,
     )
+    from preread.contexts.choices import Choices
     from preread.errors import PrereadError
     from preread.types import (
         Choice,
@@ -42,6 +43,7 @@ __all__ = [
     "AsyncContext",
     "AsyncEngine",
     "Choice",
+    "Choices",
     "Citation",
     "Completion",
     "Context",
@@ -71,6 +73,7 @@ _HOME = {
         ),
         "preread.app",
     ),
+    "Choices": "preread.contexts.choices",
     "PrereadError": "preread.errors",
 }
 

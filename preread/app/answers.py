@@ -64,7 +64,7 @@ class Answers(Sequence[Completion]):
     def __getitem__(self, at: slice) -> Answers: ...
     def __getitem__(self, at: int | slice) -> Completion | Answers:
         if isinstance(at, slice):
-            return Answers(self._some(range(*at.indices(len(self)))))
+            return Answers(self._some(range(len(self))[at]))
         place = range(len(self))[at]  # negative ones, and IndexError
         (row,) = as_rows(self._some(range(place, place + 1)))
         return row.completion()

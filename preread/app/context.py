@@ -9,6 +9,7 @@ from preread.app.options import AnswerOptions, generate_work, texts
 from preread.backend import Generate
 from preread.contexts import ask as asking
 from preread.contexts.ask import AskOptions
+from preread.contexts.choices import Choices
 from preread.contexts.opened import Opened
 from preread.contexts.session import Session as AsyncSession
 from preread.errors import RequestError
@@ -63,12 +64,10 @@ class Context:
         self, questions: str, labels: Sequence[str]
     ) -> Choice: ...
     @overload
-    def choose(self, questions: Sequence[str], labels: Sequence[str]) -> list[Choice]: ...
-    def choose(
-        self, questions: str | Sequence[str], labels: Sequence[str]
-    ) -> Choice | list[Choice]:
+    def choose(self, questions: Sequence[str], labels: Sequence[str]) -> Choices: ...
+    def choose(self, questions: str | Sequence[str], labels: Sequence[str]) -> Choice | Choices:
         """Probabilities over labels: one forward per question, nothing is decoded. One question
-        gives one Choice, a list gives a list."""
+        gives one Choice, a list gives Choices: a sequence in its order that is kept as columns."""
         if not labels:
             raise RequestError("There are no labels.", hint='choose(question, ["yes", "no"])')
         many = texts([questions] if isinstance(questions, str) else questions, "questions")

@@ -7,14 +7,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from preread.backend import Backend, BackendInfo, Choose, Generate, RequestBatch
 from preread.config import ContextSection
+from preread.contexts.choices import Choices
 from preread.contexts.merge import merge
 from preread.contexts.opened import Opened
 from preread.contexts.route import Route
-from preread.contexts.rows import Row, collect, follow
+from preread.contexts.rows import Row, collect, follow, gather
 from preread.errors import RequestError
 from preread.types import Choice, Completion, Finish, Message, Prefix, Usage
 
@@ -51,6 +52,26 @@ class _Ask:
     @property
     def notes(self) -> tuple[str, ...]:
         return (self.route.note,) if self.route.note else ()
+
+
+class _Alike(Sequence[_Ask]):
+    """Questions that all take the same way, to the only shard."""
+
+    def __init__(self, questions: Sequence[str], route: Route) -> None:
+        self._questions = questions
+        self._route = route
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    @overload
+    def __getitem__(self, at: int) -> _Ask: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[_Ask]: ...
+    def __getitem__(self, at: int | slice) -> _Ask | list[_Ask]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(len(self))[at]]
+        return _Ask(self._questions[at], self._route, range(len(self))[at])
 
 
 async def ask(
@@ -104,25 +125,33 @@ async def stream(
 
 async def choose(
     backend: Backend, context: Opened, questions: Sequence[str], labels: Sequence[str]
-) -> list[Choice]:
+) -> Choices:
     """Probabilities over labels for every question. Of a split context the best routed shard
     alone decides: distributions over different documents have no common measure."""
-    options = AskOptions(shards=1)
-    work = Choose(tuple(labels))
-    asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
-    rows = await collect(backend, batch) if questions else []
-    return [_choice(context, backend.info, ask, rows[ask.start], work.labels) for ask in asks]
+    work, info = Choose(tuple(labels)), backend.info
+    asks, batch = await asyncio.to_thread(_plan, context, questions, work, AskOptions(shards=1))
+    whole = await gather(backend, batch)
+
+    def made(i: int, row: Row) -> Choice:
+        return _choice(context, info, asks[i], row, work.labels)
+
+    return Choices(whole, work.labels, made)
 
 
 def _plan(
     context: Opened, questions: Sequence[str], work: Generate | Choose, options: AskOptions
-) -> tuple[list[_Ask], RequestBatch]:
+) -> tuple[Sequence[_Ask], RequestBatch]:
     context.check()
-    asks: list[_Ask] = []
-    start = 0
     for i, question in enumerate(questions):
         if not question.strip():
             raise RequestError(f"Question {i} is empty.", hint='preread ask NAME "question"')
+    if len(context.record.shards) == 1:
+        prefix = Prefix(context.record.shards[0].system, options.history)
+        batch = RequestBatch(work, list(questions), (prefix,), keep=options.keep)
+        return _Alike(questions, context.router.route("", 1)), batch
+    asks: list[_Ask] = []
+    start = 0
+    for question in questions:
         route = context.router.route(_topic(question, options.history), options.shards)
         asks.append(_Ask(question, route, start))
         start += len(route.shards)

@@ -260,3 +260,21 @@ async def test_a_failed_choice_is_said() -> None:
 async def test_citing_can_be_left_out() -> None:
     answer = await ask(FakeBackend(), opened(*ONE), "closing time?", options=AskOptions(cite=False))
     assert answer.text == "18:00" and answer.citations == ()
+
+
+async def test_choices_are_columns_and_a_sequence() -> None:
+    def answer(_prefix: Prefix, question: str) -> str | Reply:
+        return Reply("", error="boom") if question == "fail?" else question
+
+    questions = ["a", "fail?", "b", "a"]
+    got = await choose(FakeBackend(answer), opened(*ONE), questions, ["a", "b"])
+    assert got.labels == [c.label for c in got] == ["a", "", "b", "a"]
+    assert [got[i] for i in range(4)] == list(got) == got
+    assert got[-1] == got[3] and got[1:3] == [got[1], got[2]] and got != [got[0]]
+    assert list(got.errors) == [1] and got.usage.shape == (4, 4)
+    for i in (0, 2, 3):
+        assert list(got[i].probabilities.values()) == got.probabilities[i].tolist()
+        assert got[i].mass == got.mass[i]
+    assert await choose(FakeBackend(), opened(*ONE), [], ["a"]) == []
+    with pytest.raises(IndexError):
+        got[4]
