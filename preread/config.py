@@ -28,7 +28,7 @@ class ModelConfigSection:
     model: str = "reader"  # "reader" (bundled), a local folder or a hub id
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16; auto: as published (CPU: see docs)
     device: str = "auto"  # auto | cpu | cuda
-    weights_precision: str = "full"  # full | int8 (CPU: smaller, faster, not quite the same model)
+    weights_precision: str = "full"  # full | int8 (CPU) | fp8 (CUDA): not quite the same model
     threads: int = 0  # CPU threads of torch, 0: leave as it is
     backend: str = "auto"  # auto | native | transformers; auto: native where it can
 

@@ -12,10 +12,9 @@ import torch
 from preread.engine.engine import Engine
 from preread.errors import EngineError, UsageError
 from preread.kernels.attention import attend_causal
-from preread.kernels.int8 import rounded
 from preread.models.decoder import PackedDecoder
 from preread.models.interface import Decoder
-from preread.models.load import LoadedModel
+from preread.models.load import LoadedModel, rounded_linear
 from preread.models.weights import Checkpoint
 from preread.tokens.batch import TokenBatch
 from preread.tokens.parity import Observation, ParityReport, trials
@@ -102,4 +101,4 @@ def wider(model: LoadedModel) -> PackedDecoder:
         return PackedDecoder(model.config, checkpoint.load(dtype, device))
     tensors = checkpoint.load(getattr(torch, model.dtype), device)  # what was quantised
     wide = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    return PackedDecoder(model.config, wide, rounded)
+    return PackedDecoder(model.config, wide, rounded_linear(model.weights_precision))

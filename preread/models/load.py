@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from preread.errors import ConfigError
-from preread.kernels.int8 import int8
+from preread.kernels.fp8 import fp8, fp8_works, rounded_fp8
+from preread.kernels.int8 import int8, rounded
 from preread.kernels.linear import MakeLinear, PlainLinear, pack
 from preread.models.chat import ChatTemplate
 from preread.models.config import DTYPES, ModelConfig, read_config
@@ -20,8 +21,9 @@ from preread.models.text import Text, load_text
 from preread.models.tokenizer import Tokenizer
 from preread.models.weights import Checkpoint, random_tensors
 
-# Of the weights in matrix products: full: as in dtype; int8: eight bits, a scale for every row.
-PRECISIONS = ("full", "int8")
+# Of the weights in matrix products: full: as in dtype; int8 (CPU): eight bits, a scale for every
+# row; fp8 (CUDA, from Ada on): eight-bit floats on both sides of the product.
+PRECISIONS = ("full", "int8", "fp8")
 # Tokens that models were measured to read well, by RULER's criterion (Hsieh et al. 2024 and its
 # public table; Qwen3's technical report). Sought in the given name.
 _EFFECTIVE = (
@@ -69,7 +71,7 @@ def load_model(
 
     dtype: "auto" or a name, see `choose_dtype`; device: "auto", "cpu", "cuda" or "cuda:1"; weights:
     "load" or "random" (right shapes, drawn from `seed`, for benchmarks; only the text side is then
-    fetched); weights_precision: "full", or "int8" (CPU only) for products over weights in eight
+    fetched); weights_precision: "full", or "int8" (CPU) or "fp8" (CUDA) for products in eight
     bits; home: where the digest of the weights is remembered, None: nowhere.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError.
@@ -116,12 +118,22 @@ def choose_linear(precision: str, device: torch.device) -> MakeLinear:
         )
     if precision == "full":
         return pack if device.type == "cpu" else PlainLinear
-    if device.type != "cpu":
+    if precision == "fp8" and not fp8_works(device):
         raise ConfigError(
-            f"weights_precision = {precision!r} is for the CPU, not for {device.type}.",
+            f'weights_precision = "fp8" is for CUDA from Ada on (8.9), not for {device.type} here.',
+            hint='Use "full", or "int8" on a CPU.',
+        )
+    if precision == "int8" and device.type != "cpu":
+        raise ConfigError(
+            f'weights_precision = "int8" is for the CPU, not for {device.type}.',
             hint='Use --device cpu, or "full".',
         )
-    return int8
+    return int8 if precision == "int8" else fp8
+
+
+def rounded_linear(precision: str) -> MakeLinear:
+    """Plain products, of any width, over what a precision makes of weights: for references."""
+    return {"full": PlainLinear, "int8": rounded, "fp8": rounded_fp8}[precision]
 
 
 def choose_device(name: str) -> torch.device:

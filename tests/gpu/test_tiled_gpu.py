@@ -14,8 +14,7 @@ from preread.config import EngineSection
 from preread.engine import fast
 from preread.engine.attend import StepAttention
 from preread.engine.engine import Engine
-from preread.engine.tiled import TiledAttention
-from preread.kernels.cuda.elementwise import add_rms_norm, rotate_inplace, swiglu
+from preread.kernels.fp8 import LARGEST, fp8, fp8_linear_slow, fp8_works, quantise_slow
 from preread.kernels.mlp import swiglu_slow
 from preread.kernels.norm import rms_norm_slow
 from preread.kernels.rope import rotate
@@ -25,6 +24,16 @@ from preread.tokens.batch import GenerateSpec
 from preread.types import Sampling
 from tests.engine.helpers import batch, drain, greedy
 from tests.engine.test_tiles import mixed
+
+pytest.importorskip("triton")
+
+from preread.engine.tiled import TiledAttention  # noqa: E402
+from preread.kernels.cuda.elementwise import (  # noqa: E402
+    add_rms_norm,
+    quantise_rows,
+    rotate_inplace,
+    swiglu,
+)
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -104,6 +113,22 @@ def test_small_kernels_agree_with_their_slow_twins(dtype):
                 qk = F.rms_norm(qk, (size,), None, 1e-6) * norm
             torch.testing.assert_close(got[:, :count], rotate(qk, cos, sin), atol=close, rtol=close)
             assert torch.equal(got[:, count:], packed[:, count:])
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or not fp8_works(CUDA), reason="no eight-bit products"
+)
+@pytest.mark.parametrize(("rows", "size"), [(1, 96), (33, 4096), (300, 14336)])
+def test_products_in_eight_bits_are_the_definition(rows, size):
+    make = torch.Generator(device=CUDA).manual_seed(0)
+    x, weight = (torch.randn(n, size, generator=make, device=CUDA).bfloat16() for n in (rows, 160))
+    x[0] = 0
+    for got, want in zip(quantise_rows(x, LARGEST), quantise_slow(x), strict=True):
+        torch.testing.assert_close(got.float(), want.float(), rtol=0.13, atol=1e-6)
+    want = fp8_linear_slow(x, *quantise_slow(weight))
+    torch.testing.assert_close(fp8(weight)(x), want, atol=0.02 * size**0.5, rtol=2e-2)
+    x[0, 3] = torch.nan
+    assert not fp8(weight)(x)[0].isfinite().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

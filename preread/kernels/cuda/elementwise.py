@@ -9,6 +9,7 @@ import triton
 
 from preread.kernels.cuda.row_programs import (
     add_rms_norm_program,
+    quantise_program,
     rotate_program,
     swiglu_program,
 )
@@ -55,3 +56,16 @@ def rotate_inplace(
         heads, heads if weight is None else weight, cos, sin, heads.stride(0), count, eps,
         HALF=size // 2, LANES=lanes, HEADS=some, NORM=weight is not None, num_warps=4,
     )  # fmt: skip
+
+
+def quantise_rows(x: torch.Tensor, largest: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [M, K] contiguous per row -> e4m3 [M, K], scale float32 [M]; see `fp8.quantise_slow`."""
+    rows, size = x.shape
+    q = torch.empty((rows, size), dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(rows, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(size)
+    quantise_program[(rows,)](
+        x, q, scale, x.stride(0), size, largest,
+        BLOCK=block, num_warps=min(max(block // 512, 1), 16),
+    )  # fmt: skip
+    return q, scale

@@ -100,3 +100,17 @@ def row_stats_program(x_ptr, best_ptr, top_ptr, lse_ptr, stride, size, BLOCK: tl
     tl.store(best_ptr + row, first.to(tl.int64))
     tl.store(top_ptr + row, peak)
     tl.store(lse_ptr + row, lse)
+
+
+@triton.jit
+def quantise_program(x_ptr, q_ptr, scale_ptr, stride, size, largest, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    seen = at < size
+    x = tl.load(x_ptr + row * stride + at, mask=seen, other=0.0).to(tl.float32)
+    top = tl.max(tl.abs(x), 0)
+    bad = tl.sum(tl.where(x != x, 1, 0), 0) > 0  # a maximum does not see NaN
+    step = largest / tl.maximum(top, 1.1754943508222875e-38)
+    q = tl.minimum(tl.maximum(x * step, -largest), largest)
+    tl.store(q_ptr + row * size + at, q.to(tl.float8e4nv), mask=seen)
+    tl.store(scale_ptr + row, tl.where(bad, float("nan"), top / largest))
