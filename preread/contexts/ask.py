@@ -4,7 +4,7 @@ failed row is an error of its own and never of its neighbours."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
@@ -15,13 +15,14 @@ from preread.contexts.choices import Choices
 from preread.contexts.merge import merge
 from preread.contexts.opened import Opened
 from preread.contexts.route import Route
-from preread.contexts.rows import Row, collect, follow, gather
+from preread.contexts.rows import Row, as_rows, follow, gather
 from preread.errors import RequestError
 from preread.types import Choice, Completion, Finish, Message, Prefix, Usage
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
 
+BLOCK = 256  # questions whose answers are made at once
 DEFAULT_SHARDS = ContextSection().route_shards
 
 
@@ -98,10 +99,21 @@ async def ask_many(
     (finish_reason ERROR, `.error`)."""
     work, options = work or Generate(), options or AskOptions()
     asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
-    rows = await collect(backend, batch) if questions else []
-    return await asyncio.to_thread(
-        lambda: [_finish(context, backend.info, ask, rows, work, options) for ask in asks]
-    )
+    if not questions:
+        return []
+    whole = await gather(backend, batch)
+
+    def finished() -> Iterator[Completion]:
+        for lo in range(0, len(asks), BLOCK):
+            some = asks[lo : lo + BLOCK]
+            start, stop = some[0].start, some[-1].start + len(some[-1].shards)
+            rows = as_rows(whole, start, stop)
+            for ask in some:
+                at = ask.start - start
+                mine = rows[at : at + len(ask.shards)]
+                yield _finish(context, backend.info, ask, mine, work, options)
+
+    return await asyncio.to_thread(list, finished())
 
 
 async def stream(
@@ -192,7 +204,7 @@ def _finish(
     options: AskOptions,
 ) -> Completion:
     answers, done = [], (Finish.STOP, Finish.LENGTH)
-    for row, shard in zip(rows[ask.start :], ask.shards, strict=False):
+    for row, shard in zip(rows, ask.shards, strict=True):
         answer = row.completion()
         found = answer.citations
         if options.cite and answer.finish_reason in done:

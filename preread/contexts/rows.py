@@ -92,29 +92,28 @@ async def collect(backend: Backend, batch: RequestBatch) -> list[Row]:
     return as_rows(await gather(backend, batch))
 
 
-def as_rows(whole: ResultBatch) -> list[Row]:
-    """The rows of all columns."""
-    n, cuts, values = len(whole.rows), whole.tokens.offsets.tolist(), whole.tokens.values.tolist()
-    logprobs = [] if whole.logprobs is None else whole.logprobs.tolist()
-    labels = [[]] * n if whole.label_probs is None else whole.label_probs.tolist()
-    mass = [0.0] * n if whole.mass is None else whole.mass.tolist()
-    greedy = whole.is_greedy or [False] * n
-    usage, times = whole.usage.tolist(), whole.times.tolist()
+def as_rows(whole: ResultBatch, start: int = 0, stop: int | None = None) -> list[Row]:
+    """Rows [start, stop) of all columns."""
+    at = slice(start, len(whole.rows) if stop is None else stop)
+    n, first = at.stop - start, int(whole.tokens.offsets[start])
+    cuts = (whole.tokens.offsets[start : at.stop + 1] - first).tolist()
+    out = slice(first, first + cuts[-1])
+    values = whole.tokens.values[out].tolist()
+    logprobs = [] if whole.logprobs is None else whole.logprobs[out].tolist()
+    labels = [()] * n if whole.label_probs is None else whole.label_probs[at].tolist()
+    mass = [0.0] * n if whole.mass is None else whole.mass[at].tolist()
+    greedy = [False] * n if whole.is_greedy is None else whole.is_greedy[at]
+    columns = (
+        whole.texts[at], pairwise(cuts), whole.finish[at], whole.usage[at].tolist(),
+        whole.times[at].tolist(), labels, mass, greedy, range(start, at.stop),
+    )  # fmt: skip
     return [
         Row(
-            whole.texts[i],
-            values[a:b],
-            logprobs[a:b],
-            whole.finish[i],
-            Usage(*usage[i]),
-            Timing(*times[i]),
-            tuple(labels[i]),
-            mass[i],
-            greedy[i],
-            whole.errors.get(i, ""),
+            text, values[a:b], logprobs[a:b], finish, Usage(*usage), Timing(*times), tuple(probs),
+            held, best, whole.errors.get(i, ""),
         )
-        for i, (a, b) in enumerate(pairwise(cuts))
-    ]
+        for text, (a, b), finish, usage, times, probs, held, best, i in zip(*columns, strict=True)
+    ]  # fmt: skip
 
 
 def _take(row: Row, news: ResultBatch, j: int) -> None:
