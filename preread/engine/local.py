@@ -56,6 +56,7 @@ class LocalBackend:
         self._lease_s = config.lease_s
         self._closed = False
         engine = Engine(model.decoder, config, metrics=self.metrics)
+        self._ahead = 2 * engine.config.max_sequences
         self._thread = EngineThread(engine)
         self._builder = Builder(self._thread, engine, store, self.metrics)
         self._unstored = Builder(self._thread, engine, None, self.metrics)
@@ -120,6 +121,7 @@ class LocalBackend:
             while not replies.finished:
                 part, news = await stream.inbox.get()
                 if (result := replies.take(part, news)) is not None:
+                    stream.moved.set()
                     yield result
                 if part is not None:
                     stream.finish(part, replies.stopped)
@@ -135,15 +137,21 @@ class LocalBackend:
     async def _feed(
         self, block: Block | None, blocks: Iterator[Block], stream: Stream, replies: Replies
     ) -> None:
-        """Start the rows of every block, while the next one is encoded."""
+        """Start the rows of every block, while the next one is encoded. No sooner than the one
+        before has few left: a large batch must not stand in line many times at once."""
         starts: list[asyncio.Task[None]] = []
+        begun = 0
         try:
             while block is not None:
                 parts, errors = block
                 if errors:
                     stream.inbox.put_nowait((None, errors))
+                begun += len(errors) + sum(len(part.rows) for part in parts)
                 starts += [asyncio.create_task(self._start(p, stream, replies)) for p in parts]
                 block = await asyncio.to_thread(next, blocks, None)
+                while block is not None and begun - replies.ended > self._ahead:
+                    stream.moved.clear()
+                    await stream.moved.wait()
             await asyncio.gather(*starts)
         except Exception as exc:  # a bug in encoding: say so instead of hanging
             log.exception("a batch could not be encoded")

@@ -29,6 +29,7 @@ class Stream:
     def __init__(self, thread: EngineThread) -> None:
         """On the reader's loop."""
         self.inbox: asyncio.Queue[tuple[Part | None, Said]] = asyncio.Queue()
+        self.moved = asyncio.Event()  # set when rows have ended
         self._loop = asyncio.get_running_loop()
         self._thread = thread
         self._lock = threading.Lock()

@@ -83,6 +83,11 @@ class Replies:
         return not self._left
 
     @property
+    def ended(self) -> int:
+        """How many rows have."""
+        return len(self._done) - self._left
+
+    @property
     def running(self) -> Int64Array:
         return np.flatnonzero(~self._done)
 

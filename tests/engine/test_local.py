@@ -22,6 +22,7 @@ from preread.store.store import Store
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
 from preread.testing.models import write_tiny_model
+from preread.tokens import requests
 from preread.types import Finish, Prefix, Sampling
 from tests.engine.helpers import Gated
 
@@ -396,3 +397,20 @@ async def test_who_waits_takes_over_from_a_cancelled_build(model, heir, after):
     other = LocalBackend(model, store_of(model, tier), CONFIG)
     assert (await other.build(prefix)).computed_tokens == 0, "everything was stored"
     await other.close()
+
+
+async def test_a_large_batch_of_texts_runs_block_by_block(model, monkeypatch):
+    monkeypatch.setattr(requests, "BLOCK", 16)
+    backend = LocalBackend(model, None, replace(CONFIG, max_sequences=4))
+    batch = RequestBatch(SHORT, [f"What of {i}? {'x' * (i % 7)}" for i in range(100)], (BOOK,))
+    most, engine = 0, backend._thread._engine
+    texts: dict[int, str] = {}
+    async for news in backend.submit(batch):
+        most = max(most, len(engine._admission.jobs))
+        for row, text in zip(news.rows.tolist(), news.texts, strict=True):
+            texts[row] = texts.get(row, "") + text
+    assert most <= 2, "a batch stands in line once"
+    monkeypatch.setattr(requests, "BLOCK", 1000)
+    at_once = await collect(backend, batch)
+    assert [row.text for row in at_once] == [texts[i] for i in range(100)]
+    await backend.close()
