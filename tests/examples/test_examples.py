@@ -16,11 +16,13 @@ READER = Path(__file__).parents[2] / "preread" / "assets" / "reader" / "model.sa
 SAYS = {
     "ask_handbook.py": (" cached, ", " computed"),
     "choose_label.py": ("a weight of 14 kg", "mass of both labels: "),
+    "gather.py": (" cached, ", " computed"),
     "session.py": (),
 }
 ANSWERS = {
     "ask_handbook.py": ("Brindle",),
     "choose_label.py": (),  # labels are what the reader does worst: docs/reader.md
+    "gather.py": ("Brindle",),
     "session.py": (),
 }
 
