@@ -131,7 +131,7 @@ def call(engine: Engine, rows: int, args: object, make: np.random.Generator) -> 
         if news is not None:
             assert not news.errors, news.errors
             prompt = prompt or len(clocks) - 1  # the first news come from the last of the prompt
-            tokens += int((news.tokens >= 0).sum())
+            tokens += len(news.tokens.values)
     assert tokens == rows * out, tokens
     times = np.array(clocks)
     steps = np.diff(times, axis=0)[prompt:]
