@@ -27,8 +27,8 @@ from tests.engine.test_tiles import mixed
 
 pytest.importorskip("triton")
 
-from preread.engine.tiled import TiledAttention  # noqa: E402
-from preread.kernels.cuda.elementwise import (  # noqa: E402
+from preread.engine.tiled import TiledAttention
+from preread.kernels.cuda.elementwise import (
     add_rms_norm,
     quantise_rows,
     rotate_inplace,
