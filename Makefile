@@ -1,6 +1,6 @@
-# make demo | test | lint | docs | bench | setup      each sets up first what is missing
+# make demo | test | lint | docs | bench | soak | setup      each sets up first what is missing
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fix docs bench sizes reader-table clean
+.PHONY: help setup demo test lint fix docs bench soak sizes reader-table clean
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -12,6 +12,7 @@ help:
 	@echo 'make demo   set up, read the example handbook once, answer from it (offline)'
 	@echo 'make test   set up, run every test      make lint   ruff, mypy --strict, import and size guards'
 	@echo 'make docs   regenerate the reference    make bench  the measurements of docs/benchmarks.md'
+	@echo 'make soak   20 minutes of random arrivals, cancels and errors (ARGS="--minutes 5 --device cuda")'
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -45,6 +46,9 @@ docs: setup
 
 bench: setup
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+soak: setup
+	$(TEST_ENV) $(BIN)/python tools/soak.py $(ARGS)
 
 reader-table: setup
 	$(BIN)/python -m training.evaluate
