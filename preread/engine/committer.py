@@ -85,7 +85,7 @@ class Committer:
         codes = np.where(outcome.broken[here], ERROR, self._end_tokens(slots, tokens))
         wrote = codes == GOES_ON
         seqs.write(slots[wrote], tokens[wrote], outcome.logprobs[here][wrote], self._clock())
-        seqs.retract(slots[~wrote])
+        seqs.retract(slots[~wrote])  # what a step under way adds is nobody's
         codes[wrote] = self._after(slots[wrote], tokens[wrote])
         read = step.slots[same & promise.read]
         codes = np.concatenate((codes.astype(np.int8), self._scored(read)))
@@ -105,8 +105,9 @@ class Committer:
             self._keep(slot)
         for branch, rows in counted(seqs.branch[slots]):
             self._branches.close(branch, rows)
-        seqs.close(slots[well])
-        seqs.close(slots[~well], scrub=True)
+        clean = well & ~seqs.unseen(slots)
+        seqs.close(slots[clean])
+        seqs.close(slots[~clean], scrub=True)
         for job, rows in counted(seqs.job[slots]):
             self.close(self._admission.jobs[job], rows)
 

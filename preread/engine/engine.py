@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from preread.engine.reading import Reading, Told
 from preread.engine.runner import Runner
 from preread.engine.sampler import Flight, Sampler
 from preread.engine.scheduler import Scheduler
+from preread.engine.sequence import FREE
 from preread.engine.step import Step
 from preread.errors import OutOfMemory
 from preread.metrics import Metrics
@@ -98,8 +100,9 @@ class Engine:
     def step(self) -> dict[int, News]:
         """Schedule, launch, settle; returns the news of each job. Running ahead, what settles is
         the step before: the device works on this one meanwhile."""
+        flying = self._flight is not None  # scheduling may settle it, and free memory too late
         step = self._scheduler.schedule()
-        self.stalled = step is None and self._flight is None and not self._unblock()
+        self.stalled = step is None and not flying and not self._unblock()
         launched = None if step is None else self._launch(step)
         self._land()
         self._flight = launched
@@ -250,11 +253,13 @@ class Engine:
         self.metrics.add("engine.steps_failed")
         log.warning("a step of %d tokens failed: %s", len(step.tokens), error, exc_info=not short)
         if short and self.shape.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()
         if self._scheduler.lower(step):
             return
         message = f"Out of memory even alone. {self.plan.describe()}" if short else repr(error)
-        self._committer.fail(step.slots, message)
+        # Some may have ended with the step before, which was settled after this one was made.
+        self._committer.fail(step.slots[self._seqs.state[step.slots] != FREE], message)
         lost = OutOfMemory(message, hint=MORE_PREFIX) if short else error
         self._scheduler.readings.fail(step.chunks, lost)
         self._fail_groups(lambda reading: reading.error is lost, message)

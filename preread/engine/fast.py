@@ -24,8 +24,10 @@ def fast_covers(decoder: Decoder, config: EngineSection) -> bool:
     if decoder.device.type != "cuda" or config.kernels == "stock":
         return False
     from preread.kernels.cuda.attention import supports
+    from preread.kernels.cuda.probe import attention_works
 
-    return supports(decoder.dtype, decoder.head_dim, decoder.heads // decoder.kv_heads)
+    kind = (decoder.dtype, decoder.head_dim, decoder.heads // decoder.kv_heads)
+    return supports(*kind) and attention_works(decoder.device, *kind)
 
 
 def fast_steps(

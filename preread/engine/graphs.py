@@ -64,7 +64,7 @@ class DecodeGraphs:
         self._decoder, self._arena, self._pages = decoder, arena, pages
         self._made: dict[Key, Made] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(decoder.device)  # type: ignore[no-untyped-call]
         self.usable = True
 
     def run(self, lists: Lists, *, stats: bool) -> tuple[torch.Tensor, RowStats | None]:
@@ -93,11 +93,14 @@ class DecodeGraphs:
         inputs = torch.empty(size, dtype=torch.int32, device=self._decoder.device)
         step = Device.of(full, self._decoder.device, inputs)._replace(most_parts=key.parts)
         self._forward(step, key)
+        if not self._made:  # a pool whose graphs are all gone cannot be used again
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         try:
             hidden, stats = self._recorded(graph, step, key)
-        except torch.OutOfMemoryError:
-            raise
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise NotCaptured from error  # this time; there may be room for it later
         except RuntimeError as error:
             self.usable = False
             log.warning("steps are not captured: %s", str(error).splitlines()[0])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from preread.engine.arena import KVShape
+from preread.engine.staging import staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +51,7 @@ class Pages:
         return self.kv[:, :, :, self.index(ids)].flatten(3, 4)
 
     def index(self, ids: Int32Array) -> torch.Tensor:
-        return torch.from_numpy(ids.astype(np.int64)).to(self.kv.device)
+        return staged([ids], self.kv.device)[0]
 
     def check(self, held: Iterable[Int32Array]) -> None:
         """Verify that every page is either free or held once. Raises AssertionError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,12 +35,19 @@ class Runner:
         self._pages = pages
         self._sampler = sampler
         self._fast = fast
+        # Triton and streams go by the current device.
+        on_gpu = decoder.device.type == "cuda"
+        self._current = torch.cuda.device(decoder.device) if on_gpu else nullcontext()
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Flight:
-        """Compute the step; KV is written, nothing else changes. Does not wait for the device.
-        Raises whatever the device raises, after which the same step, or a smaller one, may be
-        launched again."""
+        """Compute the step; KV is written, nothing else changes. Does not wait for the device where
+        the kernels cover the step. Raises whatever the device raises, after which the same step, or
+        a smaller one, may be launched again."""
+        with self._current:
+            return self._launch(step)
+
+    def _launch(self, step: Step) -> Flight:
         if self._fast is not None and (lists := self._fast.lists(step)) is not None:
             hidden, stats = self._fast.run(lists, stats=self._sampler.plain(step))
             return self._sampler.outcome(step, hidden, stats)

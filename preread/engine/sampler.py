@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from preread.engine.sequence import Sequences
-from preread.engine.staging import staged
+from preread.engine.staging import arriving, staged
 from preread.engine.step import Score, Step
 from preread.kernels.rows import RowStats, row_stats
 from preread.kernels.sample import draw, uniform
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Probe = Callable[["Int64Array", torch.Tensor], None]  # (slots [R], logits [R, V])
 LOGITS = {"cpu": 1 << 26, "cuda": 1 << 28}  # most logits held at once
+SORTED = 8  # times the memory of a logit that drawing takes
 
 
 class Outcome(NamedTuple):
@@ -75,9 +76,11 @@ class Sampler:
 
     def _sample(self, step: Step, hidden: torch.Tensor) -> torch.Tensor:
         packed = [self.last.new_empty((3, 0))]
-        for lo in range(0, len(step.sample_rows), self._rows):
-            slots = step.sample_slots[lo : lo + self._rows]
-            rows = self._index(step.sample_rows[lo : lo + self._rows])
+        drawn = bool(self._seqs.temperature[step.sample_slots].any())
+        block = max(1, self._rows // SORTED) if drawn else self._rows
+        for lo in range(0, len(step.sample_rows), block):
+            slots = step.sample_slots[lo : lo + block]
+            rows = self._index(step.sample_rows[lo : lo + block])
             logits = self._decoder.logits(hidden[rows])
             if self.probe is not None:
                 self.probe(slots, logits.float())
@@ -101,7 +104,7 @@ class Sampler:
             return allowed.argmax(-1)
         numbers = uniform(seqs.seed[slots], seqs.done[slots])
         columns = (seqs.temperature[slots], seqs.top_k[slots], seqs.top_p[slots], numbers)
-        return draw(allowed, *(torch.from_numpy(c).to(logits.device) for c in columns))
+        return draw(allowed, *(arriving(c, logits.device) for c in columns))
 
     def _masked(self, slots: Int64Array, logits: torch.Tensor) -> torch.Tensor:
         """Logits with what the rows' grammars forbid at -inf; the originals are left alone."""

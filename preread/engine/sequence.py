@@ -60,6 +60,7 @@ class Sequences:
         self.state = np.zeros(slots, np.int8)
         self.kind = np.zeros(slots, np.int8)
         self.keep = np.zeros(slots, bool)
+        self.dirty = np.zeros(slots, bool)  # see `unseen`
         (
             self.job, self.row, self.queue, self.branch, self.base, self.prompt, self.known,
             self.computed, self.done, self.max_new, self.born, self.held, self.paid, self.context,
@@ -104,7 +105,7 @@ class Sequences:
             self.computed, self.done, self.held, self.paid, self.told, self.written,
         ):  # fmt: skip
             column[slots] = 0
-        self.agree[slots] = True
+        self.agree[slots], self.dirty[slots] = True, False
         self.born[slots] = np.arange(self._births, self._births + count)
         self._births += count
         return slots
@@ -182,8 +183,14 @@ class Sequences:
         self.first[slots[at == 0]] = now
         self.written[slots] = at + 1
 
+    def unseen(self, slots: Int64Array) -> NDArray[np.bool_]:
+        """Whether a step under way, or one whose outcome nobody looks at, wrote to their pages."""
+        unseen: NDArray[np.bool_] = self.dirty[slots] | (self.done[slots] > self.written[slots])
+        return unseen
+
     def retract(self, slots: Int64Array) -> None:
         """What was promised after the last written token does not come."""
+        self.dirty[slots] = self.done[slots] > self.written[slots] + 1
         known = self.prompt[slots] + self.written[slots]
         self.done[slots], self.known[slots] = self.written[slots], known
         self.computed[slots] = np.minimum(self.computed[slots], known)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from preread.types import Int32Array
 
 
@@ -30,3 +32,9 @@ def staged(
         there.copy_(host, non_blocking=True)
     parts = there.split_with_sizes(sizes)
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def arriving(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """The same on the device. Does not wait."""
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

@@ -38,7 +38,7 @@ class PackedDecoder:
         self._head = linear(self._embed if config.tied else tensors.pop("head"), None)
         self._norm = tensors.pop("norm")
         self._layers = tuple(Layer.of(tensors, i, config, linear) for i in range(config.layers))
-        self._ops = ops or ops_for(self.device)
+        self._ops = ops or ops_for(self.device, self.dtype)
         self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(self.device)
 
     @property

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from preread.engine.engine import Engine
 from preread.tokens.batch import ChooseSpec, GenerateSpec, LikelihoodSpec, Matcher
 from preread.tokens.labels import label_trie
 from preread.types import Sampling
-from tests.engine.helpers import SMALL, Answers, batch, drain, greedy
+from tests.engine.helpers import SMALL, Answers, Echo, batch, drain, greedy
 
 PREFIX = list(range(40, 75))
 OWN = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9], [3, 2], [2, 3, 8, 4]]
@@ -118,3 +119,75 @@ def test_a_row_that_ends_while_its_next_token_is_under_way(decoder):
     plain = Engine(decoder, SMALL, ahead=False)
     (want,) = drain(plain, plain.submit(batch(OWN[2:4], greedy(7), prefixes=[PREFIX])))
     assert got.tokens == want.tokens and got.finish == want.finish
+
+
+class Raises(Echo):
+    """After token t comes t + 1; a step with one token in it fails."""
+
+    def __init__(self, poison: int) -> None:
+        super().__init__()
+        self.poison = poison
+
+    def hidden(self, tokens, positions, attend):
+        if (tokens == self.poison).any():
+            raise RuntimeError("poisoned")
+        return super().hidden(tokens, positions, attend)
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_step_fails_whose_row_has_ended_meanwhile(waiting):
+    """The row's last token ends it; the step that already goes on with it raises."""
+    engine = Engine(Raises(106), replace(SMALL, max_sequences=1), ahead=True)
+    own = [[100, 101], [200, 201]][: 1 + waiting]
+    (got,) = drain(engine, engine.submit(batch(own, greedy(20, eos=(106,)))), failures=True)
+    assert got.tokens[0] == [102, 103, 104, 105] and not got.errors
+    assert set(got.finish) == set(range(1 + waiting))
+
+
+def awake(engine: Engine) -> dict[int, Answers]:
+    """As the engine's thread runs it: nobody wakes it when it sleeps."""
+    got: dict[int, Answers] = {}
+    while not engine.idle or engine.has_news:
+        assert not engine.stalled, "it sleeps with work left"
+        for job, news in engine.step().items():
+            got.setdefault(job, Answers()).add(news)
+    return got
+
+
+@pytest.mark.parametrize("pages", [6, 8, 11])
+@pytest.mark.parametrize("last", [105, 109, 114])
+def test_all_rows_end_while_others_wait_for_their_memory(pages, last):
+    plan = replace(Engine(Echo(), SMALL).plan, pages=pages, extents=4)
+    engine = Engine(Echo(), SMALL, plan=plan, ahead=True)
+    rows, prefixes = [[97, 98, 99, 100]] * 2, (list(range(1, 50)), list(range(60, 110)))
+    spec = greedy(16, eos=(last,))
+    jobs = [engine.submit(batch([*rows, [1000, 1001, 1002]], spec, prefixes=prefixes[:1]))]
+    engine.step()
+    engine.step()
+    jobs.append(engine.submit(batch([[1000, 1001]], greedy(3), prefixes=prefixes[1:])))
+    got = awake(engine)
+    assert not got[jobs[0]].errors and not got[jobs[1]].errors
+    assert engine.pages.free == engine.pages.total
+
+
+class BrokenAt(Echo):
+    """What it computes of one token is no number, keys and values included."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
+
+    def hidden(self, tokens, positions, attend):
+        x = tokens[:, None, None].float().expand(-1, 1, self.head_dim)
+        x = torch.where(tokens[:, None, None] == self.token, torch.nan, x * 1e-3).contiguous()
+        attend(0, x, x, x)
+        return super().hidden(tokens, positions, attend)
+
+
+def test_what_nobody_looked_at_does_not_stay_in_a_page(decoder):
+    """The end token's KV is computed by the step under way, and never seen to be finite."""
+    engine = Engine(BrokenAt(106), replace(SMALL, max_sequences=1), ahead=True)
+    job = engine.submit(batch([[100, 101]] * 3, greedy(20, eos=(106,))))
+    (got,) = drain(engine, job)
+    assert not got.errors
+    assert engine.pages.kv[:, :, :, : engine.pages._touched].isfinite().all()

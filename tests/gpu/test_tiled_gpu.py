@@ -34,6 +34,7 @@ from preread.kernels.cuda.elementwise import (
     rotate_inplace,
     swiglu,
 )
+from preread.kernels.cuda.probe import attention_works
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -85,6 +86,20 @@ def test_tiles_parts_and_tails_agree_with_the_stock_calls(
     mixed(engine)
     assert "engine.steps_failed" not in engine.metrics.snapshot()
     assert kinds == {(True, True), (True, False), (False, True)}
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), HEADS)
+def test_the_programs_are_taken_where_they_run(heads, kv_heads, head_dim):
+    assert attention_works(CUDA, torch.bfloat16, head_dim, heads // kv_heads)
+
+
+def test_a_broken_row_is_its_own_affair(tmp_path):
+    """Rows of one tile: a value that is no number times a weight of 0 is none, either."""
+    decoder = decoder_of(tmp_path, 8, 2, 64)
+    decoder._embed[300] = torch.nan
+    engine = Engine(decoder, CONFIG)
+    (got,) = drain(engine, engine.submit(batch([[1, 2, 3], [4, 300, 5], [6, 7, 8]], greedy(4))))
+    assert set(got.errors) == {1} and all(len(got.tokens[row]) == 4 for row in (0, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

@@ -98,7 +98,7 @@ def tiles_program(
     FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     PAGE: tl.constexpr, TREE: tl.constexpr,
 ):  # fmt: skip
-    g = tl.program_id(1)
+    g = tl.program_id(1).to(tl.int64)  # times a pool's size it may need 64 bits
     tile_ptr = tiles_ptr + tl.program_id(0) * 6
     first, count = tl.load(tile_ptr), tl.load(tile_ptr + 1)
     run, last_run = tl.load(tile_ptr + 2), tl.load(tile_ptr + 3)
@@ -154,6 +154,11 @@ def tiles_program(
         else:
             above = key[None, :] <= token[:, None]
         seen = (key[None, :] >= start[:, None]) & above
+        # Another sequence's value may be no number, and 0 times that is none, either.
+        bad = tl.sum(tl.where(v * 0 != 0, 1, 0), 1) > 0
+        v = tl.where(bad[:, None], 0.0, v).to(v.dtype)
+        own_bad = tl.sum(tl.where(seen & bad[None, :], 1, 0), 1) > 0
+        total = tl.where(own_bad, float("nan"), total)
         acc, m, total = _fold_in(acc, m, total, q, k, v, seen, scale, True)
     out = acc / total[:, None]
     tl.store(
@@ -169,7 +174,7 @@ def parts_program(
     q_stride, arena_head, arena_side, rows, heads, scale,
     FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    g = tl.program_id(1)
+    g = tl.program_id(1).to(tl.int64)  # times a pool's size it may need 64 bits
     item_ptr = items_ptr + tl.program_id(0) * 6
     first, count, place = tl.load(item_ptr), tl.load(item_ptr + 1), tl.load(item_ptr + 2)
     slot, n, part = tl.load(item_ptr + 3), tl.load(item_ptr + 4), tl.load(item_ptr + 5)
@@ -197,7 +202,7 @@ def tail_program(
     PAGE: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0)
-    g = tl.program_id(1)
+    g = tl.program_id(1).to(tl.int64)  # times a pool's size it may need 64 bits
     token = tl.load(rows_ptr + b).to(tl.int64)
     parts, n = tl.load(counts_ptr + b), tl.load(lengths_ptr + b)
     r = tl.arange(0, BM)
