@@ -53,8 +53,8 @@ def _one(maker: Callable[[World], Unit | None]) -> Maker:
 
 MAKERS: dict[str, tuple[Maker, float]] = {
     "page": (_one(pages.page), 1.5),
-    "note": (_one(told.note), 10.0),
-    "policy": (_one(told.policy), 4.5),
+    "note": (_one(told.note), 8.0),
+    "policy": (_one(told.policy), 7.0),
     "schema": (_one(told.schema), 3.0),
     "event": (_one(events.unit), 2.8),
     "fact": (facts.profiles, 2.8),
@@ -67,7 +67,7 @@ MAKERS: dict[str, tuple[Maker, float]] = {
 }
 ASK_WEIGHT = {
     "note": 9.0,
-    "policy": 5.0,
+    "policy": 8.0,
     "schema": 4.0,
     "event": 3.5,
     "fact": 4.0,
@@ -80,7 +80,7 @@ ASK_WEIGHT = {
 }
 
 
-PAGES_ALONE = 0.35
+PAGES_ALONE = 0.3
 """Share of the documents that are pages alone."""
 ASKED_OF_PAGE = 2.5
 """Weight of each question of a page; other units share one weight among their questions."""
@@ -219,7 +219,7 @@ def make_turns(units: Sequence[Unit], world: World, plan: Plan) -> list[tuple[st
     pairs, weights = _asks(units, "" if plan.skill == "unanswerable" else plan.skill)
     out: list[tuple[str, Turn]] = []
     seen: set[str] = set()
-    miss = 1.0 if plan.skill == "unanswerable" else 0.0 if plan.skill else 0.06
+    miss = 1.0 if plan.skill == "unanswerable" else 0.0 if plan.skill else 0.08
     for _ in range(plan.turns * 3):
         if len(out) >= plan.turns:
             break

@@ -45,8 +45,10 @@ FOCUS = (
     *["label"] * 5,
     *["extraction"] * 4,
     *["comparison"] * 3,
-    *["two-hop"] * 4,
-    *["note"] * 4,
+    *["two-hop"] * 5,
+    *["note"] * 3,
+    *["policy"] * 3,
+    "unanswerable",
     "list",
     "fact",
 )
