@@ -61,6 +61,7 @@ class Plan:
     rates: tuple[Rate, ...]
     enough: int
     reading_s: float
+    precision: str = "full"
 
     @property
     def settings(self) -> dict[str, int]:
@@ -86,6 +87,7 @@ class Plan:
             "memory": asdict(self.memory),
             "load": asdict(self.load),
             "dtype": self.dtype,
+            "weights_precision": self.precision,
             "parameters": self.shape.parameters,
             "machine": self.machine.name,
             "flops_per_s": self.machine.rate(self.dtype),
@@ -106,10 +108,15 @@ class Plan:
 
 
 def make_plan(
-    shape: Shape, machine: Machine, dtype: str, load: Load, engine: EngineSection
+    shape: Shape,
+    machine: Machine,
+    dtype: str,
+    load: Load,
+    engine: EngineSection,
+    precision: str = "full",
 ) -> Plan:
-    """Raises ContextTooLong when a prompt with its answer does not fit the model, ConfigError when
-    the machine's rates are unknown."""
+    """precision: model.weights_precision. Raises ContextTooLong when a prompt with its answer does
+    not fit the model, ConfigError when the machine's rates are unknown."""
     engine = engine.limited("cuda" if machine.on_gpu else "cpu")
     longest = load.context + load.question + load.output
     if longest > shape.limit:
@@ -123,11 +130,12 @@ def make_plan(
             f"The rates of {machine.name} in {dtype} are unknown.",
             hint="Give --machine, or --flops and --bandwidth.",
         )
-    memory = memory_of(shape, machine.memory, dtype, load, engine)
+    memory = memory_of(shape, machine.memory, dtype, load, engine, precision)
     fits = memory.fits
     if load.output == 1:
         fits = min(fits, max(1, engine.batch_tokens // load.question))
-    roof = Roofline(shape, dtype, machine.rate(dtype), machine.bandwidth, engine.batch_tokens)
+    rate = machine.rate(dtype)
+    roof = Roofline(shape, dtype, rate, machine.bandwidth, engine.batch_tokens, precision)
     rates = tuple(roof.rate(load, n) for n in doubled(fits))
     limited_by, enough = "memory", 0
     if rates:
@@ -137,17 +145,26 @@ def make_plan(
         limited_by = "memory" if by_memory else rates[-1].bound
         enough = next(r.sequences for r in rates if r.requests_per_s >= ENOUGH * most)
     reading_s = roof.reading(load.context).seconds if load.context else 0.0
-    return Plan(shape, machine, dtype, load, memory, fits, limited_by, rates, enough, reading_s)
+    return Plan(
+        shape, machine, dtype, load, memory, fits, limited_by, rates, enough, reading_s, precision
+    )
 
 
-def memory_of(shape: Shape, total: int, dtype: str, load: Load, engine: EngineSection) -> Memory:
+def memory_of(
+    shape: Shape,
+    total: int,
+    dtype: str,
+    load: Load,
+    engine: EngineSection,
+    precision: str = "full",
+) -> Memory:
     """See the formula above."""
     item, kv = ITEMSIZE[dtype], shape.kv_token_bytes(dtype)
     own = load.question + load.output if load.output > 1 else 0
     return Memory(
         total=total,
         reserve=int(RESERVE * total),
-        weights=shape.parameters * item,
+        weights=shape.weights_size(dtype, precision),
         workspace=engine.batch_tokens * _live(shape) * item,
         contexts=load.contexts * _whole(load.context, engine.extent_tokens) * kv,
         sequence=_whole(own, engine.page_tokens) * kv,

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from preread.capacity.shape import ITEMSIZE, Shape
+from preread.capacity.shape import Shape, weight_bytes
+
+FP8_SPEED = 2.0  # of products in eight-bit floats, against bfloat16: the makers' figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,14 @@ class Rate:
 @dataclass(frozen=True, slots=True)
 class Roofline:
     """flops: floating-point operations a second; bandwidth: bytes a second; batch_tokens: most
-    tokens of one step."""
+    tokens of one step; precision: of the weights in products, see `shape.WEIGHT_BYTES`."""
 
     shape: Shape
     dtype: str
     flops: float
     bandwidth: float
     batch_tokens: int
+    precision: str = "full"
 
     def rate(self, load: Load, sequences: int) -> Rate:
         """See the formula above."""
@@ -100,10 +103,10 @@ class Roofline:
         """One step of `tokens` new tokens of `rows` sequences, all of which need logits."""
         shape, width = self.shape, self.shape.attention_width
         kv = shape.kv_token_bytes(self.dtype)
-        weights = (shape.matrices + shape.head) * ITEMSIZE[self.dtype]
+        weights = (shape.matrices + shape.head) * weight_bytes(self.dtype, self.precision)
         contexts = min(load.contexts, rows) * load.context
         return (
-            self._spent(2 * (shape.active * tokens + shape.head * rows), weights)
+            self._spent(2 * (shape.active * tokens + shape.head * rows) / self._speed, weights)
             + self._spent(4 * width * tokens * load.context, contexts * kv)
             + self._spent(4 * width * tokens * own, (rows * own + tokens) * kv)
         )
@@ -112,10 +115,15 @@ class Roofline:
         """Reading a context once, without a head, in steps of `batch_tokens`."""
         shape, steps = self.shape, -(-tokens // self.batch_tokens)
         kv = shape.kv_token_bytes(self.dtype)
-        weights = steps * shape.matrices * ITEMSIZE[self.dtype]
-        return self._spent(2 * shape.active * tokens, weights) + self._spent(
+        weights = steps * shape.matrices * weight_bytes(self.dtype, self.precision)
+        return self._spent(2 * shape.active * tokens / self._speed, weights) + self._spent(
             2 * shape.attention_width * tokens**2, tokens * kv * (steps + 1) / 2
         )
+
+    @property
+    def _speed(self) -> float:
+        """Of products with weights, against those in dtype."""
+        return FP8_SPEED if self.precision == "fp8" else 1.0
 
     def _spent(self, products: float, nbytes: float) -> Spent:
         computing, moving = products / self.flops, nbytes / self.bandwidth

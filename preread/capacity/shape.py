@@ -15,6 +15,7 @@ from preread.errors import UnsupportedModel
 
 EXACT = ("llama", "mistral", "qwen2", "qwen3")  # the decoder's families, see docs/models.md
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+WEIGHT_BYTES = {"int8": 1, "fp8": 1}  # of a weight in products, by model.weights_precision
 _HINT = "Give a causal language model with a published config.json."
 
 
@@ -48,9 +49,23 @@ class Shape:
         """Query heads x head size, of all layers that attend."""
         return self.kv_layers * self.heads * self.head_dim
 
+    def weights_size(self, dtype: str, precision: str) -> int:
+        """Bytes of all weights. Embeddings stay in dtype; a tied head that does not is a copy."""
+        if (small := weight_bytes(dtype, precision)) == ITEMSIZE[dtype]:
+            return self.parameters * small
+        products = self.matrices + self.head
+        tied = self.parameters < products + self.head
+        rest = self.parameters - products + (self.head if tied else 0)
+        return rest * ITEMSIZE[dtype] + products * small
+
     def kv_token_bytes(self, dtype: str) -> int:
         """KV of one token: K and V of every KV head of every layer (not of every query head)."""
         return 2 * self.kv_layers * self.kv_heads * self.head_dim * ITEMSIZE[dtype]
+
+
+def weight_bytes(dtype: str, precision: str) -> int:
+    """Bytes of a weight that is multiplied by; "full": as in dtype."""
+    return WEIGHT_BYTES.get(precision, ITEMSIZE[dtype])
 
 
 def read_shape(published: Mapping[str, Any], path: Path) -> Shape:

@@ -101,3 +101,25 @@ def test_larger_steps_need_a_larger_workspace() -> None:
 )
 def test_doubling_ends_with_the_most(most: int, numbers: list[int]) -> None:
     assert list(doubled(most)) == numbers
+
+
+def test_smaller_weights_take_less_room_and_time() -> None:
+    load = Load(2000, 1, 50, 16)
+    full, small, fast = (
+        make_plan(LLAMA_8B, H100, "bfloat16", load, EngineSection(), precision)
+        for precision in ("full", "int8", "fp8")
+    )
+    embeddings = 2 * LLAMA_8B.head
+    assert full.memory.weights == 2 * LLAMA_8B.parameters
+    assert small.memory.weights == fast.memory.weights
+    assert 0 < fast.memory.weights - (embeddings + LLAMA_8B.matrices + LLAMA_8B.head) < 10**6
+    assert fast.sequences > full.sequences
+    one, two = full.rates[-1].requests_per_s, fast.rates[-1].requests_per_s
+    assert 1.5 * one < two < 2 * one, "attention is no faster"
+    assert fast.to_json()["weights_precision"] == "fp8"
+
+
+def test_a_tied_head_of_smaller_weights_is_a_copy() -> None:
+    tied = replace(LLAMA_8B, parameters=LLAMA_8B.parameters - LLAMA_8B.head)
+    assert tied.weights_size("bfloat16", "fp8") == LLAMA_8B.weights_size("bfloat16", "fp8")
+    assert tied.weights_size("bfloat16", "full") == 2 * tied.parameters
