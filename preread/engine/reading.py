@@ -174,11 +174,13 @@ class Readings:
         self._tell_active()
 
     def fail(self, chunks: Sequence[Chunk], error: Exception) -> None:
-        """These chunks cannot be computed: nobody who needs them waits any longer."""
-        lost = {chunk.leaf for chunk in chunks}
-        for reading in self._all:
-            if reading.active and any(s in lost for s in self._path(reading) if not s.complete):
-                reading.fail(error)
+        """These chunks cannot be computed: nobody who needs them waits any longer. Who needs the
+        beginning of one alone goes on: the next is cut where they end."""
+        for chunk in chunks:
+            for reading in self._all:
+                whole = reading.upto >= chunk.base + len(chunk.tokens)
+                if reading.active and whole and chunk.leaf in self._path(reading):
+                    reading.fail(error)
 
     def end(self, error: Exception) -> None:
         """Nothing will be read any more."""

@@ -172,3 +172,17 @@ def test_what_was_lowered_rises_again(decoder, spec, want):
     assert (scheduler.limit, scheduler.budget) == (SMALL.max_sequences, SMALL.batch_tokens)
     (again,) = run(engine, batch(OWN, spec, prefixes=[BOOK]), failures=True)
     same(again, want)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_shorter_prefix_outlives_a_longer_one_that_fails(decoder, ahead):
+    """The chunk that fails begins with what the other needs, and goes on where that ends."""
+    bad, book = 319, list(range(37))
+    engine = Engine(Flaky(decoder, poison=bad), SMALL, ahead=ahead)
+    long = engine.submit(batch([[7]], greedy(2), prefixes=[[*book, bad, *range(20)]]))
+    short = engine.submit(batch([[8]], greedy(2), prefixes=[book]))
+    one, two = drain(engine, long, short, failures=True)
+    plain = Engine(decoder, SMALL)
+    (want,) = drain(plain, plain.submit(batch([[8]], greedy(2), prefixes=[book])))
+    assert "poisoned" in one.errors[0] and not two.errors
+    assert two.tokens == want.tokens
