@@ -69,14 +69,15 @@ class Sampler:
             sampled = self._sample(step, hidden)
         else:
             rows = self._index(step.sample_rows)
-            picked = RowStats(*(x[rows] for x in stats))
-            sampled = _packed(picked.best, torch.zeros_like(picked.lse), picked)
+            best, top = stats.best[rows], stats.top[rows]
+            sampled = _packed(best, torch.zeros_like(top), top)
         self.last[: sampled.shape[1]] = sampled[0]
         return Flight(sampled, *self._score(step.score, hidden))
 
     def _sample(self, step: Step, hidden: torch.Tensor) -> torch.Tensor:
         packed = [self.last.new_empty((3, 0))]
         drawn = bool(self._seqs.temperature[step.sample_slots].any())
+        asked = bool(self._seqs.logprobs[step.sample_slots].any())
         block = max(1, self._rows // SORTED) if drawn else self._rows
         for lo in range(0, len(step.sample_rows), block):
             slots = step.sample_slots[lo : lo + block]
@@ -84,9 +85,12 @@ class Sampler:
             logits = self._decoder.logits(hidden[rows])
             if self.probe is not None:
                 self.probe(slots, logits.float())
-            stats = row_stats(logits)
+            stats = row_stats(logits, mass=asked)
             chosen = self._choose(slots, logits, stats)
-            packed.append(_packed(chosen, self._logprobs(slots, logits, chosen, stats), stats))
+            logprobs = torch.zeros_like(stats.top)
+            if asked and stats.lse is not None:
+                logprobs = logits.gather(-1, chosen[:, None])[:, 0].float() - stats.lse
+            packed.append(_packed(chosen, logprobs, stats.top))
         return torch.cat(packed, dim=1)
 
     def _index(self, places: Int64Array) -> torch.Tensor:
@@ -117,13 +121,6 @@ class Sampler:
             mask[i] = matcher.mask()[: logits.shape[1]]
         return logits.masked_fill(~torch.from_numpy(mask).to(logits.device), -torch.inf)
 
-    def _logprobs(
-        self, slots: Int64Array, logits: torch.Tensor, tokens: torch.Tensor, stats: RowStats
-    ) -> torch.Tensor:
-        if not self._seqs.logprobs[slots].any():
-            return torch.zeros_like(stats.lse)
-        return logits.gather(-1, tokens[:, None])[:, 0].float() - stats.lse
-
     def _score(self, score: Score, hidden: torch.Tensor) -> tuple[torch.Tensor, Int64Array]:
         """int32 [2, scores]: agrees, log-probability; and the place of each."""
         packed = [self.last.new_empty((2, 0))]
@@ -137,6 +134,7 @@ class Sampler:
             logits = self._decoder.logits(hidden[rows])
             picks, targets = self._index(inverse[part] - lo), self._index(score.targets[part])
             stats = row_stats(logits)
+            assert stats.lse is not None
             values = logits[picks, targets].float() - stats.lse[picks]
             agree = stats.best[picks] == targets
             packed.append(torch.stack((agree.to(torch.int32), values.view(torch.int32))))
@@ -173,9 +171,9 @@ def _leaving(x: torch.Tensor) -> torch.Tensor:
     return host.copy_(x, non_blocking=True)
 
 
-def _packed(tokens: torch.Tensor, logprobs: torch.Tensor, stats: RowStats) -> torch.Tensor:
+def _packed(tokens: torch.Tensor, logprobs: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
     """int32 [3, R]: one copy to the host instead of three."""
-    broken = ~(stats.lse.isfinite() & stats.top.isfinite())
+    broken = ~top.isfinite()
     columns = (tokens.to(torch.int32), logprobs.float().view(torch.int32), broken.to(torch.int32))
     return torch.stack(columns)
 

@@ -8,25 +8,26 @@ import torch
 
 
 class RowStats(NamedTuple):
-    """best: int64 [R], ties to the lowest; top: its logit; lse: natural log-sum-exp, float32 [R],
-    not finite where the row holds NaN or +infinity."""
+    """best: int64 [R], ties to the lowest; top: its logit, not finite where the row holds NaN or
+    +infinity; lse: natural log-sum-exp, float32 [R], perhaps None where nobody asked for it."""
 
     best: torch.Tensor
     top: torch.Tensor
-    lse: torch.Tensor
+    lse: torch.Tensor | None
 
 
-def row_stats_slow(logits: torch.Tensor) -> RowStats:
-    """The definition. logits [R, V]."""
+def row_stats_slow(logits: torch.Tensor, *, mass: bool = True) -> RowStats:
+    """The definition. logits [R, V]; mass: the log-sum-exp, too."""
     wide = logits.float()
     top = wide.amax(-1)
-    return RowStats(wide.argmax(-1), top, wide.logsumexp(-1).where(top < torch.inf, torch.inf))
+    lse = wide.logsumexp(-1).where(top < torch.inf, torch.inf) if mass else None
+    return RowStats(wide.argmax(-1), top, lse)
 
 
-def row_stats(logits: torch.Tensor) -> RowStats:
-    """Same, in one pass over the row where there is a kernel."""
+def row_stats(logits: torch.Tensor, *, mass: bool = True) -> RowStats:
+    """Same, in one pass over the row where there is a kernel, which sums in passing."""
     if logits.device.type != "cuda":
-        return row_stats_slow(logits)
+        return row_stats_slow(logits, mass=mass)
     from preread.kernels.cuda import rows
 
     return RowStats(*rows.row_stats(logits))

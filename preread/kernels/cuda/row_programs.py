@@ -98,7 +98,8 @@ def row_stats_program(x_ptr, best_ptr, top_ptr, lse_ptr, stride, size, BLOCK: tl
     lse = tl.log(tl.sum(total * tl.exp(top - base), 0)) + base
     first = tl.min(tl.where(top == peak, where, size), 0)
     tl.store(best_ptr + row, first.to(tl.int64))
-    tl.store(top_ptr + row, peak)
+    # A maximum does not see NaN, the sum does.
+    tl.store(top_ptr + row, tl.where(lse != lse, lse, peak))
     tl.store(lse_ptr + row, lse)
 
 
