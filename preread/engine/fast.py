@@ -10,7 +10,6 @@ import torch
 from preread.config import EngineSection
 from preread.engine.arena import Arena
 from preread.engine.pages import Pages
-from preread.engine.sampler import resolved
 from preread.engine.step import Step
 from preread.kernels.rows import RowStats
 from preread.models.interface import Decoder
@@ -63,14 +62,10 @@ class FastSteps:
     def run(self, lists: Lists, *, stats: bool) -> tuple[torch.Tensor, RowStats | None]:
         """Hidden rows [T, E]; where a graph ran, perhaps with what their logits say."""
         from preread.engine.graphs import NotCaptured
-        from preread.engine.tiled import Device, TiledAttention
+        from preread.engine.tiled import Device, forward
 
         if self._graphs is not None and self._graphs.usable and lists.decodes:
             with contextlib.suppress(NotCaptured):
                 return self._graphs.run(lists, stats=stats)
-
-        decoder = self._decoder
-        step = Device.of(lists, decoder.device)
-        attention = TiledAttention(step, self._arena, self._pages, decoder.heads)
-        tokens = resolved(step.tokens, self._last)
-        return decoder.hidden(tokens, step.positions, attention), None
+        step = Device.of(lists, self._decoder.device)
+        return forward(self._decoder, step, self._arena, self._pages, self._last), None

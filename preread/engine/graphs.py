@@ -17,8 +17,7 @@ import torch
 
 from preread.engine.arena import Arena
 from preread.engine.pages import Pages
-from preread.engine.sampler import resolved
-from preread.engine.tiled import Device, Lists, TiledAttention, Writes
+from preread.engine.tiled import Device, Lists, Writes, forward
 from preread.kernels.lists import Parts, Tail
 from preread.kernels.rows import RowStats, row_stats
 from preread.models.interface import Decoder
@@ -68,8 +67,8 @@ class DecodeGraphs:
         self.usable = True
 
     def run(self, lists: Lists, *, stats: bool) -> tuple[torch.Tensor, RowStats | None]:
-        """Hidden rows [B, E] of a step whose rows all decode and, if asked for, their statistics.
-        Good until the next run."""
+        """Hidden rows [B, E] of a step whose rows all decode and, if asked for, their statistics,
+        which those of the padding follow. Good until the next run."""
         key = key_of(lists, stats=stats)
         full = padded(lists, key)
         if (made := self._made.get(key)) is None:
@@ -83,13 +82,12 @@ class DecodeGraphs:
             made.graph.replay()
         self._made[key] = made
         rows = len(lists.tokens)
-        some = None if made.stats is None else RowStats(*(x[:rows] for x in made.stats))
-        return made.hidden[:rows], some
+        return made.hidden[:rows], made.stats
 
     def _capture(self, full: Lists, key: Key) -> Made:
         """Run once, which compiles what it needs, then capture. A decoder that cannot be captured
         makes graphs no longer `usable`; the error is raised, and the step is run again."""
-        size = sum(a.size for a in _flat(full))
+        size = sum(array.size for group in full.groups for array in group)
         inputs = torch.empty(size, dtype=torch.int32, device=self._decoder.device)
         step = Device.of(full, self._decoder.device, inputs)._replace(most_parts=key.parts)
         self._forward(step, key)
@@ -129,11 +127,8 @@ class DecodeGraphs:
         return made
 
     def _forward(self, step: Device, key: Key) -> tuple[torch.Tensor, RowStats | None]:
-        decoder = self._decoder
-        attend = TiledAttention(step, self._arena, self._pages, decoder.heads)
-        tokens = resolved(step.tokens, self._last)
-        hidden = decoder.hidden(tokens, step.positions, attend)
-        return hidden, row_stats(decoder.logits(hidden)) if key.stats else None
+        hidden = forward(self._decoder, step, self._arena, self._pages, self._last)
+        return hidden, row_stats(self._decoder.logits(hidden)) if key.stats else None
 
 
 def key_of(lists: Lists, *, stats: bool) -> Key:
@@ -168,13 +163,6 @@ def padded(lists: Lists, key: Key) -> Lists:
         ),
         parts=Parts(items),
     )  # fmt: skip
-
-
-def _flat(lists: Lists) -> list[Int32Array]:
-    assert lists.tail is not None and lists.parts is not None
-    return [
-        lists.tokens, lists.positions, *lists.to_pages, *lists.to_arena, *lists.tail, *lists.parts,
-    ]  # fmt: skip
 
 
 def _longer(array: Int32Array, more: int, value: int = 0) -> Int32Array:

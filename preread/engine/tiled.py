@@ -9,11 +9,13 @@ import torch
 
 from preread.engine.arena import Arena
 from preread.engine.pages import Pages
+from preread.engine.sampler import resolved
 from preread.engine.staging import staged
 from preread.engine.step import Step
 from preread.engine.tiles import parts_of, tail_of, tiles_of, trees_of
 from preread.kernels.cuda import attention as kernels
 from preread.kernels.lists import Parts, Tail, Tiles
+from preread.models.interface import Decoder
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
@@ -40,6 +42,14 @@ class Lists(NamedTuple):
     tail: Tail[Int32Array] | None
     parts: Parts[Int32Array] | None
     rows: int
+
+    @property
+    def groups(self) -> list[tuple[Int32Array, ...]]:
+        """All arrays, in the order in which they lie on the device."""
+        return [
+            (self.tokens, self.positions), self.to_pages, self.to_arena,
+            self.tiles or (), self.tail or (), self.parts or (),
+        ]  # fmt: skip
 
     @property
     def decodes(self) -> bool:
@@ -101,12 +111,8 @@ class Device(NamedTuple):
     @staticmethod
     def of(lists: Lists, device: torch.device, into: torch.Tensor | None = None) -> Device:
         """into: see `staged`."""
-        groups: list[tuple[Int32Array, ...]] = [
-            (lists.tokens, lists.positions), lists.to_pages, lists.to_arena,
-            lists.tiles or (), lists.tail or (), lists.parts or (),
-        ]  # fmt: skip
-        flat = iter(staged([a for group in groups for a in group], device, into))
-        base, pages, arena, tiles, tail, parts = ([next(flat) for _ in g] for g in groups)
+        flat = iter(staged([a for group in lists.groups for a in group], device, into))
+        base, pages, arena, tiles, tail, parts = ([next(flat) for _ in g] for g in lists.groups)
         most = 0 if lists.tail is None else int(lists.tail.counts.max(initial=0))
         return Device(
             base[0], base[1], (pages[0], pages[1]), (arena[0], arena[1]),
@@ -147,3 +153,11 @@ class TiledAttention:
                 kernels.attend_parts(q, step.parts, arena, part, lse, self._scale, self._parts)
             kernels.attend_tail(q, out, step.tail, pages, part, lse, self._scale, self._tail)
         return out
+
+
+def forward(
+    decoder: Decoder, step: Device, arena: Arena, pages: Pages, last: torch.Tensor
+) -> torch.Tensor:
+    """Hidden rows [T, E] of a step. last: see `Sampler`."""
+    attention = TiledAttention(step, arena, pages, decoder.heads)
+    return decoder.hidden(resolved(step.tokens, last), step.positions, attention)

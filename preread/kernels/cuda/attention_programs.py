@@ -54,20 +54,9 @@ def _over_run(
 
 @triton.jit
 def _over_pages(
-    acc,
-    m,
-    total,
-    q,
-    k_ptr,
-    v_ptr,
-    table_ptr,
-    n,
-    scale,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BN: tl.constexpr,
-    PAGE: tl.constexpr,
-):
+    acc, m, total, q, k_ptr, v_ptr, table_ptr, n, scale,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, PAGE: tl.constexpr,
+):  # fmt: skip
     """All of q over the first n keys of the pages in a row of the table."""
     d = tl.arange(0, BD)[None, :]
     for begin in tl.range(0, n, BN):
@@ -78,6 +67,42 @@ def _over_pages(
         k = tl.load(k_ptr + at, mask=there, other=0.0)
         v = tl.load(v_ptr + at, mask=there, other=0.0)
         acc, m, total = _fold_in(acc, m, total, q, k, v, (key < n)[None, :], scale, True)
+    return acc, m, total
+
+
+@triton.jit
+def _over_own(
+    acc, m, total, q, k_ptr, v_ptr, starts_ptr, trees_ptr, token, valid, first, end,
+    k_stride, v_stride, scale, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    TREE: tl.constexpr,
+):  # fmt: skip
+    """Each row over its own stretch of the packed rows, which end at `end`."""
+    d = tl.arange(0, BD)[None, :]
+    start = tl.load(starts_ptr + token, mask=valid, other=first)
+    if TREE:
+        stem = tl.load(trees_ptr + 3 * token, mask=valid, other=0)
+        low = tl.load(trees_ptr + 3 * token + 1, mask=valid, other=0).to(tl.uint32)
+        high = tl.load(trees_ptr + 3 * token + 2, mask=valid, other=0).to(tl.uint32)
+    for begin in tl.range(tl.min(start, 0), end, BN):
+        key = begin + tl.arange(0, BN)
+        there = (key < end)[:, None] & (d < D)
+        row = key.to(tl.int64)[:, None]
+        k = tl.load(k_ptr + row * k_stride + d, mask=there, other=0.0)
+        v = tl.load(v_ptr + row * v_stride + d, mask=there, other=0.0)
+        if TREE:
+            node = key[None, :] - stem[:, None]
+            bits = tl.where(node < 32, low[:, None], high[:, None])
+            bit = (bits >> (node & 31).to(tl.uint32)) & 1
+            above = (node < 0) | ((node < 64) & (bit == 1))
+        else:
+            above = key[None, :] <= token[:, None]
+        seen = (key[None, :] >= start[:, None]) & above
+        # Another sequence's value may be no number, and 0 times that is none, either.
+        bad = tl.sum(tl.where(v * 0 != 0, 1, 0), 1) > 0
+        v = tl.where(bad[:, None], 0.0, v).to(v.dtype)
+        own_bad = tl.sum(tl.where(seen & bad[None, :], 1, 0), 1) > 0
+        total = tl.where(own_bad, float("nan"), total)
+        acc, m, total = _fold_in(acc, m, total, q, k, v, seen, scale, True)
     return acc, m, total
 
 
@@ -119,47 +144,14 @@ def tiles_program(
         acc, m, total = _over_run(acc, m, total, q, base, base + arena_side, n, scale, D, BD, BN)
     if past > 0:
         pages = pages_ptr + g * pages_head
+        table = table_ptr + history.to(tl.int64) * table_stride
         acc, m, total = _over_pages(
-            acc,
-            m,
-            total,
-            q,
-            pages,
-            pages + pages_side,
-            table_ptr + history.to(tl.int64) * table_stride,
-            past,
-            scale,
-            D,
-            BD,
-            BN,
-            PAGE,
+            acc, m, total, q, pages, pages + pages_side, table, past, scale, D, BD, BN, PAGE
         )
-    start = tl.load(starts_ptr + token, mask=valid, other=first)
-    own = tl.min(start, 0)
-    if TREE:
-        stem = tl.load(trees_ptr + 3 * token, mask=valid, other=0)
-        low = tl.load(trees_ptr + 3 * token + 1, mask=valid, other=0).to(tl.uint32)
-        high = tl.load(trees_ptr + 3 * token + 2, mask=valid, other=0).to(tl.uint32)
-    for begin in tl.range(own, first + count, BN):
-        key = begin + tl.arange(0, BN)
-        there = (key < first + count)[:, None] & (d < D)
-        row = key.to(tl.int64)[:, None]
-        k = tl.load(k_ptr + row * k_stride + g * D + d, mask=there, other=0.0)
-        v = tl.load(v_ptr + row * v_stride + g * D + d, mask=there, other=0.0)
-        if TREE:
-            node = key[None, :] - stem[:, None]
-            bits = tl.where(node < 32, low[:, None], high[:, None])
-            bit = (bits >> (node & 31).to(tl.uint32)) & 1
-            above = (node < 0) | ((node < 64) & (bit == 1))
-        else:
-            above = key[None, :] <= token[:, None]
-        seen = (key[None, :] >= start[:, None]) & above
-        # Another sequence's value may be no number, and 0 times that is none, either.
-        bad = tl.sum(tl.where(v * 0 != 0, 1, 0), 1) > 0
-        v = tl.where(bad[:, None], 0.0, v).to(v.dtype)
-        own_bad = tl.sum(tl.where(seen & bad[None, :], 1, 0), 1) > 0
-        total = tl.where(own_bad, float("nan"), total)
-        acc, m, total = _fold_in(acc, m, total, q, k, v, seen, scale, True)
+    acc, m, total = _over_own(
+        acc, m, total, q, k_ptr + g * D, v_ptr + g * D, starts_ptr, trees_ptr, token, valid, first,
+        first + count, k_stride, v_stride, scale, D, BD, BN, TREE,
+    )  # fmt: skip
     out = acc / total[:, None]
     tl.store(
         out_ptr + wide * out_stride + head[:, None] * D + d,
@@ -223,20 +215,9 @@ def tail_program(
         total = total * alpha + weight
         m = new
     pages = pages_ptr + g * pages_head
+    table = table_ptr + b.to(tl.int64) * table_stride
     acc, m, total = _over_pages(
-        acc,
-        m,
-        total,
-        q,
-        pages,
-        pages + pages_side,
-        table_ptr + b.to(tl.int64) * table_stride,
-        n,
-        scale,
-        D,
-        BD,
-        BN,
-        PAGE,
+        acc, m, total, q, pages, pages + pages_side, table, n, scale, D, BD, BN, PAGE
     )
     out = acc / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(
