@@ -23,7 +23,6 @@ import common
 import numpy as np
 import torch
 
-import preread
 from preread.app.measuring import bytes_used
 from preread.backend import Generate, RequestBatch
 from preread.capacity.roofline import Load
@@ -39,7 +38,7 @@ class Arm:
         os.environ["PREREAD_ENGINE_BATCH_TOKENS"] = str(size)
         os.environ["PREREAD_ENGINE_PREFILL_CHUNK"] = str(size)
         self.size, self._args = size, args
-        self.engine = _engine(args, folder)
+        self.engine = common.opened(args, folder)
         self._load = Load(args.tokens, 1, args.own, 1)
         self._seed = 0
         self.reads: list[tuple[float, float]] = []  # seconds, CPU seconds
@@ -161,14 +160,6 @@ def _row(
         "longest_gap_ms": round(1000 * common.median(arm.gaps), 2),
         "peak_mb": round(arm.peak / 1e6, 1),
     }
-
-
-def _engine(args: argparse.Namespace, folder: Path) -> preread.Engine:
-    home = folder / "home"
-    if not args.shape:
-        return preread.open(args.model, home=home)
-    shape = common.shape_folder(folder / "shape")
-    return preread.open(str(shape), weights="random", dtype="bfloat16", home=home)
 
 
 if __name__ == "__main__":

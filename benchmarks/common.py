@@ -117,6 +117,17 @@ def shape_folder(path: Path) -> Path:
     return path
 
 
+def opened(args: argparse.Namespace, folder: Path) -> Engine:
+    """An engine on `args.model` or, with `args.shape`, on random weights of the 0.5B shape."""
+    import preread
+
+    home = folder / "home"
+    if not args.shape:
+        return preread.open(args.model, home=home)
+    shape = shape_folder(folder / "shape")
+    return preread.open(str(shape), weights="random", dtype="bfloat16", home=home)
+
+
 def sized_text(engine: Engine, tokens: int) -> str:
     """Filler that makes a prefix of about `tokens` tokens."""
     from preread.types import Prefix

@@ -12,14 +12,12 @@ row. The share of it that was reached is printed. Goal: >= 4 x the questions per
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import common
 import torch
 
-import preread
 from preread.backend import Generate, RequestBatch
 from preread.types import Prefix
 
@@ -36,7 +34,7 @@ def main() -> None:
     questions = [f"What is word {i}?" for i in range(10, 10 + args.questions)]
     few = questions[: max(args.questions // 8, 1)]
     counts: dict[str, tuple[int, int]] = {}  # arm: prefix tokens cached, question tokens, each row
-    with tempfile.TemporaryDirectory() as folder, _engine(args, Path(folder)) as engine:
+    with tempfile.TemporaryDirectory() as folder, common.opened(args, Path(folder)) as engine:
         prefix = Prefix(common.sized_text(engine, args.tokens))
         engine.run(engine.backend.build(prefix))
 
@@ -95,14 +93,6 @@ def main() -> None:
     }
     name = "many_questions_05b" if args.shape else "many_questions"
     common.finish(name, figures, keep=args.keep)
-
-
-def _engine(args: argparse.Namespace, folder: Path) -> preread.Engine:
-    home = folder / "home"
-    if not args.shape:
-        return preread.open(args.model, home=home)
-    shape = common.shape_folder(folder / "shape")
-    return preread.open(str(shape), weights="random", dtype="bfloat16", home=home)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, overload
 
 from preread.backend import ResultBatch
+from preread.contexts.columns import Columns
 from preread.contexts.rows import Row, as_rows
 from preread.types import Choice
 
 if TYPE_CHECKING:
-    from preread.types import Float32Array, Int32Array
+    from preread.types import Float32Array
 
 BLOCK = 1024  # Choices made at once where all are wanted
 
 
-class Choices(Sequence[Choice]):
+class Choices(Columns[Choice]):
     """A sequence of Choices in the order of the questions, kept as columns."""
 
     def __init__(
@@ -23,7 +24,7 @@ class Choices(Sequence[Choice]):
     ) -> None:
         """whole: an entry per question, in order; names: the labels; make: question number and row
         -> Choice."""
-        self._whole = whole
+        super().__init__(whole)
         self._make = make
         self.names = names
 
@@ -51,19 +52,6 @@ class Choices(Sequence[Choice]):
 
         return np.zeros(len(self), np.float32) if self._whole.mass is None else self._whole.mass
 
-    @property
-    def usage(self) -> Int32Array:
-        """[n, 4]: context, cached, computed and output tokens."""
-        return self._whole.usage
-
-    @property
-    def errors(self) -> dict[int, str]:
-        """question -> message of those that failed."""
-        return self._whole.errors
-
-    def __len__(self) -> int:
-        return len(self._whole.rows)
-
     @overload
     def __getitem__(self, at: int) -> Choice: ...
     @overload
@@ -78,22 +66,9 @@ class Choices(Sequence[Choice]):
         for lo in range(0, len(self), BLOCK):
             yield from self._some(range(lo, min(lo + BLOCK, len(self))))
 
-    def __eq__(self, other: object) -> bool:
-        """Whether these are the same Choices, in a list, too."""
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]  # like a list
-
     def __repr__(self) -> str:
         return f"Choices({len(self)} questions, {len(self.errors)} errors)"
 
     def _some(self, which: range) -> list[Choice]:
-        import numpy as np
-
-        from preread.tokens.merged import only
-
-        at = np.arange(which.start, which.stop, which.step)
-        rows = as_rows(only(self._whole, at, np.arange(len(at), dtype=np.int32)))
+        rows = as_rows(self._only(which))
         return [self._make(i, row) for i, row in zip(which, rows, strict=True)]
