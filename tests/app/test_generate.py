@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import preread
 from preread.app.prompts import columns
 from preread.backend import Ragged
 from preread.errors import RequestError
-from preread.testing.models import write_tiny_model
 from preread.tokens.ragged import stacked
 from preread.types import Completion, Finish
 
@@ -29,17 +27,6 @@ PROMPTS = [
     NESTED + text(5), B + text(7), A + text(3), text(20), B + text(1), NESTED + text(9), A, B,
     B + text(7)[:2], A, text(1), NESTED + text(2),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "m", "qwen3")
-
-
-@pytest.fixture
-def engine(folder: Path) -> Iterator[preread.Engine]:
-    with preread.open(str(folder), dtype="float32") as made:
-        yield made
 
 
 def dictionary_trie(prompts: list[list[int]]) -> int:
