@@ -41,7 +41,8 @@ def open(
     """An engine on a model. model: "reader" (bundled), a local folder or a hub id; "": as
     configured. dtype: auto, float32, bfloat16 or float16. device: auto, cpu or cuda. weights
     "random" initialises the model's shape, for timings. home: where contexts and KV are kept.
-    sequences: most that run at once; 0: as configured, else as `preread tune` found, else 256.
+    sequences: most that run at once; 0: as configured, else as `preread tune` found, else 256
+    (CUDA: 1,024).
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError, HomeError."""
     parts = open_parts(
