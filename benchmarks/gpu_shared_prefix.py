@@ -25,6 +25,8 @@ import torch
 from preread.backend import Ragged
 from preread.config import EngineSection
 from preread.engine.engine import Engine
+from preread.kernels.fp8 import fp8
+from preread.kernels.linear import PlainLinear
 from preread.kernels.rope import Rope
 from preread.models.config import ModelConfig
 from preread.models.decoder import PackedDecoder
@@ -180,7 +182,8 @@ def profile(engine: Engine, work: Work) -> str:
 
 def engine_for(args: argparse.Namespace, device: torch.device) -> Engine:
     shape = config(args.shape)
-    decoder = PackedDecoder(shape, random_tensors(shape, 0, torch.bfloat16, device))
+    linear = fp8 if args.weights == "fp8" else PlainLinear
+    decoder = PackedDecoder(shape, random_tensors(shape, 0, torch.bfloat16, device), linear)
     small = {} if device.type == "cuda" else {"prefix_memory_mb": 32, "suffix_memory_mb": 32}
     return Engine(
         decoder,
@@ -200,6 +203,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=0)
     parser.add_argument("--sequences", type=int, default=1024)
     parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--weights", choices=("full", "fp8"), default="full")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--profile", action="store_true")
     return parser.parse_args()
@@ -226,7 +230,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     print(json.dumps({
         "benchmark": "gpu_shared_prefix", "date": datetime.date.today().isoformat(),
-        "shape": args.shape, "kernels": args.kernels, "machine": name, "torch": torch.__version__,
+        "shape": args.shape, "kernels": args.kernels,
+        "weights": args.weights, "machine": name, "torch": torch.__version__,
         "batch_tokens": engine.config.batch_tokens, "sequences": args.sequences,
         "tflops": round(flops / 1e12), "gb_s": round(rate / 1e9), "figures": figures,
     }))  # fmt: skip

@@ -13,12 +13,12 @@ from training.unit import NOT_STATED, Ask, Turn, contains
 from training.values import word_classes
 from training.world import World
 
-OVERLAP = {"note": 0.15}
-"""Share of a kind's questions made from the words around the answer; 0.35 of every other kind."""
+OVERLAP = {"note": 0.12}
+"""Share of a kind's questions made from the words around the answer; 0.25 of every other kind."""
 FOREIGN = {"note": 0.1}
 """Share of a kind's fixed alternatives that come from other blocks; 0.45 of every other kind."""
-NOISE = {"note": 0.2}
-"""Share of a kind's own questions that are spoilt a little; 0.35 of every other kind."""
+NOISE = {"note": 0.15}
+"""Share of a kind's own questions that are spoilt a little; 0.22 of every other kind."""
 WORD_TYPES = frozenset(
     {"thing", "things", "doc", "room", "group", "job", "activity", "mass", "container"}
 )
@@ -166,7 +166,7 @@ class Instance:
         if (
             not self.world.held_out
             and self.block.kind != "schema"
-            and rng.random() < NOISE.get(self.block.kind, 0.35)
+            and rng.random() < NOISE.get(self.block.kind, 0.22)
         ):
             text = noisy(text, " ".join(self.values.values()), rng)
         return Turn(style(text, rng), answer)
@@ -196,7 +196,7 @@ class Instance:
             if (
                 self.block.kind != "schema"
                 and not self.world.held_out
-                and rng.random() < OVERLAP.get(self.block.kind, 0.35)
+                and rng.random() < OVERLAP.get(self.block.kind, 0.25)
             ):
                 turn = self.overlap(slot, rng)
                 if turn is not None:
