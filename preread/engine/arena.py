@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+if TYPE_CHECKING:
+    from preread.engine.pages import Pages
+    from preread.types import Int32Array
+
 Run = tuple[int, int]  # (first slot, tokens)
+Cell = tuple[int, int, int, int]  # layers [i, j), KV heads [g, h); None where it may be: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,23 @@ class Arena:
         self.kv = torch.empty(size, dtype=shape.dtype, device=shape.device)
         self.refs = np.zeros(extents, np.int32)
         self.fill = np.zeros(extents, np.int32)
+
+    def write(self, runs: list[Run], kv: torch.Tensor, cell: Cell | None = None) -> None:
+        """Fill a holding, or a cell of it, with kv [layers, 2, G, tokens, D] of any device. Any
+        thread may, while somebody holds the slots."""
+        place, at = self._cell(cell), 0
+        for slot, tokens in runs:
+            place[:, :, :, slot : slot + tokens].copy_(kv[:, :, :, at : at + tokens])
+            at += tokens
+
+    def read(self, runs: list[Run], cell: Cell | None = None) -> torch.Tensor:
+        """What `write` would be given for them, on the CPU; a copy. Any thread, as above."""
+        place = self._cell(cell)
+        return torch.cat([place[:, :, :, slot : slot + n] for slot, n in runs], dim=3).cpu()
+
+    def keep(self, runs: list[Run], pages: Pages, ids: Int32Array, first: int) -> None:
+        """Fill a holding with what lies in pages of a sequence, from its token `first` on."""
+        self.write(runs, pages.read(ids)[:, :, :, first : first + sum(n for _, n in runs)])
 
     @property
     def free_tokens(self) -> int:
@@ -126,6 +149,12 @@ class Arena:
         assert np.array_equal(refs, self.refs), "extent counts differ from the holdings"
         assert (top <= self.fill).all(), "a held slot lies above the fill mark"
         assert (self.fill[self.refs == 0] == 0).all(), "a free extent has a fill mark"
+
+    def _cell(self, cell: Cell | None) -> torch.Tensor:
+        if cell is None:
+            return self.kv
+        i, j, g, h = cell
+        return self.kv[i:j, :, g:h]
 
     def _room_behind(self, tokens: int, after: int) -> int:
         """How many of `tokens` fit into the rest of the extent that ends before slot `after`."""

@@ -78,7 +78,7 @@ class Builder:
         """engine: for its arena, whose held slots any thread may fill and read."""
         self._save_every_s = engine.config.save_every_s
         self._thread = thread
-        self._arena = engine.arena.kv
+        self._arena = engine.arena
         self._token_bytes = engine.shape.token_bytes
         self._limit = engine.decoder.max_positions
         self._store = store
@@ -192,17 +192,10 @@ class Builder:
 
     def _fill(self, reading: Reading, box: Box, kv: torch.Tensor, start: int) -> None:
         """Write a verified box into the arena; what was ready before stays as it is."""
-        first, last = max(box.token_start, start), box.token_end
-        at = first - box.token_start
-        for slot, n in clip(reading.runs, first, last):
-            place = self._arena[
-                box.layer_start : box.layer_end, :, box.head_start : box.head_end, slot : slot + n
-            ]
-            place.copy_(kv[:, :, :, at : at + n])
-            at += n
+        first = max(box.token_start, start)
+        runs = clip(reading.runs, first, box.token_end)
+        self._arena.write(runs, kv[:, :, :, first - box.token_start :], box.cell)
 
     def _read(self, reading: Reading, box: Box) -> torch.Tensor:
         """A box of a ready prefix, on the CPU."""
-        kv = self._arena[box.layer_start : box.layer_end, :, box.head_start : box.head_end]
-        runs = clip(reading.runs, box.token_start, box.token_end)
-        return torch.cat([kv[:, :, :, slot : slot + n] for slot, n in runs], dim=3).cpu()
+        return self._arena.read(clip(reading.runs, box.token_start, box.token_end), box.cell)

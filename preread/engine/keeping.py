@@ -27,11 +27,8 @@ def keep_row(
         return False
     start = max(branch.base, tree.ready(leaf, len(tokens)))
     if start < len(tokens):
-        kv = pages.read(seqs.pages_of(slot))[:, :, :, start - branch.base : own]
-        at = 0
-        for first, n in tree.runs(leaf, start, len(tokens)):
-            arena.kv[:, :, :, first : first + n] = kv[:, :, :, at : at + n]
-            at += n
+        runs = tree.runs(leaf, start, len(tokens))
+        arena.keep(runs, pages, seqs.pages_of(slot), start - branch.base)
         tree.advance(leaf, len(tokens))
     tree.lease(leaf, len(tokens), lease_s)
     tree.pin(leaf)

@@ -35,7 +35,7 @@ class Pages:
         self.free -= count
         ids = self._stack[self.free : self.free + count][::-1].copy()
         if count and (top := int(ids.max()) + 1) > self._touched:
-            self.kv[:, :, :, self._touched : top] = 0
+            self.zero(np.arange(self._touched, top, dtype=np.int32))
             self._touched = top
         return ids
 
@@ -44,7 +44,11 @@ class Pages:
         self._stack[self.free : self.free + len(ids)] = ids[::-1]
         self.free += len(ids)
         if scrub and len(ids):
-            self.kv[:, :, :, self.index(ids)] = 0
+            self.zero(ids)
+
+    def zero(self, ids: Int32Array) -> None:
+        """Make what pages hold finite."""
+        self.kv[:, :, :, self.index(ids)] = 0
 
     def read(self, ids: Int32Array) -> torch.Tensor:
         """The KV in these pages, in order: [layers, 2, G, tokens, D], a copy."""

@@ -83,6 +83,11 @@ class Box(NamedTuple):
     head_start: int
     head_end: int
 
+    @property
+    def cell(self) -> tuple[int, int, int, int]:
+        """Layers [i, j) and KV heads [g, h)."""
+        return self[2:]
+
     def shape(self, head_dim: int) -> tuple[int, int, int, int, int]:
         """[layers, 2 (K then V), KV heads, tokens, head_dim]"""
         return (
