@@ -225,11 +225,12 @@ class Store:
             if (tier.name, key) in self._suspect:
                 continue
             try:
-                if (value := tier.read(key)) is not None:
+                (value,) = tier.read([key])
+                if value is None:
+                    continue
+                if not isinstance(value, ChunkUnreadable):
                     return unpack(value, expected)
-                continue
-            except ChunkUnreadable as exc:
-                reason, detail = Fault.UNREADABLE, f" ({exc})"
+                reason, detail = Fault.UNREADABLE, f" ({value})"
             except ChunkFault as fault:
                 reason, detail = fault.reason, ""
             except TierError as exc:

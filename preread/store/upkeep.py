@@ -16,7 +16,7 @@ from preread.errors import TierError
 from preread.metrics import Metrics
 from preread.store.chunk import ChunkFault, Fault, verify, verify_key
 from preread.store.keys import OVERHEAD
-from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Tidy, Tier
+from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Tidy, Tier
 
 
 class VerifyReport(NamedTuple):
@@ -65,11 +65,11 @@ class Upkeep:
         missing = set(wanted or ())
         for tier in self._tiers:
             try:
-                for key, size in self._present(tier, wanted):
+                for key, size, reason in self._judged(tier, wanted, deep):
                     missing.discard(key)
                     checked += 1
                     nbytes += size
-                    if reason := self._judge(tier, key, size, deep):
+                    if reason:
                         bad.append((tier.name, key.hex(), reason.value))
                         if reason is not Fault.FUTURE_VERSION:
                             self.reject(tier, key, reason)
@@ -136,15 +136,26 @@ class Upkeep:
         others = sorted(rest)
         yield from ((key, 0) for key, held in zip(others, tier.find(others), strict=True) if held)
 
-    def _judge(self, tier: Tier, key: ChunkKey, size: int, deep: bool) -> Fault | None:
+    def _judged(
+        self, tier: Tier, wanted: set[ChunkKey] | None, deep: bool
+    ) -> Iterator[tuple[ChunkKey, int, Fault | None]]:
+        """(key, bytes, what is wrong with it) of what the tier holds."""
+        present = list(self._present(tier, wanted))
         if not deep:
-            return Fault.TRUNCATED if size <= OVERHEAD else None
-        try:
-            value = tier.read(key)
-            if value is not None:  # else somebody removed it just now: no fault
-                verify_key(verify(value)[0], key)
-        except ChunkUnreadable:
-            return Fault.UNREADABLE
-        except ChunkFault as fault:
-            return fault.reason
-        return None
+            for key, size in present:
+                yield key, size, Fault.TRUNCATED if size <= OVERHEAD else None
+            return
+        outcomes = tier.read([key for key, _ in present])
+        for (key, size), value in zip(present, outcomes, strict=True):
+            yield key, size, _judge(key, value)
+
+
+def _judge(key: ChunkKey, value: Outcome) -> Fault | None:
+    if isinstance(value, ChunkUnreadable):
+        return Fault.UNREADABLE
+    try:
+        if value is not None:  # else somebody removed it just now: no fault
+            verify_key(verify(value)[0], key)
+    except ChunkFault as fault:
+        return fault.reason
+    return None

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
 from preread.errors import TierError
-from preread.store.tiers.base import ChunkEntry, ChunkKey, Tier, TierUsage
+from preread.store.tiers.base import ChunkEntry, ChunkKey, Outcome, Room, Tier, TierUsage, fresh
 
 
 class Trouble(StrEnum):
-    """What happens to one call. Where a kind means nothing to a method, the call goes well."""
+    """What happens to one call; of `read`, to one value. Where a kind means nothing to a method,
+    the call goes well."""
 
     DROP = "drop"  # find: none held; read: not held; write: says done, keeps nothing; remove: 0
     FLIP = "flip"  # find: the opposite; read, write: one bit changed
@@ -24,11 +25,13 @@ class Trouble(StrEnum):
     FULL = "full"  # write: TierError, no space left
 
 
-Plan = Callable[[str, int], Trouble | None]  # (method, how many calls it had before) -> trouble
+Plan = Callable[
+    [str, int], Trouble | None
+]  # (method, how many calls, of `read` values, it had before) -> trouble
 
 
 def at(troubles: Mapping[tuple[str, int], Trouble]) -> Plan:
-    """Exactly these: {("read", 3): Trouble.FLIP} damages the fourth read."""
+    """Exactly these: {("read", 3): Trouble.FLIP} damages the fourth value read."""
     return lambda method, n: troubles.get((method, n))
 
 
@@ -43,7 +46,8 @@ def often(seed: int, share: float, kinds: Sequence[Trouble] = tuple(Trouble)) ->
 
 
 class FaultyTier:
-    """Wraps a tier. happened: what went wrong, in order, as (method, call number, trouble)."""
+    """Wraps a tier, whose values it reads one by one. happened: what went wrong, in order, as
+    (method, call number, trouble)."""
 
     def __init__(
         self,
@@ -68,15 +72,17 @@ class FaultyTier:
         found = self._inner.find(keys, touch=touch)
         return [held ^ (trouble is Trouble.FLIP) for held in found]
 
-    def read(self, key: ChunkKey) -> bytearray | None:
-        trouble, draw = self._next("read")
-        if trouble is Trouble.DROP:
-            return None
-        if trouble is Trouble.SWAP:
-            others = sorted(e.key for e in self._inner.scan() if e.key != key)
-            key = draw.choice(others) if others else key
-        value = self._inner.read(key)
-        return None if value is None else _damaged(value, trouble, draw)
+    def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
+        for key in keys:
+            trouble, draw = self._next("read")
+            if trouble is Trouble.DROP:
+                yield None
+                continue
+            if trouble is Trouble.SWAP:
+                others = sorted(e.key for e in self._inner.scan() if e.key != key)
+                key = draw.choice(others) if others else key
+            for value in self._inner.read([key], room):
+                yield _damaged(value, trouble, draw) if isinstance(value, memoryview) else value
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         trouble, draw = self._next("write")
@@ -85,7 +91,8 @@ class FaultyTier:
         if trouble is Trouble.FULL:
             raise TierError(f"{self.name}: no space left.", hint="Free some space.")
         if trouble in (Trouble.FLIP, Trouble.TRUNCATE):
-            value = [bytes(_damaged(bytearray(b"".join(value)), trouble, draw))]
+            whole = memoryview(bytearray(b"".join(value)))
+            value = [_damaged(whole, trouble, draw)]
         return self._inner.write(key, value)
 
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
@@ -113,9 +120,9 @@ class FaultyTier:
         return trouble, random.Random(f"{method}/{n}")
 
 
-def _damaged(value: bytearray, trouble: Trouble | None, draw: random.Random) -> bytearray:
+def _damaged(value: memoryview, trouble: Trouble | None, draw: random.Random) -> memoryview:
     if trouble is Trouble.FLIP and value:
         value[draw.randrange(len(value))] ^= 1 << draw.randrange(8)
     if trouble is Trouble.TRUNCATE and value:
-        del value[draw.randrange(len(value)) :]
+        value = value[: draw.randrange(len(value))]
     return value

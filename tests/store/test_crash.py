@@ -23,8 +23,8 @@ def writer(*args: object) -> subprocess.Popen[bytes]:
 def whole(tier: DiskTier, n: int) -> bool:
     """Chunk n is there; then it must be right to the last byte."""
     header, payload = chunk(n)
-    value = tier.read(header.key)
-    assert value is None or unpack(value, header) == payload
+    (value,) = tier.read([header.key])
+    assert value is None or (isinstance(value, memoryview) and unpack(value, header) == payload)
     return value is not None
 
 

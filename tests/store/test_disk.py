@@ -11,8 +11,9 @@ import pytest
 
 from preread.errors import TierError
 from preread.store.tiers import files
+from preread.store.tiers.base import fresh
 from preread.store.tiers.disk import QUARANTINE_FILES, DiskTier
-from preread.testing.conformance_tier import Clock, key, put
+from preread.testing.conformance_tier import Clock, get, key, put
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def path_of(root: Path, n: int) -> Path:
 
 def test_opening_and_looking_write_nothing(root: Path) -> None:
     tier = DiskTier(root)
-    assert tier.find([key(1)]) == [False] and tier.read(key(1)) is None
+    assert tier.find([key(1)]) == [False] and get(tier, 1) is None
     assert tier.usage().chunks == tier.tidy(0) == tier.remove([key(1)], quarantine=True) == 0
     assert not root.exists()
 
@@ -94,7 +95,7 @@ def test_last_use_is_written_but_not_at_every_read(root: Path) -> None:
     written = clock()
     for seconds, expected in ((59, written), (2, written + 61), (-5000, written - 4939)):
         clock.tick(seconds)
-        tier.read(key(1))
+        get(tier, 1)
         assert abs(next(tier.scan()).last_used - expected) < 1e-3
 
 
@@ -119,9 +120,9 @@ def test_a_folder_set_aside_is_never_emptied(root: Path) -> None:
     tier = DiskTier(root)
     (path_of(root, 1) / "diary").mkdir(parents=True)
     with pytest.raises(TierError, match="not a file"):
-        tier.read(key(1))
+        get(tier, 1)
     assert tier.remove([key(1)], quarantine=True) == 1
-    assert put(tier, 1, b"a") and tier.read(key(1)) == b"a"
+    assert put(tier, 1, b"a") and get(tier, 1) == b"a"
     tier.tidy(-1e6)
     assert [p.name for p in (root / "quarantine").glob("*/*")] == ["diary"]
 
@@ -186,8 +187,8 @@ def test_a_failed_write_leaves_nothing_and_says_what_to_do(
             patch.setattr(files.os, "fsync", fail)
             with pytest.raises(TierError, match=word):
                 put(tier, 1, b"new")
-        assert tier.read(key(1)) == b"old" and not list((root / "tmp").iterdir())
-    assert put(tier, 1, b"new") and tier.read(key(1)) == b"new"
+        assert get(tier, 1) == b"old" and not list((root / "tmp").iterdir())
+    assert put(tier, 1, b"new") and get(tier, 1) == b"new"
 
 
 def test_a_bad_sector_is_that_chunks_fault(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,14 +202,14 @@ def test_a_bad_sector_is_that_chunks_fault(root: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(files.os, "preadv", fail)
     with pytest.raises(ChunkUnreadable, match="Input/output"):
-        tier.read(key(1))
+        get(tier, 1)
 
 
 def test_a_file_that_shrinks_while_read_gives_what_there_is(root: Path) -> None:
     put(DiskTier(root), 1, b"abcdef")
     fd = os.open(path_of(root, 1), os.O_RDONLY)
     try:
-        assert files.read_up_to(fd, 100) == b"abcdef"
+        assert files.read_into(fd, fresh(100)) == b"abcdef"
     finally:
         os.close(fd)
 

@@ -7,9 +7,9 @@ suite that every tier passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol, runtime_checkable
+from typing import NewType, Protocol, TypeAlias, runtime_checkable
 
 from preread.errors import TierError
 
@@ -23,6 +23,21 @@ class ChunkUnreadable(TierError):
     itself works. The store sets it aside and computes the tokens again."""
 
     retryable = False
+
+
+# What a read of one key comes to: the value; this one cannot be read; not held.
+Outcome: TypeAlias = memoryview | ChunkUnreadable | None
+
+# nbytes -> a writable view of exactly that many bytes. Called from any thread. The same memory may
+# be given again only when nobody holds the earlier view: an abandoned read may still write to it.
+Room: TypeAlias = Callable[[int], memoryview]
+
+
+def fresh(nbytes: int) -> memoryview:
+    """Room in ordinary memory, not zero-filled."""
+    import numpy as np
+
+    return np.empty(nbytes, np.uint8).data
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +70,12 @@ class Tier(Protocol):
         those held as used now. Raises TierError when the tier cannot be asked."""
         ...
 
-    def read(self, key: ChunkKey) -> bytearray | None:
-        """The whole value as it was written, or None if it is not held. Marks it as used.
-        Never verified here; the buffer is the caller's own. Raises TierError, ChunkUnreadable."""
+    def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
+        """One outcome per key, in order, lazily: a tier may have several reads in flight (its
+        window) ahead of what was taken. Each value is whole, as it was written, in a buffer of its
+        own from `room`. Marks as used. Never verified here. Other calls may come before the last
+        value is taken. Raises TierError when the tier fails (deadline included); closing the
+        iterator abandons what is in flight."""
         ...
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:

@@ -23,14 +23,19 @@ from pathlib import Path
 
 from preread.errors import TierError
 from preread.store.tiers import files
+from preread.store.tiers.ahead import ahead
 from preread.store.tiers.base import (
     MAX_VALUE_BYTES,
     ChunkEntry,
     ChunkKey,
     ChunkUnreadable,
+    Outcome,
+    Room,
     TierUsage,
+    fresh,
 )
 
+WINDOW = 4  # files read at once
 TOUCH_S = 60.0  # last use is written at most this often
 QUARANTINE_FILES = 16
 _NAME = re.compile(r"[0-9a-f]{64}\.kv")
@@ -43,7 +48,8 @@ _DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 class DiskTier:
     """One folder. budget: bytes of chunks and quarantine, 0 for none; several processes may pass it
     by a sixteenth each for a moment. fsync: a value survives a power cut once `write` has returned;
-    without it only the death of the process. Files are readable by their owner alone."""
+    without it only the death of the process. window: files read at once. Files are readable by
+    their owner alone."""
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class DiskTier:
         budget: int = 0,
         fsync: bool = True,
         name: str = "disk",
+        window: int = WINDOW,
         touch_s: float = TOUCH_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +70,7 @@ class DiskTier:
         self._budget = budget
         self._slack = budget // 16
         self._fsync = fsync
+        self._window = window
         self._touch_s = touch_s
         self._clock = clock
         self._lock = threading.Lock()  # one writer per process
@@ -85,18 +93,8 @@ class DiskTier:
                     os.utime(path, (now, now), follow_symlinks=False)
         return found
 
-    def read(self, key: ChunkKey) -> bytearray | None:
-        path = self._path(key)
-        with self._border("read"):
-            try:
-                return self._read(path)
-            except FileNotFoundError:
-                return None
-            except OSError as exc:
-                # One bad entry, if it can still be seen; else the tier itself is in trouble.
-                if exc.errno in _ENTRY_ERRNOS and files.exists(path):
-                    raise ChunkUnreadable(f"{path}: {exc.strerror}.") from exc
-                raise
+    def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
+        return ahead(lambda key: self._read(self._path(key), room), keys, self._window)
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         parts = [memoryview(part).cast("B") for part in value]
@@ -157,16 +155,28 @@ class DiskTier:
             hint = "Make it writable, or point PREREAD_HOME to a folder that is."
         return TierError(f"Cannot {what} {self._root}: {exc.strerror or exc}.", hint=hint)
 
-    def _read(self, path: str) -> bytearray:
+    def _read(self, path: str, room: Room) -> Outcome:
+        with self._border("read"):
+            try:
+                return self._read_file(path, room)
+            except FileNotFoundError:
+                return None
+            except OSError as exc:
+                # One bad entry, if it can still be seen; else the tier itself is in trouble.
+                if exc.errno in _ENTRY_ERRNOS and files.exists(path):
+                    return ChunkUnreadable(f"{path}: {exc.strerror}.")
+                raise
+
+    def _read_file(self, path: str, room: Room) -> Outcome:
         # O_NOFOLLOW, O_NONBLOCK: neither a link nor a FIFO in a chunk's place leads astray.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                raise ChunkUnreadable(f"{path}: not a file.")
+                return ChunkUnreadable(f"{path}: not a file.")
             if info.st_size > MAX_VALUE_BYTES:
-                raise ChunkUnreadable(f"{path}: {info.st_size} bytes are too many.")
-            value = files.read_up_to(fd, info.st_size)
+                return ChunkUnreadable(f"{path}: {info.st_size} bytes are too many.")
+            value = files.read_into(fd, room(info.st_size))
             if abs((now := self._clock()) - info.st_mtime) > self._touch_s:
                 with contextlib.suppress(OSError):  # read-only: the order of use is lost
                     os.utime(fd, (now, now))

@@ -66,15 +66,12 @@ def fsync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def read_up_to(fd: int, size: int) -> bytearray:
-    """`size` bytes from the start, or what there is of them."""
-    value = bytearray(size)
-    with memoryview(value) as view:
-        done = 0
-        while done < size and (n := os.preadv(fd, [view[done:]], done)):
-            done += n
-    del value[done:]
-    return value
+def read_into(fd: int, buffer: memoryview) -> memoryview:
+    """The file's start, as much as the buffer (flat bytes) holds or as there is: a view of it."""
+    done = 0
+    while done < len(buffer) and (n := os.preadv(fd, [buffer[done:]], done)):
+        done += n
+    return buffer[:done]
 
 
 def write_whole(

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from preread.store.tiers.base import ChunkEntry, ChunkKey, TierUsage
+from preread.store.tiers.base import ChunkEntry, ChunkKey, Outcome, Room, TierUsage, fresh
 
 
 class MemoryTier:
@@ -29,10 +29,16 @@ class MemoryTier:
                 return [self._touch(key) is not None for key in keys]
             return [key in self._values for key in keys]
 
-    def read(self, key: ChunkKey) -> bytearray | None:
-        with self._lock:
-            value = self._touch(key)
-        return None if value is None else bytearray(value)
+    def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
+        for key in keys:
+            with self._lock:
+                value = self._touch(key)
+            if value is None:
+                yield None
+                continue
+            copy = room(len(value))
+            copy[:] = value
+            yield copy
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         whole = b"".join(value)
