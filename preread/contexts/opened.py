@@ -41,8 +41,9 @@ class Opened:
         name, version = self.record.name, self.record.version
         state = state_of(self.record, self._now())
         reason = state.reason if state.label == "expired" else ""
-        if not reason and self._catalog and (why := self._catalog.invalidated(name, version)):
-            reason = f"invalidated: {why}"
+        if not reason and self._catalog:
+            (standing,) = self._catalog.standing([(name, version)])
+            reason = f"invalidated: {standing.invalidated}" if standing.invalidated else ""
         if reason:
             raise StateError(
                 f"Context {name!r}, version {version}, must not answer any more ({reason}).",

@@ -16,6 +16,7 @@ from preread.contexts.catalog.base import (
     Part,
     ShardRecord,
     SourceRecord,
+    Standing,
 )
 from preread.errors import CatalogConflict, UsageError
 
@@ -129,8 +130,9 @@ class CatalogConformance:
         assert newest and newest.invalidated == "new prices"
         assert older and older.invalidated == ""
         assert catalog.summaries()[0].invalidated == "new prices"
-        assert catalog.invalidated("handbook", 2) == "new prices"
-        assert catalog.invalidated("handbook", 1) == catalog.invalidated("handbook", 3) == ""
+        assert catalog.standing([("handbook", n) for n in (2, 1, 3)]) == [
+            Standing(2, "new prices"), Standing(2), Standing(2)
+        ]  # fmt: skip
         assert catalog.invalidate("nobody", "x") is False
 
     def test_an_invalidation_without_a_reason_holds(self, catalog: Catalog) -> None:
@@ -243,3 +245,48 @@ class CatalogConformance:
         with pytest.raises(UsageError, match="not valid Unicode"):
             catalog.append_turn("handbook", "s", (text, "a"), at=0)
         assert catalog.get("handbook") == record()
+
+    def test_where_versions_stand(self, catalog: Catalog, tmp_path: Path) -> None:
+        held = [("other", 1), ("nobody", 1), ("handbook", 1)]
+        assert catalog.standing(held) == [Standing(0)] * 3
+        assert catalog.standing([]) == []
+        catalog.put(record(), expected=0)
+        catalog.invalidate("handbook", "recall")
+        catalog.put(record(version=2), expected=1)
+        catalog.put(record("other"), expected=0)
+        catalog.remove("other")
+        want = [Standing(0), Standing(0), Standing(2, "recall")]
+        assert catalog.standing(held) == self.open(tmp_path).standing(held) == want
+
+    def test_epochs_grow_by_scope(self, catalog: Catalog, tmp_path: Path) -> None:
+        assert catalog.epoch("tenant:a") == 0
+        assert [catalog.bump("tenant:a") for _ in range(3)] == [1, 2, 3]
+        assert catalog.bump("model:" + "f0" * 32) == 1
+        again = self.open(tmp_path)
+        scopes = ("tenant:a", "tenant:b", "model:" + "f0" * 32)
+        assert [again.epoch(scope) for scope in scopes] == [3, 0, 1]
+        assert catalog.summaries() == []
+
+    def test_no_bump_is_lost_between_threads(self, catalog: Catalog) -> None:
+        seen: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: seen.extend(catalog.bump("tenant:a") for _ in range(4)))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(seen) == list(range(1, 17))
+
+    def test_waiting_for_a_hint_ends(self, catalog: Catalog) -> None:
+        """Hints come or not; what must hold is that a wait ends: in time, and when closed."""
+        hints = catalog.listen()
+        hints.wait(0.01)
+        waiter = threading.Thread(target=hints.wait, args=(600.0,))
+        waiter.start()
+        hints.close()
+        waiter.join(30)
+        assert not waiter.is_alive()
+        hints.wait(600.0)
+        hints.close()

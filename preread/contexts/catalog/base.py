@@ -1,7 +1,9 @@
 """The catalog contract: the one authority on names. Compare-and-swap of name -> version.
 
 A record is immutable; a new version is a new record. Messages between processes are hints, the
-catalog is the truth. `preread.testing.conformance_catalog` is the suite that every catalog passes.
+catalog is the truth: who is told that something changed, or was told nothing for a while, asks
+where what it holds stands (`standing`, `epoch`). So a lost message changes nothing.
+`preread.testing.conformance_catalog` is the suite that every catalog passes.
 """
 
 from __future__ import annotations
@@ -104,6 +106,28 @@ class ContextSummary:
     invalidated: str
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one version of a name stands now. newest: the newest version of the name, 0 when there
+    is no such name; invalidated: why this version was, "" while it is valid or not kept."""
+
+    newest: int
+    invalidated: str = ""
+
+
+class Hints(Protocol):
+    """Messages that something may have changed. They may be lost, late or about nothing."""
+
+    def wait(self, seconds: float) -> None:
+        """Return at the next message, after so many seconds at the latest; at once when closed.
+        Raises nothing: who cannot be reached sends no messages."""
+        ...
+
+    def close(self) -> None:
+        """End every wait, from any thread. Idempotent."""
+        ...
+
+
 @runtime_checkable
 class Catalog(Protocol):
     """Names, versions, expiry, epochs. Sync, thread-safe, shared by processes. Raises HomeError
@@ -122,8 +146,8 @@ class Catalog(Protocol):
         """Mark the newest version: it is rebuilt before its next use. False: no such name."""
         ...
 
-    def invalidated(self, name: str, version: int) -> str:
-        """Why a version was invalidated; "" while it is valid, or when it is not kept. Cheap."""
+    def standing(self, held: Sequence[tuple[str, int]]) -> list[Standing]:
+        """Where these versions (name, version) stand, in their order. Cheap: no texts are read."""
         ...
 
     def remove(self, name: str, *, below: int | None = None) -> int:
@@ -154,4 +178,18 @@ class Catalog(Protocol):
     def append_turn(self, context: str, session: str, turn: tuple[str, str], *, at: int) -> None:
         """Add turn number `at` (0-based). Raises CatalogConflict if the session has grown or the
         context is gone."""
+        ...
+
+    def epoch(self, scope: str) -> int:
+        """How often everything of a scope was erased: 0 when never. Scopes are `tenant:<name>` and
+        `model:<fingerprint>`; the number goes into the keys of chunks (store/keys.py)."""
+        ...
+
+    def bump(self, scope: str) -> int:
+        """Erase everything of a scope in O(1): raises its epoch by one, after which no older chunk
+        can be found; returns the new epoch."""
+        ...
+
+    def listen(self) -> Hints:
+        """Messages about changes by anybody, from now on; to be closed. Never waits."""
         ...

@@ -30,6 +30,7 @@ MIGRATIONS = (  # MIGRATIONS[n] leads from schema n to n + 1; never edited once 
         question TEXT NOT NULL, answer TEXT NOT NULL, PRIMARY KEY (context, session, at)
     ) WITHOUT ROWID
     """,
+    "CREATE TABLE epochs (scope TEXT PRIMARY KEY, epoch INTEGER NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -81,6 +82,11 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         db.rollback()
         raise
     db.commit()
+
+
+def needs_migration(db: sqlite3.Connection) -> bool:
+    """Written by an earlier release."""
+    return 0 < _schema(db) < len(MIGRATIONS)
 
 
 def _schema(db: sqlite3.Connection) -> int:

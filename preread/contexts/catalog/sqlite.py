@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from json import dumps, loads
 from pathlib import Path
 
-from preread.contexts.catalog.base import ContextRecord, ContextSummary
+from preread.contexts.catalog.base import ContextRecord, ContextSummary, Hints, Standing
 from preread.contexts.catalog.codec import compress, decompress, pack, unpack
-from preread.contexts.catalog.schema import create, migrate
+from preread.contexts.catalog.hints import NoHints
+from preread.contexts.catalog.schema import create, migrate, needs_migration
 from preread.errors import CatalogConflict, HomeError, UsageError
 
 SUMMARY = """
@@ -87,11 +88,13 @@ class SqliteCatalog:
             )
             return changed.rowcount > 0
 
-    def invalidated(self, name: str, version: int) -> str:
+    def standing(self, held: Sequence[tuple[str, int]]) -> list[Standing]:
         query = "SELECT invalidated FROM contexts WHERE name = ? AND version = ?"
         with self._read() as db:
-            row = db.execute(query, (name, version)).fetchone()
-            return str(row[0]) if row else ""
+            reasons = [db.execute(query, one).fetchone() for one in held]
+            newest = [_newest(db, name) for name, _ in held]
+        pairs = zip(newest, reasons, strict=True)
+        return [Standing(version, row[0] if row else "") for version, row in pairs]
 
     def remove(self, name: str, *, below: int | None = None) -> int:
         with self._write() as db:
@@ -163,6 +166,23 @@ class SqliteCatalog:
                 )
             db.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?)", (context, session, at, *turn))
 
+    def epoch(self, scope: str) -> int:
+        with self._read() as db:
+            row = db.execute("SELECT epoch FROM epochs WHERE scope = ?", (scope,)).fetchone()
+            return int(row[0]) if row else 0
+
+    def bump(self, scope: str) -> int:
+        with self._write() as db:
+            (epoch,) = db.execute(
+                "INSERT INTO epochs VALUES (?, 1) "
+                "ON CONFLICT (scope) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
+                (scope,),
+            ).fetchone()
+            return int(epoch)
+
+    def listen(self) -> Hints:
+        return NoHints()  # asking the file is as cheap as a message
+
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         """One snapshot. A home without a catalog reads as an empty one and stays untouched."""
@@ -201,6 +221,8 @@ class SqliteCatalog:
         for options in ("", "?mode=ro", "?mode=ro&immutable=1"):
             db = self._open(options)
             try:
+                if options and needs_migration(db):
+                    db = _in_memory(db)  # of an earlier release, and nobody may change it
                 migrate(db, self.path)
                 return db
             except sqlite3.OperationalError as exc:
@@ -235,6 +257,13 @@ class SqliteCatalog:
                 hint=f"Move it away and build again (kept KV is found again by content): "
                 f"mv {self.path} {self.path}.damaged",
             ) from exc
+
+
+def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    with closing(db):
+        db.backup(copy)
+    return copy
 
 
 def _newest(db: sqlite3.Connection, name: str) -> int:

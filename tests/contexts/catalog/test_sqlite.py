@@ -174,6 +174,38 @@ def test_a_read_only_home_can_be_read() -> None:
         home.chmod(0o755)
 
 
+def earlier(path: Path, schema: int) -> None:
+    """Make a catalog look as an earlier release left it."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TABLE epochs")
+        db.execute(f"PRAGMA user_version = {schema}")
+
+
+def test_a_catalog_of_an_earlier_release_is_taken_up(catalog: SqliteCatalog) -> None:
+    catalog.put(record(), expected=0)
+    earlier(catalog.path, 1)
+    assert catalog.epoch("tenant:a") == 0
+    assert catalog.bump("tenant:a") == 1
+    assert catalog.get("handbook") == record()
+
+
+def test_a_read_only_catalog_of_an_earlier_release_can_be_read() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        catalog = SqliteCatalog(home / "catalog.sqlite")
+        catalog.put(record(), expected=0)
+        earlier(catalog.path, 1)
+        before = catalog.path.read_bytes()
+        os.chmod(folder, 0o755)
+        catalog.path.chmod(0o444)
+        home.chmod(0o555)
+        with powerless():
+            assert catalog.get("handbook") == record()
+            assert catalog.epoch("tenant:a") == 0
+        assert catalog.path.read_bytes() == before
+        home.chmod(0o755)
+
+
 def build_versions(path: Path, writer: int, start: object, won: object) -> None:
     """What one of several builders does: publish on top of what it sees, five times."""
     catalog = SqliteCatalog(path)
