@@ -18,11 +18,14 @@ from preread.store.tiers.base import ChunkKey
 MAGIC = b"\x89PRD\r\n\x1a\n"  # as in PNG: shows 7-bit and line-end damage at once
 VERSION = 1
 HEADER_BYTES = 256
+SEALED = 1  # the flag of a sealed chunk, see seal.py
 CHECKSUM_BYTES = OVERHEAD - HEADER_BYTES
 
-# magic, version, header length, flags, payload length, 6 x range, head_dim, dtype, codec, reserved,
-# key, fingerprint, tenant, chain, reserved
+# magic, version, header length, flags, payload length; a plain header goes on with 6 x range,
+# head_dim, dtype, codec, reserved, key, fingerprint, tenant, chain, reserved
+OPENING = struct.Struct("<8sHHIQ")
 _HEADER = struct.Struct("<8sHHIQ6IIHH8s32s32s32s32s64s")
+_DESCRIPTION = struct.Struct("<6IIHH32s32s32s")
 _RESERVED_A, _RESERVED_B = bytes(8), bytes(64)
 
 
@@ -44,6 +47,10 @@ class Fault(StrEnum):
     OTHER_DTYPE = "other_dtype"
     OTHER_CODEC = "other_codec"
     OTHER_KEY = "other_key"
+    PLAIN = "plain"  # where a sealed one was expected
+    SEALED = "sealed"  # where a plain one was expected
+    UNKNOWN_KEY = "unknown_key"  # sealed with a key that we do not have
+    BROKEN_SEAL = "broken_seal"  # damaged, forged, another chunk's, tenant's or epoch's
     UNREADABLE = "unreadable"  # the tier could not read this one value
 
 
@@ -107,17 +114,42 @@ def pack(header: ChunkHeader, payload: memoryview) -> tuple[bytes, memoryview, b
     return head, payload, _checksum(head, payload)
 
 
-def read_header(value: bytes | bytearray | memoryview) -> ChunkHeader:
-    """The header alone: `value` may end after its 256 bytes. Not verified. Raises ChunkFault."""
+def described(header: ChunkHeader) -> bytes:
+    """What a plain header says of its chunk and a sealed one hides: box, head_dim, dtype, codec,
+    fingerprint, tenant, chain; from these follows the key."""
+    numbers = *header.box, header.head_dim, header.dtype, header.codec
+    return _DESCRIPTION.pack(*numbers, header.fingerprint, header.tenant, header.chain)
+
+
+def opening(value: bytes | bytearray | memoryview) -> tuple[int, int]:
+    """(flags, payload bytes): what plain and sealed chunks begin with. Raises ChunkFault."""
     if len(value) < HEADER_BYTES:
         raise ChunkFault(Fault.TRUNCATED)
-    magic, version, length, flags, payload_nbytes, *rest = _HEADER.unpack_from(value)
+    magic, version, length, flags, payload_nbytes = OPENING.unpack_from(value)
     if magic != MAGIC:
         raise ChunkFault(Fault.BAD_MAGIC)
     if version != VERSION:
         raise ChunkFault(Fault.FUTURE_VERSION if version > VERSION else Fault.OLD_VERSION)
+    if length != HEADER_BYTES:
+        raise ChunkFault(Fault.BAD_HEADER)
+    return flags, payload_nbytes
+
+
+def whole(value: memoryview, payload_nbytes: int) -> None:
+    """Raises ChunkFault unless the value is exactly as long as its header says."""
+    size = HEADER_BYTES + payload_nbytes + CHECKSUM_BYTES
+    if len(value) != size:
+        raise ChunkFault(Fault.TRUNCATED if len(value) < size else Fault.WRONG_LENGTH)
+
+
+def read_header(value: bytes | bytearray | memoryview) -> ChunkHeader:
+    """The header alone: `value` may end after its 256 bytes. Not verified. Raises ChunkFault."""
+    flags, payload_nbytes = opening(value)
+    if flags == SEALED:
+        raise ChunkFault(Fault.SEALED)
+    rest = _HEADER.unpack_from(value)[5:]
     head_dim, dtype, codec, reserved_a, key, fingerprint, tenant, chain, reserved_b = rest[6:]
-    if (length, flags, reserved_a, reserved_b) != (HEADER_BYTES, 0, _RESERVED_A, _RESERVED_B):
+    if (flags, reserved_a, reserved_b) != (0, _RESERVED_A, _RESERVED_B):
         raise ChunkFault(Fault.BAD_HEADER)
     box = Box(*rest[:6])
     return ChunkHeader(
@@ -131,9 +163,7 @@ def verify(value: bytearray | memoryview) -> tuple[ChunkHeader, memoryview]:
     ChunkFault."""
     view = memoryview(value)
     header = read_header(view)
-    size = HEADER_BYTES + header.payload_nbytes + CHECKSUM_BYTES
-    if len(view) != size:
-        raise ChunkFault(Fault.TRUNCATED if len(view) < size else Fault.WRONG_LENGTH)
+    whole(view, header.payload_nbytes)
     payload = view[HEADER_BYTES:-CHECKSUM_BYTES]
     if _checksum(view[:HEADER_BYTES], payload) != view[-CHECKSUM_BYTES:]:
         raise ChunkFault(Fault.CHECKSUM)

@@ -34,26 +34,29 @@ CODECS: Mapping[str, int] = {"raw": 1}  # name (in the key) -> code in the heade
 OVERHEAD = 256 + 16  # bytes of header and checksum around a payload, see chunk.py
 
 
-def _prefixed(data: bytes) -> bytes:
+def prefixed(data: bytes) -> bytes:
+    """Length as u32, then the bytes: what is joined so has one reading."""
     return len(data).to_bytes(4, "little") + data
 
 
-_FINGERPRINT = _prefixed(b"preread/fingerprint/1")
-_TENANT = _prefixed(b"preread/tenant/1")
-_CHAIN = _prefixed(b"preread/chain/1")
-_LINK = _prefixed(b"preread/link/1")
-_KEY = _prefixed(b"preread/key/1")
+_FINGERPRINT = prefixed(b"preread/fingerprint/1")
+_TENANT = prefixed(b"preread/tenant/1")
+_SHARED = prefixed(b"preread/shared/1")
+_CHAIN = prefixed(b"preread/chain/1")
+_LINK = prefixed(b"preread/link/1")
+_KEY = prefixed(b"preread/key/1")
 _BOX = struct.Struct("<6I")
+_EPOCHS = struct.Struct("<2Q")
 
 
 def _tagged(value: str | int | float | bool) -> bytes:
     if isinstance(value, bool):  # before int: True is an int too
         return b"b" + (b"\1" if value else b"\0")
     if isinstance(value, int):
-        return b"i" + _prefixed(str(value).encode())
+        return b"i" + prefixed(str(value).encode())
     if isinstance(value, float):
         return b"f" + struct.pack("<d", value)
-    return b"s" + _prefixed(value.encode())
+    return b"s" + prefixed(value.encode())
 
 
 def fingerprint(parts: Mapping[str, str | int | float | bool]) -> Fingerprint:
@@ -64,13 +67,27 @@ def fingerprint(parts: Mapping[str, str | int | float | bool]) -> Fingerprint:
     """
     digest = sha256(_FINGERPRINT + _tagged(KV_MEANING))
     for name, value in sorted(parts.items()):
-        digest.update(_prefixed(name.encode()) + _tagged(value))
+        digest.update(prefixed(name.encode()) + _tagged(value))
     return Fingerprint(digest.hexdigest())
 
 
-def tenant_digest(tenant: str) -> bytes:
-    """32 bytes that stand for a tenant on every medium; the name itself is never written."""
-    return sha256(_TENANT + tenant.encode()).digest()
+def tenant_digest(tenant: str, *, shared: bool = False) -> bytes:
+    """32 bytes that stand for a tenant on every medium; the name itself is never written. shared:
+    the name is of a namespace that tenants share on purpose; no tenant's digest equals one."""
+    return sha256((_SHARED if shared else _TENANT) + tenant.encode()).digest()
+
+
+class Epochs(NamedTuple):
+    """How often everything of a tenant, and of a model, was declared void (see Catalog.bump). Part
+    of every chain: a bump makes all chunks written before it unreachable at once."""
+
+    tenant: int = 0
+    model: int = 0
+
+    @classmethod
+    def never(cls) -> Epochs:
+        """Nothing was ever declared void."""
+        return cls()
 
 
 class Box(NamedTuple):
@@ -118,12 +135,17 @@ def token_bytes(tokens: Tokens) -> bytes:
 
 
 def chain(
-    fingerprint: Fingerprint, tenant: str, tokens: Tokens, chunk_tokens: int
+    fingerprint: Fingerprint,
+    tenant: bytes,
+    tokens: Tokens,
+    chunk_tokens: int,
+    epochs: Epochs = Epochs.never(),
 ) -> Iterator[Span]:
     """Cut tokens every `chunk_tokens` and digest each cut's whole past; the last span may be
-    shorter. Two texts share spans exactly as far as they share whole chunks."""
+    shorter. Two texts share spans exactly as far as they share whole chunks. tenant: its digest."""
     data = token_bytes(tokens)
-    digest = sha256(_CHAIN + bytes.fromhex(fingerprint) + tenant_digest(tenant)).digest()
+    since = _EPOCHS.pack(*epochs) if any(epochs) else b""  # epoch 0 is as if there were none
+    digest = sha256(_CHAIN + bytes.fromhex(fingerprint) + tenant + since).digest()
     count = len(data) // 4
     for start in range(0, count, chunk_tokens):
         end = min(start + chunk_tokens, count)

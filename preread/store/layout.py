@@ -1,41 +1,70 @@
-"""Which chunks a prefix has, and what each of them must say about itself to the last field."""
+"""Which chunks a prefix has, what each of them must say about itself to the last field, and how it
+becomes a value and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from preread.store.chunk import ChunkHeader
+from preread.errors import ConfigError
+from preread.store.chunk import ChunkHeader, pack, unpack
 from preread.store.codec import Codec
-from preread.store.keys import DTYPES, Box, Geometry, Span, chain, chunk_key, tenant_digest
+from preread.store.keys import (
+    DTYPES,
+    OVERHEAD,
+    Box,
+    Epochs,
+    Geometry,
+    Span,
+    chain,
+    chunk_key,
+    tenant_digest,
+)
 from preread.store.tiers.base import ChunkKey
 from preread.types import Fingerprint
 
 if TYPE_CHECKING:
     from preread.store.codec import Tensor
     from preread.store.keys import Tokens
+    from preread.store.seal import Keyring, Seal
+
+Parts = tuple[bytes, memoryview, bytes]  # of one value, for Tier.write
 
 
 class Layout:
-    """Geometry, fingerprint, tenant and codec together: everything identity depends on but the
+    """Geometry, fingerprint, owner and codec together: everything identity depends on but the
     tokens."""
 
     def __init__(
-        self, geometry: Geometry, fingerprint: Fingerprint, tenant: str, codec: Codec
+        self,
+        geometry: Geometry,
+        fingerprint: Fingerprint,
+        tenant: str,
+        codec: Codec,
+        *,
+        shared: bool = False,
+        keyring: Keyring | None = None,
+        epochs: Callable[[], Epochs] = Epochs.never,
     ) -> None:
+        """shared: `tenant` names a shared namespace. keyring: chunks are sealed. epochs: asked at
+        every walk along a chain. Raises ConfigError when the codec makes chunks too large."""
         self.geometry = geometry
         self.codec = codec
         self._fingerprint = fingerprint
-        self._tenant = tenant
-        self._identity = bytes.fromhex(fingerprint), tenant_digest(tenant)
+        self._tenant = tenant_digest(tenant, shared=shared)
+        self._identity = bytes.fromhex(fingerprint), self._tenant
+        self._seal: Seal | None = keyring.seal(self._tenant) if keyring else None
+        self._epochs = epochs
+        self._fits()
 
     def spans(self, tokens: Tokens) -> Iterator[Span]:
-        return chain(self._fingerprint, self._tenant, tokens, self.geometry.chunk_tokens)
+        return chain(
+            self._fingerprint, self._tenant, tokens, self.geometry.chunk_tokens, self._epochs()
+        )
 
     def keys(self, span: Span) -> list[ChunkKey]:
         """The keys of `chunks(span)`, for a third of the price."""
-        boxes = self.geometry.boxes(span.start, span.end)
-        return [chunk_key(span.digest, box, self.codec.name) for box in boxes]
+        return [self._name(span, box) for box in self.geometry.boxes(span.start, span.end)]
 
     def chunks(self, span: Span) -> list[ChunkHeader]:
         """By layer, then head: what is written, and what is expected when it is read."""
@@ -50,7 +79,7 @@ class Layout:
                 dtype,
                 codec.code,
                 codec.nbytes(box.shape(geometry.head_dim), geometry.dtype),
-                chunk_key(span.digest, box, codec.name),
+                self._name(span, box),
             )
             for box in geometry.boxes(span.start, span.end)
         ]
@@ -59,8 +88,33 @@ class Layout:
         """Whether it is the last of its span's boxes."""
         return box[2:] == self.geometry.cells[-1]
 
-    def encode(self, box: Box, tensor: Tensor) -> memoryview:
-        return self.codec.encode(tensor, box.shape(self.geometry.head_dim), self.geometry.dtype)
+    def pack(self, chunk: ChunkHeader, tensor: Tensor) -> Parts:
+        """The parts of one value. Raises EngineError for a tensor of another shape or dtype."""
+        shape = chunk.box.shape(self.geometry.head_dim)
+        payload = self.codec.encode(tensor, shape, self.geometry.dtype)
+        return self._seal.pack(chunk, payload) if self._seal else pack(chunk, payload)
+
+    def unpack(self, value: memoryview, expected: ChunkHeader) -> memoryview:
+        """The payload (a view into `value`, which is changed when it was sealed), if it is the
+        chunk expected, to the last field. Raises ChunkFault."""
+        return self._seal.unpack(value, expected) if self._seal else unpack(value, expected)
 
     def decode(self, box: Box, payload: memoryview) -> Tensor:
         return self.codec.decode(payload, box.shape(self.geometry.head_dim), self.geometry.dtype)
+
+    def _name(self, span: Span, box: Box) -> ChunkKey:
+        """Under which a tier has it: the key, or where chunks are sealed what stands for it."""
+        key = chunk_key(span.digest, box, self.codec.name)
+        return self._seal.name(key) if self._seal else key
+
+    def _fits(self) -> None:
+        """The geometry is cut for raw payloads; a codec's tables must not make them larger."""
+        geometry = self.geometry
+        for box in geometry.boxes(0, geometry.chunk_tokens):
+            size = self.codec.nbytes(box.shape(geometry.head_dim), geometry.dtype) + OVERHEAD
+            if size > geometry.chunk_bytes:
+                raise ConfigError(
+                    f"store.chunk_bytes = {geometry.chunk_bytes} cannot hold {size} bytes of a "
+                    f"chunk in codec {self.codec.name}.",
+                    hint='Raise store.chunk_bytes, or set store.codec = "raw".',
+                )

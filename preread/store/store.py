@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from preread.errors import TierError
 from preread.metrics import Metrics
-from preread.store.chunk import ChunkFault, ChunkHeader, Fault, pack, unpack
+from preread.store.chunk import ChunkFault, ChunkHeader, Fault
 from preread.store.codec import Codec, RawCodec
-from preread.store.keys import OVERHEAD, Box, Geometry
+from preread.store.keys import OVERHEAD, Box, Epochs, Geometry
 from preread.store.layout import Layout
 from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Tier
 from preread.store.upkeep import SweepReport, Upkeep, VerifyReport
@@ -25,6 +25,7 @@ from preread.types import Fingerprint
 if TYPE_CHECKING:
     from preread.store.codec import Tensor
     from preread.store.keys import Tokens
+    from preread.store.seal import Keyring
 
 # (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor is the
 # receiver's own.
@@ -65,12 +66,24 @@ class Store:
         fingerprint: Fingerprint,
         *,
         tenant: str = "default",
+        shared: bool = False,
         metrics: Metrics | None = None,
         log: logging.Logger | None = None,
         codec: Codec | None = None,
+        keyring: Keyring | None = None,
+        epochs: Callable[[], Epochs] = Epochs.never,
     ) -> None:
+        """shared, keyring, epochs: see Layout."""
         self._tiers = tuple(tiers)
-        self._layout = Layout(geometry, fingerprint, tenant, codec or RawCodec())
+        self._layout = Layout(
+            geometry,
+            fingerprint,
+            tenant,
+            codec or RawCodec(),
+            shared=shared,
+            keyring=keyring,
+            epochs=epochs,
+        )
         self._metrics = metrics or Metrics()
         self._log = log or logging.getLogger("preread.store")
         self._upkeep = Upkeep(self._tiers, self._metrics, self._log)
@@ -153,12 +166,11 @@ class Store:
             if not takers:
                 skipped += 1
                 continue
-            payload = self._layout.encode(chunk.box, source(chunk.box))
-            parts = pack(chunk, payload)
+            parts = self._layout.pack(chunk, source(chunk.box))
             for tier in takers:
                 if self._write(tier, chunk.key, parts):
                     chunks += 1
-                    nbytes += payload.nbytes + OVERHEAD
+                    nbytes += chunk.payload_nbytes + OVERHEAD
                 else:
                     stored, plans[tier] = False, (set(), False)
         self._metrics.add("store.save_chunks", chunks)
@@ -229,7 +241,7 @@ class Store:
                 if value is None:
                     continue
                 if not isinstance(value, ChunkUnreadable):
-                    return unpack(value, expected)
+                    return self._layout.unpack(value, expected)
                 reason, detail = Fault.UNREADABLE, f" ({value})"
             except ChunkFault as fault:
                 reason, detail = fault.reason, ""

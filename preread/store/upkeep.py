@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from preread.errors import TierError
 from preread.metrics import Metrics
-from preread.store.chunk import ChunkFault, Fault, verify, verify_key
+from preread.store.chunk import ChunkFault, Fault
 from preread.store.keys import OVERHEAD
+from preread.store.seal import check
 from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Tidy, Tier
 
 
@@ -155,7 +156,7 @@ def _judge(key: ChunkKey, value: Outcome) -> Fault | None:
         return Fault.UNREADABLE
     try:
         if value is not None:  # else somebody removed it just now: no fault
-            verify_key(verify(value)[0], key)
+            check(value, key)
     except ChunkFault as fault:
         return fault.reason
     return None

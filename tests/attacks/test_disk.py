@@ -41,7 +41,9 @@ FORGERIES = [
     ("version", 2, Fault.FUTURE_VERSION),
     ("version", 65535, Fault.FUTURE_VERSION),
     ("header_length", 128, Fault.BAD_HEADER),
-    ("flags", 1, Fault.BAD_HEADER),
+    ("flags", 1, Fault.SEALED),
+    ("flags", 2, Fault.BAD_HEADER),
+    ("flags", 3, Fault.BAD_HEADER),
     ("payload_length", 0, Fault.WRONG_LENGTH),
     ("payload_length", 511, Fault.WRONG_LENGTH),
     ("payload_length", 513, Fault.TRUNCATED),
@@ -96,6 +98,8 @@ def test_every_bit_of_the_header(den: Den, log: list[logging.LogRecord], name: s
             assert reason in (Fault.OLD_VERSION, Fault.FUTURE_VERSION)
         elif name == "payload_length":
             assert reason in (Fault.TRUNCATED, Fault.WRONG_LENGTH)
+        elif name == "flags" and bit == 0:
+            assert reason == Fault.SEALED
         else:
             assert reason == FIELD_FAULTS.get(name, Fault.CHECKSUM)
     assert den.load().tokens == len(den.tokens)

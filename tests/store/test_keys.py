@@ -9,6 +9,7 @@ from preread.errors import ConfigError, RequestError
 from preread.store.keys import (
     OVERHEAD,
     Box,
+    Epochs,
     Geometry,
     chain,
     chunk_key,
@@ -18,11 +19,12 @@ from preread.store.keys import (
 
 PARTS = {"weights": "ab" * 32, "layers": 24, "rope_theta": 1e6, "qk_norm": True}
 OF = fingerprint(PARTS)
+OURS = tenant_digest("default")
 TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=40)
 
 
 def digests(tokens: list[int], n: int = 8) -> list[tuple[int, int, bytes]]:
-    return list(chain(OF, "default", tokens, n))
+    return list(chain(OF, OURS, tokens, n))
 
 
 # --- golden: a change here empties every user's cache; bump KV_MEANING only if that is meant ---
@@ -47,6 +49,16 @@ def test_golden_chain_and_keys() -> None:
         tenant_digest("default").hex()
         == "3817d41746f2d163318056429a59e7c095742aead11368577269ca08d3a4a6b8"
     )
+
+
+def test_golden_epochs_and_shared_namespaces() -> None:
+    """Epoch 0 gives the bytes from before there were epochs: nobody's cache is emptied."""
+    (plain,) = chain(OF, OURS, [1, 2, 3, 70000], 4, Epochs(0, 0))
+    assert plain == digests([1, 2, 3, 70000], 4)[0]
+    (bumped,) = chain(OF, OURS, [1, 2, 3, 70000], 4, Epochs(1, 2))
+    assert bumped.digest.hex() == "f9cb5ff484dc74c9f3d61ac936566c7db6eff96f24fffa14f5b52a05a7b2e772"
+    shared = tenant_digest("default", shared=True).hex()
+    assert shared == "ff8fa2624e3794e6d31b0681273813a7dec6062337c435a95f85dfff1f0eeeac"
 
 
 # --- fingerprint ---
@@ -113,26 +125,30 @@ def test_a_partial_span_is_not_the_full_one() -> None:
 def test_tenants_fingerprints_and_cuts_are_kept_apart() -> None:
     tokens = list(range(16))
     chains = [
-        chain(OF, "default", tokens, 8),
-        chain(OF, "other", tokens, 8),
-        chain(fingerprint({}), "default", tokens, 8),
-        chain(OF, "default", tokens, 4),
+        chain(OF, OURS, tokens, 8),
+        chain(OF, tenant_digest("other"), tokens, 8),
+        chain(OF, tenant_digest("default", shared=True), tokens, 8),
+        chain(OF, OURS, tokens, 8, Epochs(1, 0)),
+        chain(OF, OURS, tokens, 8, Epochs(0, 1)),
+        chain(OF, OURS, tokens, 8, Epochs(2**63, 2**64 - 1)),
+        chain(fingerprint({}), OURS, tokens, 8),
+        chain(OF, OURS, tokens, 4),
     ]
     found = [span.digest for spans in chains for span in spans]
-    assert len(set(found)) == len(found) == 2 + 2 + 2 + 4
+    assert len(set(found)) == len(found) == 2 * 7 + 4
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.int32, np.int64, np.uint16])
 def test_tokens_of_any_integer_kind_are_the_same(kind: type) -> None:
     ids = [1, 2, 300]
     given_as = kind(ids) if kind in (list, tuple) else np.array(ids, dtype=kind)
-    assert list(chain(OF, "t", given_as, 2)) == list(chain(OF, "t", ids, 2))
+    assert list(chain(OF, OURS, given_as, 2)) == list(chain(OF, OURS, ids, 2))
 
 
 @pytest.mark.parametrize("bad", [[-1], [2**31], [2**63], [2**80], [1.0], ["1"], [None]])
 def test_what_int32_cannot_hold_is_refused_not_wrapped(bad: list[object]) -> None:
     with pytest.raises(RequestError, match="Token ids"):
-        list(chain(OF, "t", bad, 2))  # type: ignore[arg-type]
+        list(chain(OF, OURS, bad, 2))  # type: ignore[arg-type]
 
 
 def test_no_tokens_no_spans() -> None:
