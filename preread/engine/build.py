@@ -145,14 +145,19 @@ class Builder:
         if store is None or reading.cached == reading.upto:
             return 0, 0.0
         with self._medium:
-            upto = store.match(tokens)
+            found = store.find(tokens)
+            upto = found.tokens
             # At once: what others compute meanwhile must not be written over.
             start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
             if upto <= start:
                 return 0, 0.0
             try:
                 report = store.load(
-                    tokens, upto, lambda box, kv: self._fill(reading, box, kv, start), start=start
+                    tokens,
+                    upto,
+                    lambda box, kv: self._fill(reading, box, kv, start),
+                    start=start,
+                    found=found,
                 )
                 done = report.tokens
             finally:

@@ -139,7 +139,8 @@ class Builder:
         if not self._stores or have == len(tokens):
             return kv, 0, 0.0
         store = self._stores[regime]
-        upto = store.match(tokens)
+        found = store.find(tokens)
+        upto = found.tokens
         if upto <= have:
             return kv, 0, 0.0
         first = have - have % store.chunk_tokens  # the chunk that holds `have` comes whole
@@ -149,7 +150,7 @@ class Builder:
             i, j, g, h = box[2:]
             staged[i:j, :, g:h, box.token_start - first : box.token_end - first] = tensor
 
-        report = store.load(tokens, upto, sink, start=have)
+        report = store.load(tokens, upto, sink, start=have, found=found)
         if report.tokens <= have:
             return kv, 0, report.ms
         loaded = layout.unpack(staged[:, :, :, have - first : report.tokens - first])

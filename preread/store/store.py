@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
-from preread.errors import TierError
 from preread.metrics import Metrics
-from preread.store.chunk import ChunkFault, ChunkHeader, Fault
+from preread.store.asking import Asker
+from preread.store.chunk import ChunkHeader
 from preread.store.codec import Codec, RawCodec
-from preread.store.keys import OVERHEAD, Box, Epochs, Geometry
+from preread.store.keys import OVERHEAD, Box, Epochs, Geometry, Span
 from preread.store.layout import Layout
-from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Tier
+from preread.store.reading import Reading
+from preread.store.reports import End, LoadReport, Miss, SaveReport
+from preread.store.tally import Tally
+from preread.store.tiers.base import ChunkKey, Room, Tier, fresh
 from preread.store.upkeep import SweepReport, Upkeep, VerifyReport
 from preread.types import Fingerprint
 
@@ -33,26 +37,16 @@ Sink = Callable[[Box, "Tensor"], None]
 Source = Callable[[Box], "Tensor"]  # box -> tensor of that shape and the geometry's dtype
 
 
-class LoadReport(NamedTuple):
-    """tokens: end of the unbroken prefix that is now there; nbytes: payload delivered; ms: wall
-    time, the sink's included; faults: (reason, hex key) of chunks that were set aside."""
+class Found(NamedTuple):
+    """Where the chunks of a prefix are, as the tiers say: no proof. tokens: leading tokens of which
+    some tier holds every chunk; places: the nearest tier of each chunk that one holds; dead: tiers
+    that could not be asked; end: why it is not the whole prefix."""
 
+    spans: tuple[tuple[Span, tuple[ChunkKey, ...]], ...]
     tokens: int
-    nbytes: int
-    ms: float
-    faults: tuple[tuple[str, str], ...]
-
-
-class SaveReport(NamedTuple):
-    """chunks, nbytes: written, counted per tier; skipped: not tried, as every tier holds them, has
-    failed or has no room; stored: every tier now holds the whole prefix, to its knowledge; keys:
-    hex keys of all chunks of the tokens, for the catalog."""
-
-    chunks: int
-    nbytes: int
-    skipped: int
-    stored: bool
-    keys: tuple[str, ...]
+    places: Mapping[ChunkKey, Tier]
+    dead: tuple[Tier, ...]
+    end: End | None
 
 
 class Store:
@@ -72,9 +66,9 @@ class Store:
         codec: Codec | None = None,
         keyring: Keyring | None = None,
         epochs: Callable[[], Epochs] = Epochs.never,
+        room: Room = fresh,
     ) -> None:
-        """shared, keyring, epochs: see Layout."""
-        self._tiers = tuple(tiers)
+        """shared, keyring, epochs: see Layout. room: where values are read to."""
         self._layout = Layout(
             geometry,
             fingerprint,
@@ -85,10 +79,10 @@ class Store:
             epochs=epochs,
         )
         self._metrics = metrics or Metrics()
-        self._log = log or logging.getLogger("preread.store")
-        self._upkeep = Upkeep(self._tiers, self._metrics, self._log)
-        # Bad chunks that could not be set aside: neither matched nor read until written anew.
-        self._suspect: set[tuple[str, ChunkKey]] = set()
+        self._room = room
+        log = log or logging.getLogger("preread.store")
+        self._upkeep = Upkeep(tiers, self._metrics, log)
+        self._asker = Asker(tiers, self._upkeep, self._metrics, log)
 
     @property
     def chunk_tokens(self) -> int:
@@ -101,22 +95,29 @@ class Store:
             key.hex() for span in self._layout.spans(tokens) for key in self._layout.keys(span)
         )
 
+    def find(self, tokens: Tokens) -> Found:
+        """Ask each tier, nearest first, once for all that no nearer one holds."""
+        spans = tuple((span, tuple(self._layout.keys(span))) for span in self._layout.spans(tokens))
+        keys = [key for _, keys in spans for key in keys]
+        places, dead = self._asker.places(keys, self._asker.tiers)
+        for span, parts in spans:
+            if lost := [key for key in parts if key not in places]:
+                gone = any(map(self._asker.gone, lost))
+                why = Miss.TIER_FAILED if dead else Miss.GONE if gone else Miss.TOO_SHORT
+                end = End.at(why, span.start)
+                self._metrics.add(f"store.miss.{end.reason.value}")
+                return Found(spans, span.start, places, tuple(dead), end)
+        held = spans[-1][0].end if spans else 0
+        return Found(spans, held, places, tuple(dead), None)
+
     def match(self, tokens: Tokens) -> int:
         """How many leading tokens the tiers say they hold, in whole chunks. What a tier
         says is no proof: `load` may find less."""
-        spans = [(span.end, self._layout.keys(span)) for span in self._layout.spans(tokens)]
-        missing = {key for _, keys in spans for key in keys}
-        for tier in self._tiers:
-            if missing:
-                missing -= self._held(tier, list(missing)) or set()
-        held = 0
-        for end, keys in spans:
-            if not missing.isdisjoint(keys):
-                break
-            held = end
-        return held
+        return self.find(tokens).tokens
 
-    def load(self, tokens: Tokens, upto: int, sink: Sink, *, start: int = 0) -> LoadReport:
+    def load(
+        self, tokens: Tokens, upto: int, sink: Sink, *, start: int = 0, found: Found | None = None
+    ) -> LoadReport:
         """Deliver the KV of tokens [start, upto), as far as whole verified chunks reach.
 
         Spans that end at or before `start` are taken to be there already; the one that holds
@@ -124,28 +125,31 @@ class Store:
         of a span that proves incomplete lie beyond the reported tokens and must be ignored. What
         the sink raises is passed on, nothing else is raised. After a bad chunk the rest is still
         verified, not delivered: one load finds all that is bad, and the next `save` mends it.
+        found: what `find` said of these tokens, not to ask again.
         """
         began = time.perf_counter()
-        tiers = list(self._tiers)
-        faults: list[tuple[str, str]] = []
-        done, nbytes, chunks, whole = start, 0, 0, True
-        spans = (span for span in self._layout.spans(tokens) if start < span.end <= upto)
-        for chunk in (chunk for span in spans for chunk in self._layout.chunks(span)):
-            payload = self._read(tiers, chunk, faults)
-            whole = whole and payload is not None
-            if payload is not None and whole:
-                sink(chunk.box, self._layout.decode(chunk.box, payload))
-                nbytes, chunks = nbytes + payload.nbytes, chunks + 1
-                if self._layout.ends_span(chunk.box):
-                    done = chunk.box.token_end
-            elif not faults:
-                break  # a plain miss
-        ms = (time.perf_counter() - began) * 1e3
-        self._metrics.add("store.load_misses", not whole)
-        self._metrics.add("store.load_chunks", chunks)
-        self._metrics.add("store.load_bytes", nbytes)
-        self._metrics.add("store.load_ms", ms)
-        return LoadReport(done, nbytes, ms, tuple(faults))
+        found = found or self.find(tokens)
+        wanted = [(span, keys) for span, keys in found.spans if start < span.end <= upto]
+        keys = [key for _, keys in wanted for key in keys]
+        tally = Tally(start)
+        chunks = (chunk for span, _ in wanted for chunk in self._layout.chunks(span))
+        reading = Reading(
+            self._asker, keys, found.places, self._layout.unpack, self._room, found.dead
+        )
+        with closing(reading):
+            for n, chunk in enumerate(chunks):
+                taken = reading.take(n, chunk)
+                if isinstance(taken, Miss):
+                    tally.missed(taken, chunk.box.token_start)
+                elif tally.end is None:
+                    sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
+                    ends = self._layout.ends_span(chunk.box)
+                    tally.served(taken.tier, chunk.box, taken.payload.nbytes, ends)
+                if tally.end is not None and not reading.faults:
+                    break  # a plain miss
+        report = tally.report(began, reading.faults, self._asker.tiers)
+        self._count(report, found)
+        return report
 
     def save(self, tokens: Tokens, start: int, source: Source) -> SaveReport:
         """Write the chunks that end after token `start` to every tier that lacks them.
@@ -158,7 +162,7 @@ class Store:
             for span in self._layout.spans(tokens)
             for chunk in self._layout.chunks(span)
         ]
-        plans = {tier: self._plan(tier, wanted, start) for tier in self._tiers}
+        plans = {tier: self._plan(tier, wanted, start) for tier in self._asker.tiers}
         stored = all(whole for _, whole in plans.values())
         chunks = nbytes = skipped = 0
         for chunk in (chunk for end, chunk in wanted if end > start):
@@ -168,7 +172,7 @@ class Store:
                 continue
             parts = self._layout.pack(chunk, source(chunk.box))
             for tier in takers:
-                if self._write(tier, chunk.key, parts):
+                if self._asker.write(tier, chunk.key, parts):
                     chunks += 1
                     nbytes += chunk.payload_nbytes + OVERHEAD
                 else:
@@ -187,18 +191,6 @@ class Store:
         """See Upkeep.sweep."""
         return self._upkeep.sweep(live, grace_s)
 
-    # -- asking tiers, whatever they do --
-
-    def _held(self, tier: Tier, keys: list[ChunkKey], touch: bool = False) -> set[ChunkKey] | None:
-        """Which of the keys the tier holds; None when it cannot be asked."""
-        try:
-            found = tier.find(keys, touch=touch)
-        except TierError as exc:
-            self._upkeep.tier_failed(tier, exc)
-            return None
-        pairs = zip(keys, found, strict=True)
-        return {key for key, held in pairs if held and (tier.name, key) not in self._suspect}
-
     def _plan(
         self, tier: Tier, wanted: list[tuple[int, ChunkHeader]], start: int
     ) -> tuple[set[ChunkKey], bool]:
@@ -206,14 +198,12 @@ class Store:
         would go beyond its budget is left out: it would evict the prefix's own beginning, without
         which the rest is worth nothing. A sixteenth stays free, see DiskTier. What is held is
         touched, or else it might be the first to make room for what is written now."""
-        held = self._held(tier, [chunk.key for _, chunk in wanted], touch=True)
+        held = self._asker.held(tier, [chunk.key for _, chunk in wanted], touch=True)
         if held is None or len(held) == len(wanted):
             return set(), held is not None  # usage looks at every chunk there is: not for nothing
-        try:
-            budget = tier.usage().budget
-        except TierError as exc:
-            self._upkeep.tier_failed(tier, exc)
+        if (usage := self._asker.usage(tier)) is None:
             return set(), False
+        budget = usage.budget
         limit = budget - budget // 16 if budget else sys.maxsize
         size, lacking, gap = 0, set(), False
         for end, chunk in wanted:
@@ -222,49 +212,22 @@ class Store:
                 gap = gap or end <= start
                 lacking.update([chunk.key] if end > start else [])
         if size > limit:
-            self._refused(tier, f"one context of {size} bytes in a budget of {budget}")
+            self._asker.refused(tier, f"one context of {size} bytes in a budget of {budget}")
         if gap:
-            self._refused(tier, f"chunks before token {start} are gone; save from 0 to mend it")
+            self._asker.refused(
+                tier, f"chunks before token {start} are gone; save from 0 to mend it"
+            )
         return lacking, size <= limit and not gap
 
-    def _read(
-        self, tiers: list[Tier], expected: ChunkHeader, faults: list[tuple[str, str]]
-    ) -> memoryview | None:
-        """The verified payload from the nearest tier that has it. A tier that fails is taken off
-        `tiers`: it is not asked again by this load."""
-        key = expected.key
-        for tier in tuple(tiers):
-            if (tier.name, key) in self._suspect:
-                continue
-            try:
-                (value,) = tier.read([key])
-                if value is None:
-                    continue
-                if not isinstance(value, ChunkUnreadable):
-                    return self._layout.unpack(value, expected)
-                reason, detail = Fault.UNREADABLE, f" ({value})"
-            except ChunkFault as fault:
-                reason, detail = fault.reason, ""
-            except TierError as exc:
-                self._upkeep.tier_failed(tier, exc)
-                tiers.remove(tier)
-                continue
-            faults.append((reason.value, key.hex()))
-            if not self._upkeep.reject(tier, key, reason, detail):
-                self._suspect.add((tier.name, key))
-        return None
-
-    def _write(self, tier: Tier, key: ChunkKey, parts: tuple[bytes, memoryview, bytes]) -> bool:
-        try:
-            if tier.write(key, parts):
-                self._suspect.discard((tier.name, key))
-                return True
-        except TierError as exc:
-            self._upkeep.tier_failed(tier, exc)
-            return False
-        self._refused(tier, "no room within its budget")
-        return False
-
-    def _refused(self, tier: Tier, why: str) -> None:
-        self._metrics.add(f"store.refused.{tier.name}")
-        self._log.warning("tier %s does not keep everything: %s.", tier.name, why)
+    def _count(self, report: LoadReport, found: Found) -> None:
+        self._metrics.add("store.load_misses", report.end is not None)
+        self._metrics.add("store.load_chunks", sum(row.chunks for row in report.served))
+        self._metrics.add("store.load_bytes", report.nbytes)
+        self._metrics.add("store.load_ms", report.ms)
+        if report.end is not None and report.tokens < found.tokens:  # else `find` has counted it
+            self._metrics.add(f"store.miss.{report.end.reason.value}")
+        for row in report.served:
+            self._metrics.add(f"store.hit_chunks.{row.tier}", row.chunks)
+            self._metrics.add(f"store.hit_tokens.{row.tier}", row.tokens)
+            self._metrics.add(f"store.hit_bytes.{row.tier}", row.nbytes)
+            self._metrics.add(f"store.hit_ms.{row.tier}", row.ms)

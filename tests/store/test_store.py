@@ -166,7 +166,7 @@ def test_a_dead_tier_is_asked_once_and_the_other_serves(
     both = den.open([dead, den.disk])
     assert both.match(TOKENS) == 29
     assert den.load(both).tokens == 29
-    assert [method for method, _, _ in dead.happened] == ["find", "read"]
+    assert [method for method, _, _ in dead.happened] == ["find", "find"]
     assert both.save(TOKENS, 0, den.truth.source)[:4] == (0, 0, 8, False)
     assert "made to fail" in caplog.text
 
@@ -265,7 +265,7 @@ def test_a_log_and_counters_of_ones_own() -> None:
     store = Store([Dead()], GEOMETRY, FINGERPRINT, metrics=metrics, log=log)
     assert store.match(TOKENS) == 0
     assert records == ["tier memory: gone. Start it."]
-    assert metrics.snapshot() == {"store.tier_errors.memory": 1}
+    assert metrics.snapshot() == {"store.miss.tier_failed": 1, "store.tier_errors.memory": 1}
 
 
 def test_every_fault_has_a_test_of_its_own() -> None:

@@ -1,0 +1,107 @@
+"""Asking tiers, whatever they do: nothing here raises, a tier that fails is logged and counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from preread.errors import TierError
+from preread.metrics import Metrics
+from preread.store.chunk import Fault
+from preread.store.tiers.base import ChunkKey, Tier, TierUsage
+from preread.store.upkeep import Upkeep
+
+KNOWN = 1 << 16  # keys remembered as held: 64 k chunks, about 8 MB
+
+
+class Asker:
+    """The tiers of a store, nearest first, and what this process knows of them. Thread-safe."""
+
+    def __init__(
+        self, tiers: Sequence[Tier], upkeep: Upkeep, metrics: Metrics, log: logging.Logger
+    ) -> None:
+        self.tiers = tuple(tiers)
+        self._upkeep = upkeep
+        self._metrics = metrics
+        self._log = log
+        # Bad chunks that could not be set aside: neither found nor read until written anew.
+        self._suspect: set[tuple[str, ChunkKey]] = set()
+        self._seen: dict[ChunkKey, None] = {}  # held when last looked at, the latest last
+
+    def held(
+        self, tier: Tier, keys: Sequence[ChunkKey], *, touch: bool = False
+    ) -> set[ChunkKey] | None:
+        """Which of the keys the tier holds; None when it cannot be asked."""
+        try:
+            found = tier.find(keys, touch=touch)
+        except TierError as exc:
+            self.failed(tier, exc)
+            return None
+        pairs = zip(keys, found, strict=True)
+        return {key for key, there in pairs if there and not self.suspects(tier, key)}
+
+    def places(
+        self, keys: Sequence[ChunkKey], tiers: Iterable[Tier]
+    ) -> tuple[dict[ChunkKey, Tier], list[Tier]]:
+        """(key -> nearest tier that says it holds it, tiers that could not be asked). Each tier is
+        asked once, for what no nearer one holds."""
+        places: dict[ChunkKey, Tier] = {}
+        dead: list[Tier] = []
+        for tier in tiers:
+            rest = [key for key in keys if key not in places]
+            if not rest:
+                break
+            if (held := self.held(tier, rest)) is None:
+                dead.append(tier)
+            else:
+                places |= dict.fromkeys(held, tier)
+        self._see(places)
+        return places, dead
+
+    def write(self, tier: Tier, key: ChunkKey, parts: Sequence[bytes | memoryview]) -> bool:
+        """Whether the tier took it."""
+        try:
+            if tier.write(key, parts):
+                self._suspect.discard((tier.name, key))
+                self._see({key: tier})
+                return True
+        except TierError as exc:
+            self.failed(tier, exc)
+            return False
+        self.refused(tier, "no room within its budget")
+        return False
+
+    def usage(self, tier: Tier) -> TierUsage | None:
+        """None when it cannot be asked."""
+        try:
+            return tier.usage()
+        except TierError as exc:
+            self.failed(tier, exc)
+            return None
+
+    def suspects(self, tier: Tier, key: ChunkKey) -> bool:
+        return (tier.name, key) in self._suspect
+
+    def reject(self, tier: Tier, key: ChunkKey, reason: Fault, detail: str = "") -> None:
+        """A bad chunk: log, count and set aside."""
+        self._seen.pop(key, None)
+        if not self._upkeep.reject(tier, key, reason, detail):
+            self._suspect.add((tier.name, key))
+
+    def failed(self, tier: Tier, exc: TierError) -> None:
+        self._upkeep.tier_failed(tier, exc)
+
+    def refused(self, tier: Tier, why: str) -> None:
+        self._metrics.add(f"store.refused.{tier.name}")
+        self._log.warning("tier %s does not keep everything: %s.", tier.name, why)
+
+    def gone(self, key: ChunkKey) -> bool:
+        """A tier held it when this process last looked. Asked about a key that none holds now."""
+        return key in self._seen
+
+    def _see(self, keys: Mapping[ChunkKey, Tier]) -> None:
+        for key in keys:
+            self._seen.pop(key, None)
+            self._seen[key] = None
+        while len(self._seen) > KNOWN:
+            self._seen.pop(next(iter(self._seen)), None)

@@ -1,0 +1,125 @@
+"""The chunks of a prefix, one after the other, each verified, from the nearest tier that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from preread.errors import TierError
+from preread.store.asking import Asker
+from preread.store.chunk import ChunkFault, ChunkHeader, Fault
+from preread.store.reports import Miss
+from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Room, Tier
+
+Unpack = Callable[[memoryview, ChunkHeader], memoryview]  # raises ChunkFault
+
+
+class Taken(NamedTuple):
+    """A verified payload, and the tier it came from."""
+
+    payload: memoryview
+    tier: Tier
+
+
+class Reading:
+    """One pass over some keys in order. Every tier streams what it is to serve, so that it reads
+    ahead while the chunks before are verified and delivered. A chunk that proves missing or bad is
+    asked of the tiers behind; a tier that fails is left for the rest of the pass."""
+
+    def __init__(
+        self,
+        asker: Asker,
+        keys: Sequence[ChunkKey],
+        places: Mapping[ChunkKey, Tier],
+        unpack: Unpack,
+        room: Room,
+        dead: Sequence[Tier] = (),
+    ) -> None:
+        self.faults: list[tuple[str, str]] = []  # (reason, hex key)
+        self._asker = asker
+        self._keys = keys
+        self._unpack = unpack
+        self._room = room
+        self._alive = [tier for tier in asker.tiers if tier not in dead]
+        self._failed = bool(dead)
+        self._places = places
+        self._streams = self._open(keys)
+
+    def take(self, n: int, expected: ChunkHeader) -> Taken | Miss:
+        """The nth key's chunk, or why there is none; asked in order, each once."""
+        key = self._keys[n]
+        while (tier := self._places.get(key)) is not None:
+            try:
+                outcome = _next(tier, self._streams[tier])
+            except TierError as exc:
+                self._leave(tier, exc)
+                self.close()
+                self._places, dead = self._asker.places(self._keys[n:], self._alive)
+                self._alive = [tier for tier in self._alive if tier not in dead]
+                self._streams = self._open(self._keys[n:])
+                continue
+            judged = self._judge(tier, outcome, expected)
+            return self._behind(tier, expected, judged) if isinstance(judged, Miss) else judged
+        return self._absent(key)
+
+    def close(self) -> None:
+        """Abandon what is still in flight."""
+        for stream in self._streams.values():
+            if isinstance(stream, Generator):
+                stream.close()
+
+    def _open(self, keys: Sequence[ChunkKey]) -> dict[Tier, Iterator[Outcome]]:
+        share: dict[Tier, list[ChunkKey]] = {}
+        for key in keys:
+            if key in self._places:
+                share.setdefault(self._places[key], []).append(key)
+        return {tier: tier.read(keys, self._room) for tier, keys in share.items()}
+
+    def _leave(self, tier: Tier, exc: TierError) -> None:
+        self._asker.failed(tier, exc)
+        self._alive.remove(tier)
+        self._failed = True
+
+    def _judge(self, tier: Tier, outcome: Outcome, expected: ChunkHeader) -> Taken | Miss:
+        """Verify; a bad chunk is set aside."""
+        if outcome is None:
+            return self._absent(expected.key)
+        try:
+            if not isinstance(outcome, ChunkUnreadable):
+                return Taken(self._unpack(outcome, expected), tier)
+            fault, detail = Fault.UNREADABLE, f" ({outcome})"
+        except ChunkFault as exc:
+            fault, detail = exc.reason, ""
+        self.faults.append((fault.value, expected.key.hex()))
+        self._asker.reject(tier, expected.key, fault, detail)
+        return Miss.of(fault)
+
+    def _behind(self, tier: Tier, expected: ChunkHeader, why: Miss) -> Taken | Miss:
+        """The chunk from a tier behind this one, which did not have it as it must be."""
+        for other in self._alive[self._alive.index(tier) + 1 :]:
+            if self._asker.suspects(other, expected.key):
+                continue
+            try:
+                outcome = _next(other, other.read([expected.key], self._room))
+            except TierError as exc:
+                self._leave(other, exc)
+                return self._behind(tier, expected, why)
+            judged = self._judge(other, outcome, expected)
+            if isinstance(judged, Taken):
+                return judged
+            why = judged if outcome is not None else why
+        return why
+
+    def _absent(self, key: ChunkKey) -> Miss:
+        if self._failed:
+            return Miss.TIER_FAILED
+        return Miss.GONE if self._asker.gone(key) else Miss.TOO_SHORT
+
+
+def _next(tier: Tier, stream: Iterator[Outcome]) -> Outcome:
+    try:
+        return next(stream)
+    except StopIteration:
+        raise TierError(
+            f"{tier.name}: fewer values than were asked for.", hint="This is a bug of that tier."
+        ) from None

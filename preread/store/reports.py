@@ -1,0 +1,80 @@
+"""What the store says about what it did."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from preread.store.chunk import Fault
+
+
+class Miss(StrEnum):
+    """Why a prefix ended where it did."""
+
+    UNKNOWN = "unknown"  # no tier holds a chunk of it, and none did as far as this process knows
+    TOO_SHORT = "too_short"  # what is stored differs or ends in the span that was not found
+    GONE = "gone"  # held when this process last saw it: evicted, or its time in the tier was over
+    CORRUPT = "corrupt"
+    OTHER_FINGERPRINT = "other_fingerprint"
+    OTHER_TENANT = "other_tenant"
+    TIER_FAILED = "tier_failed"  # the tier that holds it could not be asked or read
+    TOO_SLOW = "too_slow"  # computing was predicted, or proved, to be quicker
+
+    @classmethod
+    def of(cls, fault: Fault) -> Miss:
+        """What a bad chunk counts as."""
+        named = {
+            Fault.FOREIGN_FINGERPRINT: cls.OTHER_FINGERPRINT,
+            Fault.OTHER_TENANT: cls.OTHER_TENANT,
+        }
+        return named.get(fault, cls.CORRUPT)
+
+
+class End(NamedTuple):
+    """The prefix ends at `token`: the first differing or missing token lies in the chunk that
+    begins there."""
+
+    reason: Miss
+    token: int
+
+    @classmethod
+    def at(cls, why: Miss, token: int) -> End:
+        """Where nothing at all was found, nothing is known of what is stored."""
+        return cls(Miss.UNKNOWN if why is Miss.TOO_SHORT and token == 0 else why, token)
+
+
+class Served(NamedTuple):
+    """What one tier gave: chunks, their payload bytes, the tokens of the spans they completed, and
+    the time spent on them in milliseconds, verifying and the sink included."""
+
+    tier: str
+    chunks: int
+    tokens: int
+    nbytes: int
+    ms: float
+
+
+class LoadReport(NamedTuple):
+    """tokens: end of the unbroken prefix that is now there; nbytes: payload delivered; ms: wall
+    time, the sink's included; faults: (reason, hex key) of chunks that were set aside; served: by
+    tier, nearest first, those that gave nothing left out; end: why it goes no further, None when it
+    reaches what was asked for."""
+
+    tokens: int
+    nbytes: int
+    ms: float
+    faults: tuple[tuple[str, str], ...]
+    served: tuple[Served, ...] = ()
+    end: End | None = None
+
+
+class SaveReport(NamedTuple):
+    """chunks, nbytes: written, counted per tier; skipped: not tried, as every tier holds them, has
+    failed or has no room; stored: every tier now holds the whole prefix, to its knowledge; keys:
+    hex keys of all chunks of the tokens, for the catalog."""
+
+    chunks: int
+    nbytes: int
+    skipped: int
+    stored: bool
+    keys: tuple[str, ...]

@@ -1,0 +1,61 @@
+"""Counting what a load delivers, tier by tier."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from preread.store.keys import Box
+from preread.store.reports import End, LoadReport, Miss, Served
+from preread.store.tiers.base import Tier
+
+
+@dataclass(slots=True)
+class Row:
+    """See reports.Served; time in seconds."""
+
+    chunks: int = 0
+    tokens: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+
+
+class Tally:
+    """One load of tokens from `start` on, which begins now. end: why it goes no further."""
+
+    def __init__(self, start: int) -> None:
+        self.end: End | None = None
+        self._done = start
+        self._mark = time.perf_counter()
+        self._rows: dict[Tier, Row] = {}
+
+    def served(self, tier: Tier, box: Box, nbytes: int, ends_span: bool) -> None:
+        """A box was delivered; all the time since the one before was spent on it."""
+        now = time.perf_counter()
+        row = self._rows.setdefault(tier, Row())
+        row.chunks += 1
+        row.nbytes += nbytes
+        row.seconds += now - self._mark
+        self._mark = now
+        if ends_span:
+            row.tokens += box.token_end - max(self._done, box.token_start)
+            self._done = box.token_end
+
+    def missed(self, why: Miss, token: int) -> None:
+        """The prefix ends at this token, if it has not before."""
+        if self.end is None:
+            self.end = End.at(why, token)
+
+    def report(
+        self, began: float, faults: Sequence[tuple[str, str]], tiers: Iterable[Tier]
+    ) -> LoadReport:
+        """began: of `time.perf_counter`; tiers: in the order in which they are to be named."""
+        served = tuple(
+            Served(tier.name, row.chunks, row.tokens, row.nbytes, row.seconds * 1e3)
+            for tier in tiers
+            if (row := self._rows.get(tier))
+        )
+        nbytes = sum(row.nbytes for row in served)
+        ms = (time.perf_counter() - began) * 1e3
+        return LoadReport(self._done, nbytes, ms, tuple(faults), served, self.end)
