@@ -73,6 +73,9 @@ class StoreSection:
     disk_budget_mb: int = 10_240  # eviction by last use above this
     fsync: bool = True
     tenant: str = "default"
+    shared: str = ""  # a namespace instead: all tenants that name it share their chunks
+    key: str = field(default="", repr=False)  # or PREREAD_KEY: seals chunks; docs/security.md
+    key_file: str = ""  # a file of such keys instead, newest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class Config:
     resident: ResidentSection = field(default_factory=ResidentSection)
 
 
+# Variables with a name of their own, and knobs whose value no message shows.
+SHORT = {"PREREAD_KEY": ("store", "key")}
+SECRET = ("store.key",)
 SECTIONS = ("model", "engine", "store", "context", "resident")
 
 
@@ -157,6 +163,9 @@ def _apply(config: Config, table: Mapping[str, Any], where: str) -> Config:
 
 
 def _apply_env(config: Config, env: Mapping[str, str]) -> Config:
+    for variable, (section, key) in SHORT.items():
+        if variable in env:
+            config = _set(config, section, key, env[variable], f"${variable}")
     for section in SECTIONS:
         prefix = f"PREREAD_{section.upper()}_"
         for variable, value in env.items():
@@ -193,9 +202,10 @@ def _typed(value: Any, kind: type, key: str, where: str) -> Any:
             raise ValueError
         return result
     except (ValueError, KeyError, TypeError, OverflowError):
+        shown = "…" if key in SECRET else repr(value)
         raise ConfigError(
-            f"{where}: {key} = {value!r}, expected a non-negative {kind.__name__}."
+            f"{where}: {key} = {shown}, expected a non-negative {kind.__name__}."
             if kind in (int, float)
-            else f"{where}: {key} = {value!r}, expected {kind.__name__}.",
+            else f"{where}: {key} = {shown}, expected {kind.__name__}.",
             hint="See docs/config.md.",
         ) from None

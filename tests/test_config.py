@@ -71,3 +71,13 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ConfigError, match="Permission denied"):
         load_config(tmp_path, {})
+
+
+def test_a_key_is_never_shown(tmp_path: Path) -> None:
+    secret = "ab" * 32
+    assert load_config(tmp_path, {"PREREAD_KEY": secret}).store.key == secret
+    assert secret not in repr(load_config(tmp_path, {"PREREAD_KEY": secret}))
+    write(tmp_path, "[store]\nkey = 123456")
+    with pytest.raises(ConfigError, match=r"store\.key = …") as caught:
+        load_config(tmp_path, {})
+    assert "123456" not in str(caught.value)

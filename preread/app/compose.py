@@ -6,12 +6,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from preread.config import Config, load_config, local_model
-from preread.errors import ConfigError, UnsupportedModel
+from preread.config import Config, StoreSection, load_config, local_model
+from preread.errors import ConfigError, PrereadError, UnsupportedModel
 from preread.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from preread.engine.local import LocalBackend
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
+    from preread.store.keys import Epochs, Geometry
+    from preread.store.store import Store
     from preread.tokens.parity import ParityReport
+    from preread.types import Fingerprint
 
 Weights = Literal["load", "random"]
 T = TypeVar("T")
@@ -162,11 +166,10 @@ def _native(config: Config, weights: Weights) -> Parts:
     from preread.app.measuring import device_name
     from preread.capacity.remembered import Remembered
     from preread.engine.local import LocalBackend
-    from preread.home import open_catalog, open_disk
+    from preread.home import open_catalog
     from preread.models.layers import parameter_count
     from preread.models.load import load_model
     from preread.store.keys import Geometry, fingerprint
-    from preread.store.store import Store
 
     _threads(config)
     metrics, chosen = Metrics(), config.model
@@ -187,40 +190,77 @@ def _native(config: Config, weights: Weights) -> Parts:
         chunk_bytes=config.store.chunk_bytes,
     )
     identity = fingerprint(loaded.fingerprint_parts)
-    tenant = config.store.tenant
     tuned = Remembered(config.home).limit(device_name(str(loaded.decoder.device)), identity)
     kind = loaded.decoder.device.type
     config = replace(config, engine=config.engine.limited(kind, tuned))
-    store = Store([open_disk(config)], geometry, identity, tenant=tenant, metrics=metrics)
+    catalog = open_catalog(config)
+    store = _stores(config, geometry, [identity], catalog, metrics)[0]
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model)
     parameters = parameter_count(loaded.config)
-    return Parts(config, backend, open_catalog(config), metrics, parameters)
+    return Parts(config, backend, catalog, metrics, parameters)
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     from preread.foreign.backend import ForeignBackend
     from preread.foreign.load import load_foreign
-    from preread.home import open_catalog, open_disk
-    from preread.store.store import Store
+    from preread.home import open_catalog
 
     _threads(config)
     metrics, chosen, kept = Metrics(), config.model, config.store
     loaded = load_foreign(
         chosen.model, dtype=chosen.dtype, device=chosen.device, weights=weights, home=config.home
     )
-    net, stores = loaded.net, []
+    net, catalog, stores = loaded.net, open_catalog(config), []
     if net.layout is not None:
-        geometry, disk = net.layout.geometry(kept.chunk_tokens, kept.chunk_bytes), open_disk(config)
-        stores = [
-            Store([disk], geometry, identity, tenant=kept.tenant, metrics=metrics)
-            for identity in map(loaded.fingerprint, range(net.regimes))
-        ]
+        geometry = net.layout.geometry(kept.chunk_tokens, kept.chunk_bytes)
+        identities = [loaded.fingerprint(regime) for regime in range(net.regimes)]
+        stores = _stores(config, geometry, identities, catalog, metrics)
     room = _prefix_room(config, net.device)
     backend = ForeignBackend(loaded, stores, config.engine, room, metrics, name=chosen.model)
     notes = [f"transformers computes this model, slower than our own decoder: {why}"]
     if net.layout is None:
         notes.append(f"every question reads its whole context again: {net.why}")
-    return Parts(config, backend, open_catalog(config), metrics, net.parameters, tuple(notes))
+    return Parts(config, backend, catalog, metrics, net.parameters, tuple(notes))
+
+
+def _stores(
+    config: Config,
+    geometry: Geometry,
+    identities: list[Fingerprint],
+    catalog: Catalog,
+    metrics: Metrics,
+) -> list[Store]:
+    """One store for each fingerprint, on the same tiers."""
+    from preread.home import open_disk, open_keyring
+    from preread.store.store import Store
+
+    kept, tiers, keyring = config.store, [open_disk(config)], open_keyring(config)
+    return [
+        Store(
+            tiers,
+            geometry,
+            identity,
+            tenant=kept.shared or kept.tenant,
+            shared=bool(kept.shared),
+            metrics=metrics,
+            keyring=keyring,
+            epochs=partial(_epochs, catalog, kept, identity),
+        )
+        for identity in identities
+    ]
+
+
+def _epochs(catalog: Catalog, kept: StoreSection, identity: Fingerprint) -> Epochs | None:
+    """As the catalog has them now; None when it cannot be asked: what was erased must not be
+    served, so nothing is."""
+    from preread.store.keys import Epochs
+
+    scope = f"shared:{kept.shared}" if kept.shared else f"tenant:{kept.tenant}"
+    try:
+        return Epochs(catalog.epoch(scope), catalog.epoch(f"model:{identity}"))
+    except PrereadError as exc:
+        log.warning("kept KV is left out, as the epochs cannot be asked: %s", exc)
+        return None
 
 
 def _threads(config: Config) -> None:

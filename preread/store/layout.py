@@ -44,10 +44,11 @@ class Layout:
         *,
         shared: bool = False,
         keyring: Keyring | None = None,
-        epochs: Callable[[], Epochs] = Epochs.never,
+        epochs: Callable[[], Epochs | None] = Epochs.never,
     ) -> None:
         """shared: `tenant` names a shared namespace. keyring: chunks are sealed. epochs: asked at
-        every walk along a chain. Raises ConfigError when the codec makes chunks too large."""
+        every walk along a chain; None: nobody knows now, so there is no chain to walk. Raises
+        ConfigError when the codec makes chunks too large."""
         self.geometry = geometry
         self.codec = codec
         self._fingerprint = fingerprint
@@ -58,9 +59,10 @@ class Layout:
         self._fits()
 
     def spans(self, tokens: Tokens) -> Iterator[Span]:
-        return chain(
-            self._fingerprint, self._tenant, tokens, self.geometry.chunk_tokens, self._epochs()
-        )
+        if (epochs := self._epochs()) is None:
+            return iter(())
+        cut = self.geometry.chunk_tokens
+        return chain(self._fingerprint, self._tenant, tokens, cut, epochs)
 
     def keys(self, span: Span) -> list[ChunkKey]:
         """The keys of `chunks(span)`, for a third of the price."""

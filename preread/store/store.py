@@ -65,7 +65,7 @@ class Store:
         log: logging.Logger | None = None,
         codec: Codec | None = None,
         keyring: Keyring | None = None,
-        epochs: Callable[[], Epochs] = Epochs.never,
+        epochs: Callable[[], Epochs | None] = Epochs.never,
         room: Room = fresh,
     ) -> None:
         """shared, keyring, epochs: see Layout. room: where values are read to."""
@@ -163,7 +163,8 @@ class Store:
             for chunk in self._layout.chunks(span)
         ]
         plans = {tier: self._plan(tier, wanted, start) for tier in self._asker.tiers}
-        stored = all(whole for _, whole in plans.values())
+        known = bool(wanted) or len(tokens) == 0  # else the epochs cannot be told, see Layout
+        stored = known and all(whole for _, whole in plans.values())
         chunks = nbytes = skipped = 0
         for chunk in (chunk for end, chunk in wanted if end > start):
             takers = [tier for tier, (lacking, _) in plans.items() if chunk.key in lacking]
