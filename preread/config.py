@@ -70,7 +70,8 @@ class StoreSection:
 
     chunk_tokens: int = 256  # most tokens in one chunk
     chunk_bytes: int = 2 * 1024 * 1024 - 64  # most bytes of one chunk, header included
-    disk_budget_mb: int = 10_240  # eviction by last use above this
+    tiers: str = field(default="disk", repr=False)  # or PREREAD_TIERS: nearest first, store.md
+    disk_budget_mb: int = 10_240  # MiB; of a disk tier whose URL says nothing else
     fsync: bool = True
     tenant: str = "default"
     shared: str = ""  # a namespace instead: all tenants that name it share their chunks
@@ -112,7 +113,7 @@ class Config:
 
 
 # Variables with a name of their own, and knobs whose value no message shows.
-SHORT = {"PREREAD_KEY": ("store", "key")}
+SHORT = {"PREREAD_KEY": ("store", "key"), "PREREAD_TIERS": ("store", "tiers")}
 SECRET = ("store.key",)
 SECTIONS = ("model", "engine", "store", "context", "resident")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from preread.config import Config
@@ -11,7 +12,10 @@ from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.errors import ConfigError, HomeError
 from preread.metrics import Metrics
 from preread.store.seal import Keyring
-from preread.store.tiers.disk import DiskTier
+from preread.store.tiers.base import Tier
+from preread.store.tiers.disk import WINDOW, DiskTier
+from preread.store.tiers.memory import MemoryTier
+from preread.store.tiers.urls import EXTRAS, TierUrl, parse_bytes, parse_tiers
 from preread.store.upkeep import Upkeep
 
 log = logging.getLogger("preread")
@@ -43,10 +47,43 @@ def open_catalog(config: Config) -> SqliteCatalog:
     return SqliteCatalog(config.home / "catalog.sqlite", config.context.busy_timeout_s)
 
 
-def open_disk(config: Config) -> DiskTier:
-    """The chunks of this home, of all models."""
-    budget = config.store.disk_budget_mb * 1024 * 1024
-    return DiskTier(config.home / "kv", budget=budget, fsync=config.store.fsync)
+def open_tiers(config: Config) -> list[Tier]:
+    """Where the chunks of all models are kept, nearest first. Asks nobody yet: a server that is
+    down shows when it is used. Raises ConfigError, also when a package is missing."""
+    return [_open_tier(url, config) for url in parse_tiers(config.store.tiers)]
+
+
+def _open_tier(url: TierUrl, config: Config) -> Tier:
+    if url.scheme == "ram":
+        return MemoryTier(budget=parse_bytes(url.path, url.name), name=url.name)
+    if url.scheme == "disk":
+        return _open_disk(url, config)
+    extra, package = EXTRAS[url.scheme]
+    if find_spec(package) is None:
+        raise ConfigError(
+            f"The tier {url.place} needs the package {package}, which is not installed.",
+            hint=f"pip install 'preread[{extra}]'",
+        )
+    if extra == "object":
+        from preread.store.tiers.object import open_object
+
+        return open_object(url)
+    from preread.store.tiers.redis import open_redis
+
+    return open_redis(url)
+
+
+def _open_disk(url: TierUrl, config: Config) -> DiskTier:
+    """That of the home, where the URL names no folder."""
+    root = Path(url.path).expanduser().absolute() if url.path else config.home / "kv"
+    return DiskTier(
+        root,
+        name=url.name,
+        budget=url.nbytes("budget", config.store.disk_budget_mb * 1024 * 1024),
+        fsync=url.flag("fsync", config.store.fsync),
+        window=url.count("window", WINDOW),
+        deadline_s=url.seconds("deadline"),
+    )
 
 
 def open_keyring(config: Config) -> Keyring | None:
@@ -76,4 +113,4 @@ def open_keyring(config: Config) -> Keyring | None:
 
 def open_upkeep(config: Config) -> Upkeep:
     """Verifies and sweeps the chunks of this home."""
-    return Upkeep([open_disk(config)], Metrics())
+    return Upkeep(open_tiers(config), Metrics())

@@ -22,6 +22,13 @@ def test_environment_over_file_over_default(tmp_path: Path) -> None:
     assert config.store.fsync is False
 
 
+def test_tiers_by_their_short_name(tmp_path: Path) -> None:
+    assert load_config(tmp_path, {}).store.tiers == "disk"
+    config = load_config(tmp_path, {"PREREAD_TIERS": "ram:1GB,redis://u:hush@a"})
+    assert config.store.tiers == "ram:1GB,redis://u:hush@a" and "hush" not in repr(config)
+    assert load_config(tmp_path, {"PREREAD_TIERS": "", "PREREAD_STORE_TIERS": "disk"}).store.tiers
+
+
 def test_the_home(tmp_path: Path) -> None:
     assert default_home({"PREREAD_HOME": str(tmp_path)}) == tmp_path
     assert default_home({"XDG_DATA_HOME": str(tmp_path)}) == tmp_path / "preread"

@@ -231,10 +231,10 @@ def _stores(
     metrics: Metrics,
 ) -> list[Store]:
     """One store for each fingerprint, on the same tiers."""
-    from preread.home import open_disk, open_keyring
+    from preread.home import open_keyring, open_tiers
     from preread.store.store import Store
 
-    kept, tiers, keyring = config.store, [open_disk(config)], open_keyring(config)
+    kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
     return [
         Store(
             tiers,

@@ -31,6 +31,7 @@ def doctor_command(model: str, *, prompts: int, json: bool) -> None:
         _versions,
         lambda: _home(config),
         _search,
+        lambda: _tiers(config),
         lambda: _chunks(config),
         lambda: _resident(config),
         lambda: _model(model, prompts),
@@ -105,12 +106,29 @@ def _search() -> list[Finding]:
     return [Finding("search", True, f"SQLite {sqlite3.sqlite_version} with FTS5")]
 
 
+def _tiers(config: Config) -> list[Finding]:
+    """Each is asked what it holds, so one that cannot be reached is found."""
+    from preread.home import open_tiers
+
+    findings = []
+    for tier in open_tiers(config):
+        try:
+            usage = tier.usage()
+        except PrereadError as exc:
+            findings.append(Finding(f"tier {tier.name}", False, exc.message, exc.hint))
+            continue
+        room = f" of {size(usage.budget)}" if usage.budget else ""
+        detail = f"{usage.chunks:,} chunks, {size(usage.nbytes)}{room}"
+        findings.append(Finding(f"tier {tier.name}", True, detail))
+    return findings or [Finding("tiers", None, "none: KV is kept in memory only")]
+
+
 def _chunks(config: Config) -> list[Finding]:
     from preread.home import open_upkeep
 
-    if not (config.home / "kv").is_dir():
-        return [Finding("chunks", None, "none yet")]
     report = open_upkeep(config).verify()
+    if not report.checked and not report.errors:
+        return [Finding("chunks", None, "none yet")]
     detail = f"{report.ok:,} of {report.checked:,} sound, {size(report.nbytes)}"
     advice = "Damaged ones were set aside and will be recomputed."
     return [Finding("chunks", not report.bad and not report.errors, detail, advice)]

@@ -22,6 +22,15 @@ def test_a_sound_machine(call: Callable[..., Result], home: Path) -> None:
     assert found["search"]["ok"] and found["home"]["ok"]
 
 
+def test_a_tier_that_is_down_is_a_finding(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREREAD_TIERS", "disk,redis://someone:hush@127.0.0.1:1")
+    result = call("doctor", "--prompts", "0")
+    assert result.exit_code == 3 and "ok  tier disk" in result.stdout
+    assert "BAD tier redis" in result.stdout and "hush" not in result.output
+
+
 def test_what_eight_bits_change_is_measured(
     call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,8 +48,8 @@ _DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 class DiskTier:
     """One folder. budget: bytes of chunks and quarantine, 0 for none; several processes may pass it
     by a sixteenth each for a moment. fsync: a value survives a power cut once `write` has returned;
-    without it only the death of the process. window: files read at once. Files are readable by
-    their owner alone."""
+    without it only the death of the process. window: files read at once. deadline_s: for reading
+    one, 0 for none. Files are readable by their owner alone."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class DiskTier:
         fsync: bool = True,
         name: str = "disk",
         window: int = WINDOW,
+        deadline_s: float = 0.0,
         touch_s: float = TOUCH_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -71,6 +72,7 @@ class DiskTier:
         self._slack = budget // 16
         self._fsync = fsync
         self._window = window
+        self._deadline_s = deadline_s
         self._touch_s = touch_s
         self._clock = clock
         self._lock = threading.Lock()  # one writer per process
@@ -94,7 +96,10 @@ class DiskTier:
         return found
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        return ahead(lambda key: self._read(self._path(key), room), keys, self._window)
+        paths = [self._path(key) for key in keys]
+        read = ahead(lambda path: self._read(path, room), paths, self._window, self._deadline_s)
+        with self._border("read"):
+            yield from read
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         parts = [memoryview(part).cast("B") for part in value]
