@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import tempfile
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +27,17 @@ import torch
 from preread.backend import Ragged
 from preread.config import EngineSection
 from preread.engine.engine import Engine
+from preread.engine.group.leader import GroupParts
+from preread.engine.group.open import Wanted, open_group
 from preread.kernels.fp8 import fp8
 from preread.kernels.linear import PlainLinear
 from preread.kernels.rope import Rope
 from preread.models.config import ModelConfig
 from preread.models.decoder import PackedDecoder
 from preread.models.layers import parameter_count
+from preread.models.load import LoadedModel
 from preread.models.weights import random_tensors
+from preread.testing.models import write_tiny_model
 from preread.tokens.batch import GenerateSpec, LikelihoodSpec, Spec, TokenBatch
 from preread.tokens.share import share
 from preread.types import Sampling
@@ -54,6 +60,19 @@ def config(shape: str) -> ModelConfig:
         "llama", vocab, hidden, inner, layers, heads, kv, size, 65536, 1e-5, Rope(theta),
         False, False, False, False, tied, None, (), "bfloat16",
     )  # fmt: skip
+
+
+def published(shape: str) -> dict[str, Any]:
+    """The config.json of a shape."""
+    c = config(shape)
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size,
+        "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "head_dim": c.head_dim,
+        "num_key_value_heads": c.kv_heads, "vocab_size": max(c.vocab_size, 4096),
+        "max_position_embeddings": 32768, "rope_theta": c.rope.theta, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": c.tied, "torch_dtype": "bfloat16", "eos_token_id": 2,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +200,14 @@ def profile(engine: Engine, work: Work) -> str:
 
 
 def engine_for(args: argparse.Namespace, device: torch.device) -> Engine:
-    shape = config(args.shape)
+    shape, parts = config(args.shape), None
     linear = fp8 if args.weights == "fp8" else PlainLinear
-    decoder = PackedDecoder(shape, random_tensors(shape, 0, torch.bfloat16, device), linear)
+    decoder: PackedDecoder
+    if args.gpus > 1:
+        loaded, parts = group_for(args)
+        decoder = loaded.decoder
+    else:
+        decoder = PackedDecoder(shape, random_tensors(shape, 0, torch.bfloat16, device), linear)
     small = {} if device.type == "cuda" else {"prefix_memory_mb": 32, "suffix_memory_mb": 32}
     return Engine(
         decoder,
@@ -191,7 +215,19 @@ def engine_for(args: argparse.Namespace, device: torch.device) -> Engine:
             batch_tokens=args.batch_tokens, max_sequences=args.sequences, kernels=args.kernels,
             **small,
         ),
+        parts=parts,
     )  # fmt: skip
+
+
+def group_for(args: argparse.Namespace) -> tuple[LoadedModel, GroupParts]:
+    """The model over several devices: each of them draws its part of the weights."""
+    folder = write_tiny_model(Path(tempfile.mkdtemp()) / args.shape, "llama")  # for its tokenizer
+    (folder / "config.json").write_text(json.dumps(published(args.shape)))
+    wanted = Wanted(
+        str(folder), args.gpus, dtype="bfloat16", device=args.device, weights="random",
+        weights_precision=args.weights,
+    )  # fmt: skip
+    return open_group(wanted)
 
 
 def arguments() -> argparse.Namespace:
@@ -204,6 +240,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sequences", type=int, default=1024)
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--weights", choices=("full", "fp8"), default="full")
+    parser.add_argument("--gpus", type=int, default=1, help="limits are of one")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--profile", action="store_true")
     return parser.parse_args()
@@ -227,11 +264,12 @@ def main() -> None:
         print(figures[-1], flush=True)
         if args.profile:
             print(profile(engine, work), flush=True)
+    engine.parts.close()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     print(json.dumps({
         "benchmark": "gpu_shared_prefix", "date": datetime.date.today().isoformat(),
         "shape": args.shape, "kernels": args.kernels,
-        "weights": args.weights, "machine": name, "torch": torch.__version__,
+        "weights": args.weights, "gpus": args.gpus, "machine": name, "torch": torch.__version__,
         "batch_tokens": engine.config.batch_tokens, "sequences": args.sequences,
         "tflops": round(flops / 1e12), "gb_s": round(rate / 1e9), "figures": figures,
     }))  # fmt: skip

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_shared_prefix import SHAPES, Work, config, floor_s, limits
+from gpu_shared_prefix import SHAPES, Work, config, floor_s, limits, published
 
 import preread
 from preread.testing.models import CHATML, SPECIAL_TOKENS
@@ -60,17 +60,9 @@ def write_tokenizer(path: Path, vocab: int) -> None:
 
 def write_model(path: Path, shape: str) -> None:
     """A folder without weights: they are drawn at random."""
-    c = config(shape)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-        "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size,
-        "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "head_dim": c.head_dim,
-        "num_key_value_heads": c.kv_heads, "vocab_size": max(c.vocab_size, 4096),
-        "max_position_embeddings": 32768, "rope_theta": c.rope.theta, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": c.tied, "torch_dtype": "bfloat16", "eos_token_id": 2,
-    }))  # fmt: skip
-    write_tokenizer(path, min(VOCAB, max(c.vocab_size, 4096)))
+    (path / "config.json").write_text(json.dumps(published(shape)))
+    write_tokenizer(path, min(VOCAB, published(shape)["vocab_size"]))
 
 
 def sized(engine: preread.Engine, tokens: int) -> tuple[str, int]:

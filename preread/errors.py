@@ -17,6 +17,7 @@ PrereadError
 │   └── TierError              a tier failed; the engine recomputes instead
 └── EngineError                                                               (exit 1)
     ├── OutOfMemory            what was asked does not fit, with the plan
+    ├── GroupLost              one of several GPUs is gone; the engine has ended
     └── Cancelled
 """
 
@@ -109,6 +110,10 @@ class EngineError(PrereadError):
 
 class OutOfMemory(EngineError):
     """The request cannot fit even alone; the message names need and budget."""
+
+
+class GroupLost(EngineError):
+    """A device of a group is gone, or no longer in step with the others."""
 
 
 class Cancelled(EngineError):

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from preread.contexts.catalog.base import Catalog
     from preread.engine.local import LocalBackend
+    from preread.engine.parts import Parts as EngineParts
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
+    from preread.models.load import LoadedModel
     from preread.store.keys import Epochs, Geometry
     from preread.store.store import Store
     from preread.tokens.parity import ParityReport
@@ -144,6 +146,12 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
             if wanted == "native":
                 raise
             why = exc.message
+    if config.model.gpus > 1:
+        raise ConfigError(
+            f"model.gpus = {config.model.gpus} is for our own decoder, which does not compute this "
+            f"model: {why.rstrip('.')}.",
+            hint="Set model.gpus = 1.",
+        )
     if config.model.weights_precision != "full":
         raise ConfigError(
             f"weights_precision = {config.model.weights_precision!r} is for our own decoder, which "
@@ -168,19 +176,11 @@ def _native(config: Config, weights: Weights) -> Parts:
     from preread.engine.local import LocalBackend
     from preread.home import open_catalog
     from preread.models.layers import parameter_count
-    from preread.models.load import load_model
     from preread.store.keys import Geometry, fingerprint
 
     _threads(config)
     metrics, chosen = Metrics(), config.model
-    loaded = load_model(
-        chosen.model,
-        dtype=chosen.dtype,
-        device=chosen.device,
-        weights=weights,
-        weights_precision=chosen.weights_precision,
-        home=config.home,
-    )
+    loaded, parts = _loaded(config, weights)
     geometry = Geometry(
         layers=loaded.config.layers,
         kv_heads=loaded.config.kv_heads,
@@ -195,9 +195,34 @@ def _native(config: Config, weights: Weights) -> Parts:
     config = replace(config, engine=config.engine.limited(kind, tuned))
     catalog = open_catalog(config)
     store = _stores(config, geometry, [identity], catalog, metrics)[0]
-    backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model)
+    backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
     parameters = parameter_count(loaded.config)
     return Parts(config, backend, catalog, metrics, parameters)
+
+
+def _loaded(config: Config, weights: Weights) -> tuple[LoadedModel, EngineParts | None]:
+    """The model on one device, or on several that behave as one."""
+    chosen = config.model
+    if chosen.gpus > 1:
+        from preread.engine.group.open import Wanted, open_group
+
+        return open_group(
+            Wanted(
+                chosen.model, chosen.gpus, chosen.dtype, chosen.device, weights,
+                chosen.weights_precision, threads=chosen.threads, home=config.home,
+            )
+        )  # fmt: skip
+    from preread.models.load import load_model
+
+    loaded = load_model(
+        chosen.model,
+        dtype=chosen.dtype,
+        device=chosen.device,
+        weights=weights,
+        weights_precision=chosen.weights_precision,
+        home=config.home,
+    )
+    return loaded, None
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:

@@ -55,6 +55,11 @@ class Arena:
         self.refs = np.zeros(extents, np.int32)
         self.fill = np.zeros(extents, np.int32)
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values of one token, all layers and heads of the model."""
+        return self.shape.token_bytes
+
     def write(self, runs: list[Run], kv: torch.Tensor, cell: Cell | None = None) -> None:
         """Fill a holding, or a cell of it, with kv [layers, 2, G, tokens, D] of any device. Any
         thread may, while somebody holds the slots."""

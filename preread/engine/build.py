@@ -79,7 +79,7 @@ class Builder:
         self._save_every_s = engine.config.save_every_s
         self._thread = thread
         self._arena = engine.arena
-        self._token_bytes = engine.shape.token_bytes
+        self._token_bytes = engine.arena.token_bytes
         self._limit = engine.decoder.max_positions
         self._store = store
         self._metrics = metrics

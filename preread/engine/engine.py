@@ -12,24 +12,23 @@ import numpy as np
 import torch
 
 from preread.config import EngineSection
-from preread.engine.arena import Arena, KVShape
+from preread.engine.arena import KVShape
 from preread.engine.committer import Committer, Promise
-from preread.engine.fast import fast_covers, fast_steps
+from preread.engine.fast import fast_covers
 from preread.engine.gathering import Gathers, by_cost, by_rows
 from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
 from preread.engine.ledger import Ledger
 from preread.engine.misfits import MORE_PREFIX, misfits
-from preread.engine.pages import Pages
+from preread.engine.parts import Parts
 from preread.engine.plan import MemoryPlan, plan_memory
 from preread.engine.prefix import PrefixTree
 from preread.engine.reading import Reading, Told
-from preread.engine.runner import Runner
 from preread.engine.sampler import Flight, Sampler
 from preread.engine.scheduler import Scheduler
 from preread.engine.sequence import FREE
 from preread.engine.step import Step
-from preread.errors import OutOfMemory
+from preread.errors import GroupLost, OutOfMemory
 from preread.metrics import Metrics
 from preread.models.interface import Decoder
 from preread.tokens.batch import News, TokenBatch
@@ -59,10 +58,11 @@ class Engine:
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
         ahead: bool | None = None,
+        parts: Parts | None = None,
     ) -> None:
         """plan: sizes of the pools; worked out from `config` and the free memory if not given.
         ahead: launch a step before the one before it has said what it chose; by default on devices
-        that work by themselves."""
+        that work by themselves. parts: what makes memory and runner, if not one device alone."""
         self.decoder = decoder
         self.config = config = config.limited(decoder.device.type)
         self.metrics = metrics or Metrics()
@@ -71,8 +71,8 @@ class Engine:
             decoder.layers, decoder.kv_heads, decoder.head_dim, decoder.dtype, decoder.device
         )
         self.plan = plan or plan_memory(self.shape, config)
-        self.arena = Arena(self.shape, self.plan.extents, self.plan.extent_tokens)
-        self.pages = Pages(self.shape, self.plan.pages, self.plan.page_tokens)
+        self.parts = parts or Parts()
+        self.arena, self.pages = pools = self.parts.pools(self.shape, self.plan)
         self.tree = PrefixTree(self.arena, self.metrics)
         self._ahead = decoder.device.type == "cuda" if ahead is None else ahead
         self._flight: InFlight | None = None
@@ -87,13 +87,7 @@ class Engine:
             self._seqs, self._scheduler.branches, self._admission, self._ledger, self._keep, clock
         )
         self._sampler = Sampler(decoder, self._seqs)
-        self._runner = Runner(
-            decoder,
-            self.arena,
-            self.pages,
-            self._sampler,
-            fast_steps(decoder, config, self.arena, self.pages, self._sampler.last),
-        )
+        self._runner = self.parts.runner(decoder, pools, self._sampler, config)
         self._jobs = 0
         self.stalled = False  # nothing can run before somebody outside does something
 
@@ -226,6 +220,8 @@ class Engine:
     def _launch(self, step: Step) -> InFlight | None:
         try:
             flight = self._runner.launch(step)
+        except GroupLost:  # there is nothing left to go on with
+            raise
         except Exception as error:  # one row's failure must not be everybody's
             self._land()
             self._failed(step, error)

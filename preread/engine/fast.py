@@ -15,6 +15,7 @@ from preread.kernels.rows import RowStats
 from preread.models.interface import Decoder
 
 if TYPE_CHECKING:
+    from preread.engine.graphs import DecodeGraphs
     from preread.engine.tiled import Lists
 
 
@@ -30,22 +31,29 @@ def fast_covers(decoder: Decoder, config: EngineSection) -> bool:
 
 
 def fast_steps(
-    decoder: Decoder, config: EngineSection, arena: Arena, pages: Pages, last: torch.Tensor
-) -> FastSteps | None:
-    """None where torch's own calls do all. last: see `Sampler`."""
+    decoder: Decoder, config: EngineSection, arena: Arena, pages: Pages, last: torch.Tensor,
+    *, head: bool = True,
+) -> FastSteps | None:  # fmt: skip
+    """None where torch's own calls do all. last: see `Sampler`. head: whether logits are computed
+    here."""
     if not fast_covers(decoder, config):
         return None
-    return FastSteps(decoder, arena, pages, last, graphs=config.graphs)
+    graphs = None
+    if config.graphs:
+        from preread.engine.graphs import DecodeGraphs
+
+        graphs = DecodeGraphs(decoder, arena, pages, last, head=head)
+    return FastSteps(decoder, arena, pages, last, graphs)
 
 
 class FastSteps:
-    """graphs: whether decoding steps are captured and replayed, or launched kernel by kernel."""
+    """graphs: decoding steps are captured and replayed; None: launched kernel by kernel."""
 
     def __init__(
-        self, decoder: Decoder, arena: Arena, pages: Pages, last: torch.Tensor, *, graphs: bool
-    ) -> None:
+        self, decoder: Decoder, arena: Arena, pages: Pages, last: torch.Tensor,
+        graphs: DecodeGraphs | None,
+    ) -> None:  # fmt: skip
         """last: see `Sampler`."""
-        from preread.engine.graphs import DecodeGraphs
         from preread.engine.tiled import Layout
 
         processors = torch.cuda.get_device_properties(decoder.device).multi_processor_count
@@ -53,7 +61,7 @@ class FastSteps:
         self._layout = Layout(fold, decoder.kv_heads, decoder.head_dim, processors)
         self._decoder, self._arena, self._pages = decoder, arena, pages
         self._last = last
-        self._graphs = DecodeGraphs(decoder, arena, pages, last) if graphs else None
+        self.graphs = graphs
 
     def lists(self, step: Step) -> Lists | None:
         """None where a step needs torch's own calls."""
@@ -64,8 +72,8 @@ class FastSteps:
         from preread.engine.graphs import NotCaptured
         from preread.engine.tiled import Device, forward
 
-        if self._graphs is not None and self._graphs.usable and lists.decodes:
+        if self.graphs is not None and self.graphs.usable and lists.decodes:
             with contextlib.suppress(NotCaptured):
-                return self._graphs.run(lists, stats=stats)
+                return self.graphs.run(lists, stats=stats)
         step = Device.of(lists, self._decoder.device)
         return forward(self._decoder, step, self._arena, self._pages, self._last), None

@@ -57,9 +57,11 @@ class NotCaptured(RuntimeError):
 class DecodeGraphs:
     """Runs decoding steps of a decoder over an arena and pages."""
 
-    def __init__(self, decoder: Decoder, arena: Arena, pages: Pages, last: torch.Tensor) -> None:
-        """last: see `Sampler`; read by every graph."""
-        self._last = last
+    def __init__(
+        self, decoder: Decoder, arena: Arena, pages: Pages, last: torch.Tensor, *, head: bool = True
+    ) -> None:
+        """last: see `Sampler`; read by every graph. head: whether logits are computed here."""
+        self._last, self._head = last, head
         self._decoder, self._arena, self._pages = decoder, arena, pages
         self._made: dict[Key, Made] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -128,7 +130,8 @@ class DecodeGraphs:
 
     def _forward(self, step: Device, key: Key) -> tuple[torch.Tensor, RowStats | None]:
         hidden = forward(self._decoder, step, self._arena, self._pages, self._last)
-        return hidden, row_stats(self._decoder.logits(hidden)) if key.stats else None
+        stats = key.stats and self._head
+        return hidden, row_stats(self._decoder.logits(hidden)) if stats else None
 
 
 def key_of(lists: Lists, *, stats: bool) -> Key:

@@ -16,6 +16,7 @@ from preread.config import EngineSection
 from preread.engine.build import Builder, Caller
 from preread.engine.engine import Engine
 from preread.engine.parity import parity, wider
+from preread.engine.parts import Parts
 from preread.engine.stream import Stream
 from preread.engine.thread import EngineThread
 from preread.errors import EngineError
@@ -49,13 +50,16 @@ class LocalBackend:
         metrics: Metrics | None = None,
         *,
         name: str = "",
+        parts: Parts | None = None,
     ) -> None:
-        """store: None keeps prefixes in memory only. name: what the user calls the model."""
+        """store: None keeps prefixes in memory only. name: what the user calls the model. parts:
+        see Engine; closed with this."""
         self.metrics = metrics or Metrics()
         self._model = model
         self._lease_s = config.lease_s
         self._closed = False
-        engine = Engine(model.decoder, config, metrics=self.metrics)
+        engine = Engine(model.decoder, config, metrics=self.metrics, parts=parts)
+        self._parts = engine.parts
         self._ahead = 2 * engine.config.max_sequences
         self._thread = EngineThread(engine)
         self._builder = Builder(self._thread, engine, store, self.metrics)
@@ -73,7 +77,7 @@ class LocalBackend:
             limit=limit,
             effective_limit=model.effective_context or limit,
             effective_known=model.effective_context is not None,
-            kv_bytes_per_token=engine.shape.token_bytes,
+            kv_bytes_per_token=engine.arena.token_bytes,
             device=str(model.decoder.device),
             dtype=model.dtype,
         )
@@ -132,6 +136,7 @@ class LocalBackend:
     async def close(self) -> None:
         self._closed = True
         await asyncio.to_thread(self._thread.stop)
+        await asyncio.to_thread(self._parts.close)
         self._workers.shutdown(wait=False)
 
     async def _feed(

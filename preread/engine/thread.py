@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from preread.engine.engine import Engine
-from preread.errors import Cancelled, EngineError
+from preread.errors import Cancelled, EngineError, GroupLost
 from preread.tokens.batch import News, TokenBatch
 
 T = TypeVar("T")
@@ -90,6 +90,8 @@ class EngineThread:
                     for job, news in self._engine.step().items():
                         self._tell(job, news)
             end: Exception = Cancelled("The engine was closed.", hint="Open another one.")
+        except GroupLost as exc:
+            end = exc
         except Exception as exc:  # a bug: say so to everybody instead of hanging
             log.exception("the engine thread failed")
             end = EngineError(f"The engine failed: {exc!r}.", hint="Open another one.")

@@ -24,7 +24,8 @@ def quantise_slow(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     LARGEST steps. A row of zeros has scale 0; NaN and infinity show in the scale."""
     wide = x.float()
     largest = wide.abs().amax(1)
-    steps = wide * (LARGEST / largest.clamp_min(torch.finfo(torch.float32).tiny))[:, None]
+    float32 = torch.finfo(torch.float32)
+    steps = wide * (LARGEST / largest.clamp_min(float32.tiny)).clamp_max(float32.max)[:, None]
     return steps.nan_to_num(0.0).clamp(-LARGEST, LARGEST).to(FP8), largest / LARGEST
 
 

@@ -6,12 +6,13 @@ positions are explicit, and attention is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
 
-from preread.kernels.linear import MakeLinear, PlainLinear
+from preread.kernels.linear import Linear, MakeLinear, PlainLinear
 from preread.kernels.ops import Ops, ops_for
 from preread.kernels.rope import inverse_frequencies, rope_angles
 from preread.models.config import ModelConfig
@@ -28,16 +29,25 @@ class PackedDecoder:
         tensors: MutableMapping[str, torch.Tensor],
         linear: MakeLinear = PlainLinear,
         ops: Ops | None = None,
+        summed: Callable[[Linear], Linear] | None = None,
     ) -> None:
         """tensors: named and shaped by `layers.layout`, all of one dtype on one device; they are
         taken out as they are used. linear: the form in which the products keep their weights; a
         tied head that keeps another than the plain one is a copy of the embeddings. ops: what lies
-        between the products, by default the fastest for the device."""
+        between the products, by default the fastest for the device. summed: what becomes of the
+        products that lead out of attention and MLP, where others have a part in them."""
         self.config = config
         self._embed = tensors.pop("embed")
-        self._head = linear(self._embed if config.tied else tensors.pop("head"), None)
+        head = self._embed if config.tied else tensors.pop("head", None)
+        self._head = None if head is None else linear(head, None)
         self._norm = tensors.pop("norm")
-        self._layers = tuple(Layer.of(tensors, i, config, linear) for i in range(config.layers))
+        layers = (Layer.of(tensors, i, config, linear) for i in range(config.layers))
+        self._layers = tuple(
+            layer
+            if summed is None
+            else replace(layer, out=summed(layer.out), down=summed(layer.down))
+            for layer in layers
+        )
         self._ops = ops or ops_for(self.device, self.dtype)
         self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(self.device)
 
@@ -91,4 +101,5 @@ class PackedDecoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[R, E] -> [R, V] in the model's dtype."""
+        assert self._head is not None, "this part of the model has no head"
         return self._head(hidden)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +19,7 @@ from preread.models.config import DTYPES, ModelConfig, read_config
 from preread.models.decoder import PackedDecoder
 from preread.models.digest import model_fingerprint_parts, weights_digest
 from preread.models.folder import read_json, resolve
+from preread.models.shard import WHOLE, Shard
 from preread.models.text import Text, load_text
 from preread.models.tokenizer import Tokenizer
 from preread.models.weights import Checkpoint, random_tensors
@@ -33,6 +36,9 @@ _EFFECTIVE = (
     (re.compile(r"mistral-nemo", re.IGNORECASE), 16_384),
     (re.compile(r"qwen3-8b", re.IGNORECASE), 65_536),
 )
+
+
+MakeDecoder = Callable[[ModelConfig, MutableMapping[str, torch.Tensor], MakeLinear], PackedDecoder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,48 +72,79 @@ def load_model(
     weights_precision: str = "full",
     home: Path | None = None,
     seed: int = 0,
+    shard: Shard = WHOLE,
+    make: MakeDecoder = PackedDecoder,
 ) -> LoadedModel:
     """Load "reader", a folder or a hub id.
 
     dtype: "auto" or a name, see `choose_dtype`; device: "auto", "cpu", "cuda" or "cuda:1"; weights:
     "load" or "random" (right shapes, drawn from `seed`, for benchmarks; only the text side is then
     fetched); weights_precision: "full", or "int8" (CPU) or "fp8" (CUDA) for products in eight
-    bits; home: where the digest of the weights is remembered, None: nowhere.
+    bits; home: where the digest of the weights is remembered, None: nowhere; shard, make: which
+    part of the model is wanted, and what computes it.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError.
     """
-    if weights not in ("load", "random"):
-        raise ConfigError(f"weights = {weights!r}.", hint='Give "load" or "random".')
     place = choose_device(device)
     linear = choose_linear(weights_precision, place)
-    folder = resolve(name, weights=False)
-    config = read_config(folder)  # refuse before anything large is fetched
-    if weights == "random":
-        computed = choose_dtype(dtype, config.dtype or "float32", place)
-        tensors = random_tensors(config, seed, getattr(torch, computed), place)
-        # All are drawn in a row, so what comes later depends on the sizes of what came before.
-        shape = f"{config.vocab_size}:{config.tied}"
-        digest = f"random:{seed}:{shape}:{place.type}:{torch.__version__}"
-    else:
-        folder = resolve(name)
-        config = read_config(folder)
-        checkpoint = Checkpoint(folder, config)
-        computed = choose_dtype(dtype, checkpoint.dtype, place)
-        digest = weights_digest(folder, home)
-        tensors = checkpoint.load(getattr(torch, computed), place)
+    read = read_weights(
+        name, dtype=dtype, place=place, weights=weights, seed=seed, shard=shard,
+        digest=lambda folder: weights_digest(folder, home),
+    )  # fmt: skip
+    config, folder = read.config, read.folder
     tokenizer, chat, eos = load_text(folder)
     return LoadedModel(
-        decoder=PackedDecoder(config, tensors, linear),
+        decoder=make(read.own, read.tensors, linear),
         tokenizer=tokenizer,
         chat=chat,
         config=config,
         folder=folder,
-        fingerprint_parts=model_fingerprint_parts(config, digest, computed, weights_precision),
+        fingerprint_parts=model_fingerprint_parts(
+            config, read.digest, read.dtype, weights_precision
+        ),
         effective_context=effective_context(name, folder, config.max_positions),
-        dtype=computed,
+        dtype=read.dtype,
         stop_ids=frozenset(config.eos_ids) | ({eos} if eos is not None else frozenset()),
         weights_precision=weights_precision,
     )
+
+
+class Weights(NamedTuple):
+    """config: of the model; own: of what is here of it, see Shard."""
+
+    config: ModelConfig
+    own: ModelConfig
+    folder: Path
+    dtype: str
+    tensors: dict[str, torch.Tensor]
+    digest: str
+
+
+def read_weights(
+    name: str, *, dtype: str, place: torch.device, weights: str, seed: int = 0,
+    shard: Shard = WHOLE, digest: Callable[[Path], str] = lambda folder: "",
+) -> Weights:  # fmt: skip
+    """The tensors of a model, or a shard's; see `load_model`. digest: of the files of a folder,
+    asked for between the moment they are checked and the moment they are known to be unchanged."""
+    if weights not in ("load", "random"):
+        raise ConfigError(f"weights = {weights!r}.", hint='Give "load" or "random".')
+    folder = resolve(name, weights=False)
+    config = read_config(folder)  # refuse before anything large is fetched
+    own = shard.config(config)
+    if weights == "random":
+        computed = choose_dtype(dtype, config.dtype or "float32", place)
+        tensors = random_tensors(config, seed, getattr(torch, computed), place, shard)
+        # All are drawn in a row, so what comes later depends on the sizes of what came before.
+        shape = f"{config.vocab_size}:{config.tied}"
+        drawn = f"random:{seed}:{shape}:{place.type}:{torch.__version__}"
+        return Weights(config, own, folder, computed, tensors, drawn)
+    folder = resolve(name)
+    config = read_config(folder)
+    checkpoint = Checkpoint(folder, config)
+    computed = choose_dtype(dtype, checkpoint.dtype, place)
+    known = digest(folder)
+    tensors = checkpoint.load(getattr(torch, computed), place, shard)
+    return Weights(config, shard.config(config), folder, computed, tensors, known)
 
 
 def choose_linear(precision: str, device: torch.device) -> MakeLinear:

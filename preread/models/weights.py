@@ -19,6 +19,7 @@ from preread.errors import BadCheckpoint, UnsupportedModel
 from preread.models.config import ModelConfig
 from preread.models.folder import AGAIN, stamp, weight_files
 from preread.models.layers import Slot, layout
+from preread.models.shard import WHOLE, Shard
 
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Older checkpoints carry the RoPE frequencies; they follow from the config.
@@ -51,6 +52,7 @@ class Checkpoint:
         """Raises BadCheckpoint naming the file and the tensor, UnsupportedModel."""
         self.files = weight_files(folder)
         self._stamps = [stamp(file) for file in self.files]
+        self._config = config
         self._slots = layout(config)
         self._place = {
             name: (key, slot, part)
@@ -90,30 +92,36 @@ class Checkpoint:
         self.dtype = self.dtype or _STORED[stored.get_dtype()]
         self._found[name] = file
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
-        """All resident tensors. Raises BadCheckpoint also if a file changed since this object was
-        made: what was checked and digested in between would not be what is loaded."""
+    def load(
+        self, dtype: torch.dtype, device: torch.device, shard: Shard = WHOLE
+    ) -> dict[str, torch.Tensor]:
+        """All resident tensors, or a shard's part of them. Raises BadCheckpoint also if a file
+        changed since this object was made: what was checked and digested in between would not be
+        what is loaded."""
+        slots = shard.layout(self._config)
         resident = {
-            key: torch.empty(slot.shape, dtype=dtype, device=device)
-            for key, slot in self._slots.items()
+            key: torch.empty(slot.shape, dtype=dtype, device=device) for key, slot in slots.items()
         }
         for file in self.files:
             with _opened(file) as handle:
                 for name in [n for n, home in self._found.items() if home == file]:
-                    key, slot, part = self._place[name]
-                    start = sum(rows for _, rows in slot.parts[:part])
-                    rows = slot.parts[part][1]
-                    resident[key][start : start + rows].copy_(handle.get_tensor(name))
+                    key, _, part = self._place[name]
+                    if key in slots:
+                        piece = shard.cut(self._config, key, part, handle.get_tensor(name))
+                        start = sum(rows for _, rows in slots[key].parts[:part])
+                        resident[key][start : start + len(piece)].copy_(piece)
         if self._stamps != [stamp(file) for file in self.files]:
             raise BadCheckpoint("The weights changed while they were read.", hint="Try again.")
         return resident
 
 
 def random_tensors(
-    config: ModelConfig, seed: int, dtype: torch.dtype, device: torch.device
+    config: ModelConfig, seed: int, dtype: torch.dtype, device: torch.device, shard: Shard = WHOLE
 ) -> dict[str, torch.Tensor]:
-    """Weights of the right shapes for benchmarks: matrices normal(0, 0.02), norms 1, biases 0."""
+    """Weights of the right shapes for benchmarks: matrices normal(0, 0.02), norms 1, biases 0.
+    Shards get the parts of one model."""
     generator = torch.Generator(device=device).manual_seed(seed)
+    kept = shard.layout(config)
 
     def one(key: str, slot: Slot) -> torch.Tensor:
         tensor = torch.empty(slot.shape, dtype=dtype, device=device)
@@ -121,4 +129,5 @@ def random_tensors(
             return tensor.normal_(0.0, 0.02, generator=generator)
         return tensor.fill_(1.0 if key.endswith("norm") else 0.0)
 
-    return {key: one(key, slot) for key, slot in layout(config).items()}
+    drawn = ((key, slot, one(key, slot)) for key, slot in layout(config).items())
+    return {key: shard.of(config, key, slot, whole) for key, slot, whole in drawn if key in kept}

@@ -111,7 +111,7 @@ def quantise_program(x_ptr, q_ptr, scale_ptr, stride, size, largest, BLOCK: tl.c
     x = tl.load(x_ptr + row * stride + at, mask=seen, other=0.0).to(tl.float32)
     top = tl.max(tl.abs(x), 0)
     bad = tl.sum(tl.where(x != x, 1, 0), 0) > 0  # a maximum does not see NaN
-    step = largest / tl.maximum(top, 1.1754943508222875e-38)
+    step = tl.minimum(largest / tl.maximum(top, 1.1754943508222875e-38), 3.4028234663852886e38)
     q = tl.minimum(tl.maximum(x * step, -largest), largest)
     tl.store(q_ptr + row * size + at, q.to(tl.float8e4nv), mask=seen)
     tl.store(scale_ptr + row, tl.where(bad, float("nan"), top / largest))
