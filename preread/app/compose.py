@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
     from preread.contexts.catalog.base import Catalog
     from preread.engine.local import LocalBackend
-    from preread.engine.parts import Parts as EngineParts
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
-    from preread.models.load import LoadedModel
     from preread.store.keys import Epochs, Geometry
     from preread.store.store import Store
     from preread.tokens.parity import ParityReport
@@ -171,6 +169,7 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
 
 
 def _native(config: Config, weights: Weights) -> Parts:
+    from preread.app.loading import open_model
     from preread.app.measuring import device_name
     from preread.capacity.remembered import Remembered
     from preread.engine.local import LocalBackend
@@ -180,7 +179,7 @@ def _native(config: Config, weights: Weights) -> Parts:
 
     _threads(config)
     metrics, chosen = Metrics(), config.model
-    loaded, parts = _loaded(config, weights)
+    loaded, parts = open_model(config, weights)
     geometry = Geometry(
         layers=loaded.config.layers,
         kv_heads=loaded.config.kv_heads,
@@ -198,31 +197,6 @@ def _native(config: Config, weights: Weights) -> Parts:
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
     parameters = parameter_count(loaded.config)
     return Parts(config, backend, catalog, metrics, parameters)
-
-
-def _loaded(config: Config, weights: Weights) -> tuple[LoadedModel, EngineParts | None]:
-    """The model on one device, or on several that behave as one."""
-    chosen = config.model
-    if chosen.gpus > 1:
-        from preread.engine.group.open import Wanted, open_group
-
-        return open_group(
-            Wanted(
-                chosen.model, chosen.gpus, chosen.dtype, chosen.device, weights,
-                chosen.weights_precision, threads=chosen.threads, home=config.home,
-            )
-        )  # fmt: skip
-    from preread.models.load import load_model
-
-    loaded = load_model(
-        chosen.model,
-        dtype=chosen.dtype,
-        device=chosen.device,
-        weights=weights,
-        weights_precision=chosen.weights_precision,
-        home=config.home,
-    )
-    return loaded, None
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:

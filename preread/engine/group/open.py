@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -91,12 +92,13 @@ def _start(
     processes: list[subprocess.Popen[bytes]] = []
     for rank in range(1, wanted.size):
         pipe, process = _process()
-        pipe.send(
-            Task(
-                Shard(rank, wanted.size), port, places[rank], wanted.name, wanted.dtype,
-                wanted.weights, wanted.weights_precision, wanted.seed, wanted.threads,
-            )
-        )  # fmt: skip
+        with suppress(OSError):  # it is gone already, which its reply will say
+            pipe.send(
+                Task(
+                    Shard(rank, wanted.size), port, places[rank], wanted.name, wanted.dtype,
+                    wanted.weights, wanted.weights_precision, wanted.seed, wanted.threads,
+                )
+            )  # fmt: skip
         pipes.append(pipe)
         processes.append(process)
     return Followers(pipes, processes, heads)
