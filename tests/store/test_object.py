@@ -13,7 +13,7 @@ from obstore.store import MemoryStore
 
 from preread.errors import ConfigError, TierError
 from preread.store.tiers.base import ChunkUnreadable, Tier
-from preread.store.tiers.bucket import Bucket, open_bucket
+from preread.store.tiers.bucket import Bucket, Changed, open_bucket
 from preread.store.tiers.object import ObjectTier, open_object
 from preread.store.tiers.urls import TierUrl, parse_tiers
 from preread.store.tiers.uses import MOST, Uses
@@ -247,3 +247,18 @@ def test_what_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("text", ["gs://bucket/kv?anonymous", "az://me:c2VjcmV0@container/kv?http"])
 def test_other_clouds_are_opened_without_a_word_to_them(text: str) -> None:
     assert isinstance(open_object(url(text)), Tier)
+
+
+def test_a_swap_is_one_writers(bucket: Bucket) -> None:
+    bucket.swap("x", b"one", None)
+    bucket.swap("x", b"one", None)  # the reply was lost, and it was tried again
+    with pytest.raises(Changed):
+        bucket.swap("x", b"other", None)
+    first = bucket.get("x")
+    assert first is not None
+    bucket.swap("x", b"two", first.tag)
+    bucket.swap("x", b"two", first.tag)
+    with pytest.raises(Changed):
+        bucket.swap("x", b"three", first.tag)
+    last = bucket.get("x")
+    assert last is not None and last.data == b"two"

@@ -12,6 +12,7 @@ from typing import Any
 
 from preread.contexts.catalog.base import (
     ContextRecord,
+    ContextSummary,
     EmbeddingRecord,
     Part,
     ShardRecord,
@@ -72,6 +73,46 @@ def unpack(data: bytes, text_of: Callable[[str], str]) -> ContextRecord:
             base64.b64decode(embedding["vectors"]),
         )
     return ContextRecord(**body)
+
+
+def pack_whole(record: ContextRecord) -> bytes:
+    """A record with its texts, compressed."""
+    body, texts = pack(record)
+    return compress(json.dumps({"record": decompress(body), "texts": texts}))
+
+
+def unpack_whole(data: bytes) -> ContextRecord:
+    """The way back."""
+    whole = json.loads(decompress(data))
+    return unpack(compress(whole["record"]), whole["texts"].__getitem__)
+
+
+def summary_of(record: ContextRecord) -> ContextSummary:
+    """What `list` shows of a record that nobody has used yet."""
+    return ContextSummary(
+        name=record.name,
+        version=record.version,
+        model=record.model,
+        fingerprint=record.fingerprint,
+        tokens=record.tokens,
+        shards=len(record.shards),
+        sources=len(record.sources),
+        kv_bytes=sum(shard.kv_bytes for shard in record.shards),
+        created_at=record.created_at,
+        expires_at=record.expires_at,
+        last_used=record.created_at,
+        invalidated=record.invalidated,
+    )
+
+
+def read_summary(values: dict[str, Any]) -> ContextSummary:
+    """From the JSON object of a summary."""
+    return ContextSummary(**_known(ContextSummary, values))
+
+
+def chunk_keys(record: ContextRecord) -> list[str]:
+    """Hex keys of the chunks of all shards."""
+    return [key for shard in record.shards for key in shard.chunk_keys]
 
 
 def compress(text: str) -> bytes:

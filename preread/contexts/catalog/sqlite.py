@@ -16,10 +16,23 @@ from json import dumps, loads
 from pathlib import Path
 
 from preread.contexts.catalog.base import ContextRecord, ContextSummary, Hints, Standing
-from preread.contexts.catalog.codec import compress, decompress, pack, unpack
+from preread.contexts.catalog.codec import (
+    chunk_keys,
+    compress,
+    decompress,
+    pack,
+    summary_of,
+    unpack,
+)
+from preread.contexts.catalog.conflicts import (
+    no_unicode,
+    published_first,
+    removed_meanwhile,
+    session_has_grown,
+)
 from preread.contexts.catalog.hints import NoHints
 from preread.contexts.catalog.schema import create, migrate, needs_migration
-from preread.errors import CatalogConflict, HomeError, UsageError
+from preread.errors import HomeError
 
 SUMMARY = """
     SELECT c.name, version, model, fingerprint, tokens, shards, sources, kv_bytes, created_at,
@@ -63,11 +76,7 @@ class SqliteCatalog:
         with self._write() as db:
             newest = _newest(db, record.name)
             if newest != expected:
-                raise CatalogConflict(
-                    f"Context {record.name!r} is at version {newest}, not {expected}: another "
-                    "process published first.",
-                    hint="Run the build again.",
-                )
+                raise published_first(record.name, newest, expected)
             db.execute(
                 f"INSERT INTO contexts VALUES ({', '.join('?' * 13)})", _columns(record, body)
             )
@@ -151,19 +160,12 @@ class SqliteCatalog:
     def append_turn(self, context: str, session: str, turn: tuple[str, str], *, at: int) -> None:
         with self._write() as db:
             if not _newest(db, context):  # else a later context of that name would inherit it
-                raise CatalogConflict(
-                    f"Context {context!r} was removed meanwhile; the turn is not kept.",
-                    hint=f"preread build {context} PATH…",
-                )
+                raise removed_meanwhile(context)
             (length,) = db.execute(
                 "SELECT count(*) FROM turns WHERE context = ? AND session = ?", (context, session)
             ).fetchone()
             if length != at:
-                raise CatalogConflict(
-                    f"Session {session!r} of {context!r} has {length} turns, not {at}: another "
-                    "process answered in it.",
-                    hint="Ask again, or use a session of your own: --session NAME",
-                )
+                raise session_has_grown(context, session, length, at)
             db.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?)", (context, session, at, *turn))
 
     def epoch(self, scope: str) -> int:
@@ -245,10 +247,7 @@ class SqliteCatalog:
                 f"{self.path.parent}: {exc.strerror}.", hint="Set PREREAD_HOME to another folder."
             ) from exc
         except UnicodeEncodeError as exc:
-            raise UsageError(
-                f"{exc.object!r} is not valid Unicode (a lone surrogate).",
-                hint="Type or decode it as UTF-8.",
-            ) from exc
+            raise no_unicode(exc) from exc
         except sqlite3.OperationalError as exc:
             raise _operational(self.path, exc, self.busy_timeout_s) from exc
         except (sqlite3.DatabaseError, zlib.error, KeyError, ValueError, TypeError) as exc:
@@ -272,20 +271,20 @@ def _newest(db: sqlite3.Connection, name: str) -> int:
 
 
 def _columns(record: ContextRecord, body: bytes) -> tuple[object, ...]:
-    keys = [key for shard in record.shards for key in shard.chunk_keys]
+    shown = summary_of(record)
     return (
-        record.name,
-        record.version,
-        record.model,
-        record.fingerprint,
-        record.tokens,
-        len(record.shards),
-        len(record.sources),
-        sum(shard.kv_bytes for shard in record.shards),
-        record.created_at,
-        record.expires_at,
-        record.invalidated,
-        compress(dumps(keys)),
+        shown.name,
+        shown.version,
+        shown.model,
+        shown.fingerprint,
+        shown.tokens,
+        shown.shards,
+        shown.sources,
+        shown.kv_bytes,
+        shown.created_at,
+        shown.expires_at,
+        shown.invalidated,
+        compress(dumps(chunk_keys(record))),
         body,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sqlite3
 import stat
@@ -18,6 +17,7 @@ from preread.contexts.catalog.schema import MIGRATIONS
 from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.errors import CatalogConflict, HomeError
 from preread.testing.conformance_catalog import CatalogConformance, record
+from tests.contexts.catalog.racing import race
 
 
 class TestSqliteCatalog(CatalogConformance):
@@ -206,33 +206,5 @@ def test_a_read_only_catalog_of_an_earlier_release_can_be_read() -> None:
         home.chmod(0o755)
 
 
-def build_versions(path: Path, writer: int, start: object, won: object) -> None:
-    """What one of several builders does: publish on top of what it sees, five times."""
-    catalog = SqliteCatalog(path)
-    start.wait()  # type: ignore[attr-defined]
-    for version in range(1, 6):
-        try:
-            catalog.put(record(version=version, text=f"by {writer}"), expected=version - 1)
-            won.put((version, writer))  # type: ignore[attr-defined]
-        except CatalogConflict:
-            won.put((0, writer))  # type: ignore[attr-defined]
-
-
 def test_one_of_many_processes_wins_each_version(tmp_path: Path) -> None:
-    processes = multiprocessing.get_context("spawn")
-    path, start, won = tmp_path / "c.sqlite", processes.Barrier(3), processes.Queue()
-    builders = [
-        processes.Process(target=build_versions, args=(path, n, start, won)) for n in range(3)
-    ]
-    for builder in builders:
-        builder.start()
-    results = [won.get(timeout=60) for _ in range(15)]
-    for builder in builders:
-        builder.join()
-    winners = dict(sorted(r for r in results if r[0]))
-    assert len([r for r in results if r[0]]) == len(winners)
-    catalog = SqliteCatalog(path)
-    newest = catalog.get("handbook")
-    assert newest and newest.version == max(winners)
-    for version, writer in winners.items():
-        assert catalog.get("handbook", version) == record(version=version, text=f"by {writer}")
+    race(SqliteCatalog, tmp_path / "c.sqlite")
