@@ -78,6 +78,7 @@ class StoreSection:
     shared: str = ""  # a namespace instead: all tenants that name it share their chunks
     key: str = field(default="", repr=False)  # or PREREAD_KEY: seals chunks; docs/security.md
     key_file: str = ""  # a file of such keys instead, newest first
+    catalog: str = field(default="", repr=False)  # URL of shared names (docs/store.md); "": home's
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Config:
 
 # Variables with a name of their own, and knobs whose value no message shows.
 SHORT = {"PREREAD_KEY": ("store", "key"), "PREREAD_TIERS": ("store", "tiers")}
-SECRET = ("store.key",)
+SECRET = ("store.key", "store.catalog")
 SECTIONS = ("model", "engine", "store", "context", "resident")
 
 

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from preread.config import Config
-from preread.contexts.catalog.sqlite import SqliteCatalog
+from preread.contexts.catalog.base import Catalog
+from preread.contexts.catalog.opening import open_catalog_at
 from preread.errors import ConfigError, HomeError
 from preread.metrics import Metrics
 from preread.store.seal import Keyring
@@ -42,9 +43,11 @@ def check_writable(home: Path) -> None:
         )
 
 
-def open_catalog(config: Config) -> SqliteCatalog:
-    """Names, versions and sessions of this home."""
-    return SqliteCatalog(config.home / "catalog.sqlite", config.context.busy_timeout_s)
+def open_catalog(config: Config) -> Catalog:
+    """Names, versions and sessions: of this home, or those that store.catalog shares. Raises
+    ConfigError."""
+    file = config.home / "catalog.sqlite"
+    return open_catalog_at(config.store.catalog, file, config.context.busy_timeout_s)
 
 
 def open_tiers(config: Config) -> list[Tier]:

@@ -1,4 +1,4 @@
-"""The catalog in an object store, by conditional puts: for machines that share nothing but a bucket.
+"""The catalog in an object store, by conditional puts: for machines that share only a bucket.
 
     PREFIX/catalog/names/NAME               what there is of a name: its kept versions, see Head
     PREFIX/catalog/records/NAME/<unique>    one version whole, texts included; never changed

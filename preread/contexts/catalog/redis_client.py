@@ -90,7 +90,8 @@ class Client:
             }
         nodes = [(host.name.strip("[]"), host.port or PORT) for host in url.hosts]
         if self._cluster:
-            startup = [ClusterNode(host, port) for host, port in nodes]
+            node: Any = ClusterNode  # without types
+            startup = [node(host, port) for host, port in nodes]
             return RedisCluster(startup_nodes=startup, require_full_coverage=False, **options)
         ((host, port),) = nodes
         return redis.Redis(host=host, port=port, db=int(url.path or 0), **options)
