@@ -97,8 +97,8 @@ class Layout:
         return self._seal.pack(chunk, payload) if self._seal else pack(chunk, payload)
 
     def unpack(self, value: memoryview, expected: ChunkHeader) -> memoryview:
-        """The payload (a view into `value`, which is changed when it was sealed), if it is the
-        chunk expected, to the last field. Raises ChunkFault."""
+        """The payload, if it is the chunk expected, to the last field: a view into `value`, or
+        where chunks are sealed memory of its own. Raises ChunkFault."""
         return self._seal.unpack(value, expected) if self._seal else unpack(value, expected)
 
     def decode(self, box: Box, payload: memoryview) -> Tensor:

@@ -115,20 +115,20 @@ class Seal:
         return clear + _checksum(clear, sealed), body, tag
 
     def unpack(self, value: memoryview, expected: ChunkHeader) -> memoryview:
-        """The payload, opened in place: `value` must be the caller's own. Nothing of it is to be
-        used after a ChunkFault."""
+        """The payload, in memory of its own: `value` stays sealed, so that it may be passed on to
+        another tier. Raises ChunkFault."""
         view = memoryview(value)
         key_id, nonce = _clear(view, expected.key)
         if (cipher := self._ciphers.get(key_id)) is None:
             raise ChunkFault(Fault.UNKNOWN_KEY)
-        sealed, payload = view[HEADER_BYTES:], view[HEADER_BYTES:-CHECKSUM_BYTES]
+        payload = fresh(len(view) - HEADER_BYTES - CHECKSUM_BYTES)
         if payload.nbytes != expected.payload_nbytes:
             raise ChunkFault(Fault.WRONG_LENGTH)
         bound = bytes(view[: _CLEAR.size]) + described(expected)
         from cryptography.exceptions import InvalidTag
 
         try:
-            cipher.decrypt_into(nonce, sealed, bound, payload)
+            cipher.decrypt_into(nonce, view[HEADER_BYTES:], bound, payload)
         except InvalidTag:
             raise ChunkFault(Fault.BROKEN_SEAL) from None
         return payload
