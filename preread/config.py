@@ -74,6 +74,7 @@ class StoreSection:
     tiers: str = field(default="disk", repr=False)  # or PREREAD_TIERS: nearest first, store.md
     disk_budget_mb: int = 10_240  # MiB; of a disk tier whose URL says nothing else
     fsync: bool = True
+    codec: str = "raw"  # raw | fp8 | int8: half the bytes, not quite the same KV (docs/store.md)
     tenant: str = "default"
     shared: str = ""  # a namespace instead: all tenants that name it share their chunks
     key: str = field(default="", repr=False)  # or PREREAD_KEY: seals chunks; docs/security.md

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from preread.engine.local import LocalBackend
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
+    from preread.models.load import LoadedModel
     from preread.store.keys import Epochs, Geometry
     from preread.store.store import Store
     from preread.tokens.parity import ParityReport
@@ -175,19 +176,12 @@ def _native(config: Config, weights: Weights) -> Parts:
     from preread.engine.local import LocalBackend
     from preread.home import open_catalog
     from preread.models.layers import parameter_count
-    from preread.store.keys import Geometry, fingerprint
+    from preread.store.keys import fingerprint
 
     _threads(config)
     metrics, chosen = Metrics(), config.model
     loaded, parts = open_model(config, weights)
-    geometry = Geometry(
-        layers=loaded.config.layers,
-        kv_heads=loaded.config.kv_heads,
-        head_dim=loaded.config.head_dim,
-        dtype=loaded.dtype,
-        chunk_tokens=config.store.chunk_tokens,
-        chunk_bytes=config.store.chunk_bytes,
-    )
+    geometry = geometry_of(loaded, config.store)
     identity = fingerprint(loaded.fingerprint_parts)
     tuned = Remembered(config.home).limit(device_name(str(loaded.decoder.device)), identity)
     kind = loaded.decoder.device.type
@@ -196,7 +190,7 @@ def _native(config: Config, weights: Weights) -> Parts:
     store = _stores(config, geometry, [identity], catalog, metrics)[0]
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
     parameters = parameter_count(loaded.config)
-    return Parts(config, backend, catalog, metrics, parameters)
+    return Parts(config, backend, catalog, metrics, parameters, _lossy(config))
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
@@ -219,7 +213,30 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     notes = [f"transformers computes this model, slower than our own decoder: {why}"]
     if net.layout is None:
         notes.append(f"every question reads its whole context again: {net.why}")
+    notes += _lossy(config)
     return Parts(config, backend, catalog, metrics, net.parameters, tuple(notes))
+
+
+def geometry_of(loaded: LoadedModel, kept: StoreSection) -> Geometry:
+    """How the KV of a model of our own decoder is cut into chunks."""
+    from preread.store.keys import Geometry
+
+    return Geometry(
+        layers=loaded.config.layers,
+        kv_heads=loaded.config.kv_heads,
+        head_dim=loaded.config.head_dim,
+        dtype=loaded.dtype,
+        chunk_tokens=kept.chunk_tokens,
+        chunk_bytes=kept.chunk_bytes,
+    )
+
+
+def _lossy(config: Config) -> tuple[str, ...]:
+    """What is to be said of a codec that loses something."""
+    codec = config.store.codec
+    if codec == "raw":
+        return ()
+    return (f"KV is kept in codec {codec}, which is not exact: preread verify --codec {codec}",)
 
 
 def _stores(
@@ -231,6 +248,7 @@ def _stores(
 ) -> list[Store]:
     """One store for each fingerprint, on the same tiers."""
     from preread.home import open_keyring, open_tiers
+    from preread.store.codec import codec_of
     from preread.store.store import Store
 
     kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
@@ -242,6 +260,7 @@ def _stores(
             tenant=kept.shared or kept.tenant,
             shared=bool(kept.shared),
             metrics=metrics,
+            codec=codec_of(kept.codec),
             keyring=keyring,
             epochs=partial(_epochs, catalog, kept, identity),
         )

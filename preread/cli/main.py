@@ -126,9 +126,18 @@ def show(name: Name, json: Json = False) -> None:
 @app.command()
 def verify(
     name: Annotated[str, typer.Argument(help="One context; all chunks when left out.")] = "",
+    codec: Annotated[
+        str, typer.Option(help="Measure what this codec does to answers instead: fp8, int8.")
+    ] = "",
+    model: Model = "",
     json: Json = False,
 ) -> None:
     """Read and check every kept chunk; damaged ones are set aside and will be recomputed."""
+    if codec:
+        from preread.cli.lossy import codec_command
+
+        codec_command(codec, model=model, json=json)
+        return
     from preread.cli.managing import verify_command
 
     verify_command(name, json=json)

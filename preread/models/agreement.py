@@ -73,7 +73,7 @@ def compare(full: torch.Tensor, other: torch.Tensor, precision: str) -> Agreemen
     lead = best.values[:, 0] - best.values[:, 1]
     pair = other.gather(1, best.indices)
     error = float((pair[:, 0] - pair[:, 1] - lead).square().mean().sqrt())
-    same, clear = other.argmax(-1) == best.indices[:, 0], lead > error
+    same, clear = other.argmax(-1) == full.argmax(-1), lead > error  # topk settles ties otherwise
     log_full, log_other = full.log_softmax(-1), other.log_softmax(-1)
     divergence = (log_full.exp() * (log_full - log_other)).sum(-1).mean()
     return Agreement(
