@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Valkey:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None
 
     def start(self) -> None:
         """Also again, after `kill`: on the same port, empty."""
@@ -103,36 +107,38 @@ def running(folder: Path, *settings: str) -> Iterator[Valkey]:
         server.kill()
 
 
+def member(folder: Path) -> Valkey:
+    """A server that may join a cluster. A lost one does not stop the others."""
+    return Valkey(
+        folder,
+        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+        *("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"),
+        *("--cluster-require-full-coverage", "no"),
+    )
+
+
+def meet(server: Valkey, other: Valkey) -> None:
+    bus = other.settings[other.settings.index("--cluster-port") + 1]
+    server.command("CLUSTER", "MEET", "127.0.0.1", other.port, bus)
+
+
 @contextlib.contextmanager
 def cluster(folder: Path, nodes: int = 3) -> Iterator[list[Valkey]]:
-    """Primaries that share the slots evenly. A lost one does not stop the others."""
+    """Primaries that share the slots evenly."""
     servers: list[Valkey] = []
     try:
         for n in range(nodes):
-            servers.append(
-                Valkey(
-                    folder / str(n),
-                    *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
-                    *("--cluster-node-timeout", "1000"),
-                    *("--cluster-require-full-coverage", "no"),
-                )
-            )
-        join(servers)
+            servers.append(member(folder / str(n)))
+        share = -(-16384 // nodes)
+        for n, server in enumerate(servers):
+            last = min((n + 1) * share, 16384) - 1
+            server.command("CLUSTER", "ADDSLOTSRANGE", n * share, last)
+            meet(server, servers[0])
+        eventually(lambda: all(_sees(server, nodes) for server in servers))
         yield servers
     finally:
         for server in servers:
             server.kill()
-
-
-def join(servers: Sequence[Valkey]) -> None:
-    share = -(-16384 // len(servers))
-    for n, server in enumerate(servers):
-        last = min((n + 1) * share, 16384) - 1
-        server.command("CLUSTER", "ADDSLOTSRANGE", n * share, last)
-        bus = servers[0].settings[servers[0].settings.index("--cluster-port") + 1]
-        server.command("CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)
-    for server in servers:
-        eventually(lambda server=server: _sees(server, len(servers)))  # type: ignore[misc]
 
 
 def _sees(server: Valkey, nodes: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -30,9 +30,22 @@ class ServerClock(Clock):
             client.close()
 
 
-def opened(url: str, clock: Clock | None = None) -> RedisTier:
-    (parsed,) = parse_tiers(url)
-    return open_redis(parsed, clock=clock) if clock else open_redis(parsed)
+Opener = Callable[..., RedisTier]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """opened(url, clock): a tier whose connections end with the test."""
+    tiers: list[RedisTier] = []
+
+    def open_one(url: str, clock: Clock | None = None) -> RedisTier:
+        (parsed,) = parse_tiers(url)
+        tiers.append(open_redis(parsed, clock=clock) if clock else open_redis(parsed))
+        return tiers[-1]
+
+    yield open_one
+    for tier in tiers:
+        tier.close()
 
 
 def list_url(servers: Sequence[Valkey], options: str = "") -> str:

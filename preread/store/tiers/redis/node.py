@@ -47,6 +47,7 @@ class Node:
         self.settings: dict[str, str] | None = None
         self._login = login
         self._most_idle = idle
+        self._hint = ""  # of the last failure
         self._log = log or logging.getLogger("preread.store")
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -79,9 +80,8 @@ class Node:
     def lend(self, deadline: Deadline) -> Connection:
         """A connection for the caller alone, to be given to `take_back`; inside `guard`."""
         if not self.breaker.admit():
-            raise self.down(
-                f"left alone for {self.breaker.left():.1f} s after it failed: {self.breaker.cause}"
-            )
+            again = f"asked again in {self.breaker.left():.1f} s"
+            raise self.down(f"{self.breaker.cause} ({again})", self._hint)
         with self._lock:
             if self._owner != os.getpid():  # forked: these sockets are the parent's
                 self._idle, self._owner = [], os.getpid()
@@ -116,6 +116,8 @@ class Node:
             if isinstance(exc, LoginRefused):
                 hint = "Check user, password and database in the tier's URL."
             text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+            text = text.rstrip(".")
+            self._hint = hint
             if self.breaker.failed(text):
                 self._log.warning(
                     "redis server %s: %s; not asked for %.1f s.",
@@ -141,13 +143,14 @@ class Node:
 def at_once(works: Sequence[Callable[[], T]]) -> list[T]:
     """What each of the works gives, in order. All run at the same time, each in a thread of its
     own: a server that hangs takes nobody else's time. Raises what the first that failed raised."""
-    results: list[T | BaseException | None] = [None] * len(works)
+    results: dict[int, T] = {}
+    errors: dict[int, BaseException] = {}
 
     def run(n: int) -> None:
         try:
             results[n] = works[n]()
         except BaseException as exc:
-            results[n] = exc
+            errors[n] = exc
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(1, len(works))]
     for thread in threads:
@@ -156,9 +159,6 @@ def at_once(works: Sequence[Callable[[], T]]) -> list[T]:
         run(0)
     for thread in threads:
         thread.join()
-    done: list[T] = []
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-        done.append(result)  # type: ignore[arg-type]  # every work has put its result
-    return done
+    for n in sorted(errors):
+        raise errors[n]
+    return [results[n] for n in range(len(works))]

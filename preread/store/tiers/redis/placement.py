@@ -9,7 +9,7 @@ import xxhash
 
 from preread.store.tiers.base import ChunkKey
 from preread.store.tiers.redis.node import Node
-from preread.store.tiers.redis.wire import Reply
+from preread.store.tiers.redis.wire import Reply, ServerError
 
 COPIES = 2
 
@@ -38,7 +38,8 @@ class Placement(Protocol):
         ...
 
     def redirected(self, node: Node, reply: Reply) -> Redirect | None:
-        """Whom to ask instead, if this reply of the node says so."""
+        """Whom to ask instead, if this reply of the node says so. Raises NodeDown when that is
+        nobody whom this placement knows."""
         ...
 
     def failed(self, node: Node) -> None:
@@ -69,6 +70,11 @@ class Rendezvous:
         return self._nodes
 
     def redirected(self, node: Node, reply: Reply) -> Redirect | None:
+        """Raises NodeDown: a part of a cluster must not look like the whole."""
+        if isinstance(reply, ServerError) and reply.code in ("MOVED", "ASK"):
+            raise node.down(
+                "part of a cluster", "Write redis+cluster:// instead of redis:// in store.tiers."
+            )
         return None
 
     def failed(self, node: Node) -> None:
