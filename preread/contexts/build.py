@@ -19,7 +19,7 @@ from preread.contexts.catalog.base import Catalog, ContextRecord, ShardRecord
 from preread.contexts.changes import Changes, compare
 from preread.contexts.fit import Fit
 from preread.contexts.layout import DEFAULT_INSTRUCTIONS, Layout
-from preread.contexts.names import check_name
+from preread.contexts.names import check_name, joined_names
 from preread.contexts.route import Embedder, embed_sections
 from preread.contexts.shard import Plan, plan_shards
 from preread.contexts.sources import Sources, in_order_of, read_sources
@@ -32,9 +32,10 @@ RATE_SHARE = 0.5  # of the tokens must have been computed for their rate to desc
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build. patterns: the PATH arguments; ttl_s: seconds until it expires, None: never;
-    force: publish a new version even if nothing changed; stdin: the bytes of "-"; sources: what
-    was read already; on_plan: told the fit and the shards before anything is computed."""
+    """What to build. name: of one context, or several that are joined; patterns: the PATH
+    arguments; ttl_s: seconds until it expires, None: never; force: publish a new version even if
+    nothing changed; stdin: the bytes of "-"; sources: what was read already; on_plan: told the fit
+    and the shards before anything is computed."""
 
     name: str
     patterns: tuple[str, ...]
@@ -104,7 +105,8 @@ async def build_context(
     """Raises UsageError for a bad name, SourceError for a bad document, ContextTooLong when no
     split can help, HomeError when the catalog cannot be written."""
     started = time.perf_counter()
-    check_name(request.name)
+    if request.sources is None or not joined_names(request.name):
+        check_name(request.name)
     sources = await asyncio.to_thread(_read, request, config)
     previous = await asyncio.to_thread(catalog.get, request.name)
     if previous:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from preread.errors import UnknownName, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+JOIN = "+"  # between the names of contexts that are asked as one; in no name of its own
 LONGEST_TTL_S = 5200 * 604_800.0  # a century; dates must stay representable
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -24,6 +25,12 @@ def check_name(name: str, what: str = "context") -> str:
         "beginning with a letter or digit.",
         hint=f"Try: {_slug(name)}",
     )
+
+
+def joined_names(target: str) -> tuple[str, ...]:
+    """The names in "handbook+prices"; none if it joins no names."""
+    names = tuple(target.split(JOIN))
+    return names if len(names) > 1 and all(NAME.fullmatch(name) for name in names) else ()
 
 
 def derived_name(target: str) -> str:

@@ -16,7 +16,7 @@ from preread.config import Config
 from preread.contexts.build import BuildOutcome, BuildRequest, build_context
 from preread.contexts.catalog.base import Catalog, ContextRecord
 from preread.contexts.layout import DEFAULT_INSTRUCTIONS
-from preread.contexts.names import derived_name, stdin_name, unknown_name
+from preread.contexts.names import derived_name, joined_names, stdin_name, unknown_name
 from preread.contexts.opened import Opened
 from preread.contexts.route import Embedder
 from preread.contexts.shard import Plan
@@ -49,7 +49,8 @@ async def open_context(
     config: Config,
     options: OpenOptions | None = None,
 ) -> Opened:
-    """The context of a name, or of a PATH (built when missing); a name goes before a path. A stale
+    """The context of a name, of several joined by "+" (asked as one), or of a PATH (built when
+    missing); a name goes before a path. A stale
     one is rebuilt first; if its sources are gone, it answers from the kept text and a note says so,
     unless it expired or was invalidated: then SourceError. Raises UnknownName with the names that
     come close."""
@@ -75,6 +76,8 @@ class _Door:
         if target == STDIN:
             data = await asyncio.to_thread(self._stdin)
             return await self._build_new(stdin_name(data), (STDIN,), data)
+        if names := await asyncio.to_thread(self._joined, target):
+            return await self._composed(target, names)
         for name in (target, derived_name(target)):
             if record := await asyncio.to_thread(self.catalog.get, name):
                 if name != target and record.patterns != (absolute(target),):
@@ -84,6 +87,44 @@ class _Door:
             return await self._build_new(derived_name(target), (target,))
         summaries = await asyncio.to_thread(self.catalog.summaries)
         raise unknown_name(target, [summary.name for summary in summaries])
+
+    def _joined(self, target: str) -> tuple[str, ...]:
+        """The names that a target joins, unless a file has that name. Raises UnknownName."""
+        if not (names := joined_names(target)) or os.path.lexists(os.path.expanduser(target)):
+            return ()
+        known = [summary.name for summary in self.catalog.summaries()]
+        for name in names:
+            if name not in known:
+                raise unknown_name(name, known)
+        return names
+
+    async def _composed(
+        self, target: str, names: tuple[str, ...]
+    ) -> tuple[ContextRecord, list[str]]:
+        """One context of the documents of several, in their order: exact, as if it had been built
+        from all of them. What it has in common with the first is read no second time."""
+        found = [await self.find(name) for name in names]
+        notes = [note for _, more in found for note in more]
+        parts = [record for record, _ in found]
+        instructions = self.options.instructions or parts[0].instructions
+        if any(part.instructions != instructions for part in parts):
+            notes.append(f"answering by the instructions of {names[0]!r}")
+        sources = Sources(
+            tuple(dict.fromkeys(source for part in parts for source in part.sources)),
+            tuple(dict.fromkeys(pattern for part in parts for pattern in part.patterns)),
+        )
+        kept = await asyncio.to_thread(self.catalog.get, target)
+        if kept and self._says(kept, sources, instructions):
+            return kept, notes
+        outcome = await self._build(BuildRequest(target, (), instructions, sources=sources))
+        return outcome.record, [*notes, f"joined: {outcome.describe()}", *outcome.notes]
+
+    def _says(self, kept: ContextRecord, sources: Sources, instructions: str) -> bool:
+        state = state_of(kept, self.options.now(), self.backend.info.fingerprint)
+        said = (kept.sources, kept.patterns, kept.instructions)
+        return state.label == "fresh" and said == (
+            sources.records, sources.patterns, instructions
+        )  # fmt: skip
 
     async def _refreshed(self, record: ContextRecord) -> tuple[ContextRecord, list[str]]:
         """The record itself when it is fresh, else its successor."""
