@@ -6,13 +6,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from preread.config import Config, StoreSection, load_config, local_model
-from preread.errors import ConfigError, PrereadError, UnsupportedModel
+from preread.config import Config, load_config, local_model
+from preread.errors import ConfigError, UnsupportedModel
 from preread.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -22,11 +21,7 @@ if TYPE_CHECKING:
     from preread.engine.local import LocalBackend
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
-    from preread.models.load import LoadedModel
-    from preread.store.keys import Epochs, Geometry
-    from preread.store.store import Store
     from preread.tokens.parity import ParityReport
-    from preread.types import Fingerprint
 
 Weights = Literal["load", "random"]
 T = TypeVar("T")
@@ -172,6 +167,7 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
 def _native(config: Config, weights: Weights) -> Parts:
     from preread.app.loading import open_model
     from preread.app.measuring import device_name
+    from preread.app.storing import geometry_of, lossy_note, open_stores
     from preread.capacity.remembered import Remembered
     from preread.engine.local import LocalBackend
     from preread.home import open_catalog
@@ -187,13 +183,14 @@ def _native(config: Config, weights: Weights) -> Parts:
     kind = loaded.decoder.device.type
     config = replace(config, engine=config.engine.limited(kind, tuned))
     catalog = open_catalog(config)
-    store = _stores(config, geometry, [identity], catalog, metrics)[0]
+    store = open_stores(config, geometry, [identity], catalog, metrics)[0]
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
     parameters = parameter_count(loaded.config)
-    return Parts(config, backend, catalog, metrics, parameters, _lossy(config))
+    return Parts(config, backend, catalog, metrics, parameters, lossy_note(config))
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
+    from preread.app.storing import lossy_note, open_stores
     from preread.foreign.backend import ForeignBackend
     from preread.foreign.load import load_foreign
     from preread.home import open_catalog
@@ -207,78 +204,14 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     if net.layout is not None:
         geometry = net.layout.geometry(kept.chunk_tokens, kept.chunk_bytes)
         identities = [loaded.fingerprint(regime) for regime in range(net.regimes)]
-        stores = _stores(config, geometry, identities, catalog, metrics)
+        stores = open_stores(config, geometry, identities, catalog, metrics)
     room = _prefix_room(config, net.device)
     backend = ForeignBackend(loaded, stores, config.engine, room, metrics, name=chosen.model)
     notes = [f"transformers computes this model, slower than our own decoder: {why}"]
     if net.layout is None:
         notes.append(f"every question reads its whole context again: {net.why}")
-    notes += _lossy(config)
+    notes += lossy_note(config)
     return Parts(config, backend, catalog, metrics, net.parameters, tuple(notes))
-
-
-def geometry_of(loaded: LoadedModel, kept: StoreSection) -> Geometry:
-    """How the KV of a model of our own decoder is cut into chunks."""
-    from preread.store.keys import Geometry
-
-    return Geometry(
-        layers=loaded.config.layers,
-        kv_heads=loaded.config.kv_heads,
-        head_dim=loaded.config.head_dim,
-        dtype=loaded.dtype,
-        chunk_tokens=kept.chunk_tokens,
-        chunk_bytes=kept.chunk_bytes,
-    )
-
-
-def _lossy(config: Config) -> tuple[str, ...]:
-    """What is to be said of a codec that loses something."""
-    codec = config.store.codec
-    if codec == "raw":
-        return ()
-    return (f"KV is kept in codec {codec}, which is not exact: preread verify --codec {codec}",)
-
-
-def _stores(
-    config: Config,
-    geometry: Geometry,
-    identities: list[Fingerprint],
-    catalog: Catalog,
-    metrics: Metrics,
-) -> list[Store]:
-    """One store for each fingerprint, on the same tiers."""
-    from preread.home import open_keyring, open_tiers
-    from preread.store.codec import codec_of
-    from preread.store.store import Store
-
-    kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
-    return [
-        Store(
-            tiers,
-            geometry,
-            identity,
-            tenant=kept.shared or kept.tenant,
-            shared=bool(kept.shared),
-            metrics=metrics,
-            codec=codec_of(kept.codec),
-            keyring=keyring,
-            epochs=partial(_epochs, catalog, kept, identity),
-        )
-        for identity in identities
-    ]
-
-
-def _epochs(catalog: Catalog, kept: StoreSection, identity: Fingerprint) -> Epochs | None:
-    """As the catalog has them now; None when it cannot be asked: what was erased must not be
-    served, so nothing is."""
-    from preread.store.keys import Epochs
-
-    scope = f"shared:{kept.shared}" if kept.shared else f"tenant:{kept.tenant}"
-    try:
-        return Epochs(catalog.epoch(scope), catalog.epoch(f"model:{identity}"))
-    except PrereadError as exc:
-        log.warning("kept KV is left out, as the epochs cannot be asked: %s", exc)
-        return None
 
 
 def _threads(config: Config) -> None:

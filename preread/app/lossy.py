@@ -79,7 +79,7 @@ class CodecReport:
 def check_codec(model: str, name: str, folder: Path, questions: Path) -> CodecReport:
     """Measure codec `name` on a folder of documents and a file of questions (see `compare`). Raises
     ConfigError for an unknown codec, EngineError if a question fails, and what loading raises."""
-    from preread.app.compose import geometry_of
+    from preread.app.storing import geometry_of
     from preread.models.load import load_model
 
     codec, config = codec_of(name), load_config()

@@ -1,0 +1,84 @@
+"""The store of an engine: its tiers, whose chunks they hold, in which codec, sealed with what."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from preread.errors import PrereadError
+
+if TYPE_CHECKING:
+    from preread.config import Config, StoreSection
+    from preread.contexts.catalog.base import Catalog
+    from preread.metrics import Metrics
+    from preread.models.load import LoadedModel
+    from preread.store.keys import Epochs, Geometry
+    from preread.store.store import Store
+    from preread.types import Fingerprint
+
+log = logging.getLogger("preread")
+
+
+def geometry_of(loaded: LoadedModel, kept: StoreSection) -> Geometry:
+    """How the KV of a model of our own decoder is cut into chunks."""
+    from preread.store.keys import Geometry
+
+    return Geometry(
+        layers=loaded.config.layers,
+        kv_heads=loaded.config.kv_heads,
+        head_dim=loaded.config.head_dim,
+        dtype=loaded.dtype,
+        chunk_tokens=kept.chunk_tokens,
+        chunk_bytes=kept.chunk_bytes,
+    )
+
+
+def lossy_note(config: Config) -> tuple[str, ...]:
+    """What is to be said of a codec that loses something."""
+    codec = config.store.codec
+    if codec == "raw":
+        return ()
+    return (f"KV is kept in codec {codec}, which is not exact: preread verify --codec {codec}",)
+
+
+def open_stores(
+    config: Config,
+    geometry: Geometry,
+    identities: list[Fingerprint],
+    catalog: Catalog,
+    metrics: Metrics,
+) -> list[Store]:
+    """One store for each fingerprint, on the same tiers."""
+    from preread.home import open_keyring, open_tiers
+    from preread.store.codec import codec_of
+    from preread.store.store import Store
+
+    kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
+    return [
+        Store(
+            tiers,
+            geometry,
+            identity,
+            tenant=kept.shared or kept.tenant,
+            shared=bool(kept.shared),
+            metrics=metrics,
+            codec=codec_of(kept.codec),
+            keyring=keyring,
+            epochs=partial(_epochs, catalog, kept, identity),
+        )
+        for identity in identities
+    ]
+
+
+def _epochs(catalog: Catalog, kept: StoreSection, identity: Fingerprint) -> Epochs | None:
+    """As the catalog has them now; None when it cannot be asked: what was erased must not be
+    served, so nothing is."""
+    from preread.store.keys import Epochs
+
+    scope = f"shared:{kept.shared}" if kept.shared else f"tenant:{kept.tenant}"
+    try:
+        return Epochs(catalog.epoch(scope), catalog.epoch(f"model:{identity}"))
+    except PrereadError as exc:
+        log.warning("kept KV is left out, as the epochs cannot be asked: %s", exc)
+        return None
