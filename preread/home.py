@@ -62,18 +62,18 @@ def _open_tier(url: TierUrl, config: Config) -> Tier:
     if url.scheme == "disk":
         return _open_disk(url, config)
     extra, package = EXTRAS[url.scheme]
+    if extra == "redis":  # the tier speaks for itself; only the catalog needs the package
+        from preread.store.tiers.redis import open_redis
+
+        return open_redis(url)
     if find_spec(package) is None:
         raise ConfigError(
             f"The tier {url.place} needs the package {package}, which is not installed.",
             hint=f"pip install 'preread[{extra}]'",
         )
-    if extra == "object":
-        from preread.store.tiers.object import open_object
+    from preread.store.tiers.object import open_object
 
-        return open_object(url)
-    from preread.store.tiers.redis import open_redis
-
-    return open_redis(url)
+    return open_object(url)
 
 
 def _open_disk(url: TierUrl, config: Config) -> DiskTier:

@@ -306,6 +306,17 @@ def test_a_user_who_may_only_read(opened: Opener, server: Valkey, direct: RedisT
         put(tier, 2, b"x")
 
 
+def test_a_user_with_the_rights_of_the_documentation(opened: Opener, server: Valkey) -> None:
+    rights = ("~prd:*", "+@read", "+@write", "+@keyspace", "+@connection")
+    server.command("ACL", "SETUSER", "preread", "on", ">secret", *rights)
+    tier = opened(f"redis://preread:secret@127.0.0.1:{server.port}/2?budget=1000&deadline=10s")
+    for n in range(12):
+        assert put(tier, n, b"x" * 90)
+    assert tier.find([key(11)], touch=True) == [True] and get(tier, 11) == b"x" * 90
+    assert tier.remove([key(11)], quarantine=True) == tier.remove([key(10)]) == 1
+    assert tier.usage().chunks == len(list(tier.scan())) > 5
+
+
 def test_a_value_larger_than_the_server_takes_is_refused(opened: Opener, server: Valkey) -> None:
     server.command("CONFIG", "SET", "proto-max-bulk-len", 1 << 20)
     tier = opened(f"{server.url}?deadline=10s")

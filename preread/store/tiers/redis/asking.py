@@ -23,7 +23,7 @@ _HINTS = {
     "give the tier a budget.",
     "READONLY": "It is a replica: name its primary in store.tiers.",
     "NOAUTH": "Put user and password into the tier's URL.",
-    "NOPERM": "Allow the user `~prd:* +@read +@write +@keyspace +@connection`.",
+    "NOPERM": "Allow the user `~prd:* +@read +@write +@keyspace +@connection +cluster|slots`.",
     "CLUSTERDOWN": "`redis-cli CONFIG SET cluster-require-full-coverage no` on every server keeps "
     "the rest of a cluster at work.",
     "MISCONF": "It cannot save to its disk and so refuses writes: `redis-cli CONFIG SET save ''`.",

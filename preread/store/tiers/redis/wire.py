@@ -9,7 +9,7 @@ is left of it on the wire is never taken for the next reply.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from preread.store.tiers.base import MAX_VALUE_BYTES, Room, fresh
@@ -52,22 +52,29 @@ class Connection:
         self.owed = 0
         self.closed = False
         self._stream = stream
-        self._inbox = memoryview(bytearray(_INBOX))
+        self._bytes = bytearray(_INBOX)
+        self._inbox = memoryview(self._bytes)  # the same, to receive into
         self._start = self._end = 0  # of what was received and not taken yet
 
     def send(self, commands: Sequence[Command], deadline: Deadline) -> None:
         """Ask. One reply per command is owed from now on. Raises OSError."""
-        with self._poisoned_by_errors():
+        try:
             self.owed += len(commands)
             self._stream.send(encode(commands), deadline)
+        except BaseException:
+            self.close()
+            raise
 
     def reply(self, deadline: Deadline, room: Room = fresh) -> Reply:
         """The next reply; a bulk value lies in a buffer from `room`. Raises OSError, ProtocolError,
         and what `room` raises."""
         assert self.owed > 0, "nothing was asked"
-        with self._poisoned_by_errors():
+        try:
             reply = self._reply(deadline, room)
-            self.owed -= 1
+        except BaseException:
+            self.close()
+            raise
+        self.owed -= 1
         return reply
 
     def idle(self) -> bool:
@@ -105,14 +112,11 @@ class Connection:
 
     def _line(self, deadline: Deadline) -> bytes:
         """Up to CR LF, which are taken, too."""
-        seen = 0
-        while True:
-            pending = bytes(self._inbox[self._start : self._end])
-            if (at := pending.find(b"\r\n", max(seen - 1, 0))) >= 0:
-                self._start += at + 2
-                return pending[:at]
-            seen = len(pending)
+        while (at := self._bytes.find(b"\r\n", self._start, self._end)) < 0:
             self._more(deadline)
+        line = bytes(self._inbox[self._start : at])
+        self._start = at + 2
+        return line
 
     def _more(self, deadline: Deadline) -> None:
         pending = self._end - self._start
@@ -145,14 +149,6 @@ class Connection:
             raise ProtocolError("a value longer than it said")
         return view
 
-    @contextlib.contextmanager
-    def _poisoned_by_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
-
 
 def encode(commands: Sequence[Command]) -> list[Buffer]:
     """What goes over the wire, as few buffers; long parts are not copied."""
@@ -161,8 +157,10 @@ def encode(commands: Sequence[Command]) -> list[Buffer]:
     for command in commands:
         small += b"*%d\r\n" % len(command)
         for argument in command:
-            parts = argument if isinstance(argument, tuple) else (argument,)
-            views = [memoryview(part).cast("B") for part in parts]
+            if isinstance(argument, bytes):
+                small += b"$%d\r\n%b\r\n" % (len(argument), argument)
+                continue
+            views = [memoryview(part).cast("B") for part in argument]
             small += b"$%d\r\n" % sum(len(view) for view in views)
             for view in views:
                 if len(view) < _SMALL:
