@@ -7,9 +7,10 @@ into one tensor that was touched before, in turn A B A B. `redis_py`: `get` (hir
 into the tensor, one value after the other. `loopback`: the same bytes from another process that
 only sends, received into the tensor: what TCP on this machine can do, the limit. `tier`:
 RedisTier.read, room in the tensor, by window; of a list of three servers (two copies) and a cluster
-of three. `read_32mib`: the same with values of 32 MiB. Also saving (against redis-py `set`) and the look-up of
-a chain of keys (one round trip, against redis-py's pipeline). Goals: 1.8 x redis-py, 60 % of the
-limit. CPU ms are those of this process per value: they bear a busy machine better than times.
+of three. `read_32mib`: the same with values of 32 MiB. Also saving (against redis-py `set`) and the
+look-up of a chain of keys (one round trip, against redis-py's pipeline). Goals: 1.8 x redis-py,
+60 % of the limit. CPU ms are those of this process per value: they bear a busy machine better than
+times.
 """
 
 from __future__ import annotations
