@@ -1,5 +1,5 @@
-"""Two homes that share a catalog and a tier, as two machines do: what one has built, the other asks,
-without the documents and without reading them again."""
+"""Two homes that share a catalog and a tier, as two machines do: what one has built, the other
+asks, without the documents and without reading them again."""
 
 from __future__ import annotations
 
