@@ -9,6 +9,7 @@ A B, all weights in memory at once, a fresh prefix each time:
     plain   bfloat16, torch's stock product (what this engine did before)
     packed  bfloat16, weights laid out for oneDNN once
     int8    weights in eight bits, everything else bfloat16
+    kvint8, kvfp8  as packed, the KV in eight bits
     fp32    float32, stock product        fp32packed   float32, laid out once
 
 Reported: the whole call, the prompt part, one step that decodes; wall seconds, and CPU seconds of
@@ -29,6 +30,7 @@ import torch
 from preread.backend import Ragged
 from preread.config import EngineSection
 from preread.engine.engine import Engine
+from preread.engine.kv import KVShape
 from preread.kernels.int8 import int8
 from preread.kernels.linear import MakeLinear, PlainLinear, pack
 from preread.kernels.rope import Rope
@@ -39,13 +41,15 @@ from preread.models.weights import random_tensors
 from preread.tokens.batch import GenerateSpec, TokenBatch
 from preread.types import Sampling
 
-# arm: dtype, form of the weights, bytes each
-ARMS: dict[str, tuple[str, MakeLinear, int]] = {
-    "plain": ("bfloat16", PlainLinear, 2),
-    "packed": ("bfloat16", pack, 2),
-    "int8": ("bfloat16", int8, 1),
-    "fp32": ("float32", PlainLinear, 4),
-    "fp32packed": ("float32", pack, 4),
+# arm: dtype, form of the weights, bytes each, precision of the KV
+ARMS: dict[str, tuple[str, MakeLinear, int, str]] = {
+    "plain": ("bfloat16", PlainLinear, 2, "full"),
+    "packed": ("bfloat16", pack, 2, "full"),
+    "int8": ("bfloat16", int8, 1, "full"),
+    "kvint8": ("bfloat16", pack, 2, "int8"),
+    "kvfp8": ("bfloat16", pack, 2, "fp8"),
+    "fp32": ("float32", PlainLinear, 4, "full"),
+    "fp32packed": ("float32", pack, 4, "full"),
 }
 CONFIG = EngineSection(prefix_memory_mb=64, suffix_memory_mb=64, max_sequences=32)
 VOCABULARY = 32000
@@ -103,9 +107,9 @@ def shape() -> ModelConfig:
 
 
 def engine_of(arm: str, config: ModelConfig) -> Engine:
-    dtype, made, _ = ARMS[arm]
+    dtype, made, _, kv = ARMS[arm]
     tensors = random_tensors(config, 0, getattr(torch, dtype), torch.device("cpu"))
-    return Engine(PackedDecoder(config, tensors, made), CONFIG)
+    return Engine(PackedDecoder(config, tensors, made), CONFIG, kv_precision=kv)
 
 
 def call(engine: Engine, rows: int, args: object, make: np.random.Generator) -> Took:
@@ -162,15 +166,22 @@ def floors(
     config: ModelConfig, arm: str, rows: int, args: object, limits: dict[str, float]
 ) -> dict[str, float]:
     """What the machine allows: milliseconds of a step that decodes, seconds of the prompt."""
-    dtype, _, each = ARMS[arm]
-    item = getattr(torch, dtype).itemsize
+    dtype, _, each, kv = ARMS[arm]
+    kept = KVShape(
+        config.layers,
+        config.kv_heads,
+        config.head_dim,
+        getattr(torch, dtype),
+        torch.device("cpu"),
+        kv,
+    )
     head = config.vocab_size * config.hidden_size
     body = sum(np.prod(s.shape) for k, s in layout(config).items() if k not in ("embed", "head"))
     work = common.Work(
         parameters=int(body),
         head=head,
         attention_width=config.layers * config.heads * config.head_dim,
-        kv_token_bytes=config.layers * 2 * config.kv_heads * config.head_dim * item,
+        kv_token_bytes=kept.token_bytes,
         itemsize=each,
     )
     shared, own = args.shared, args.own  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ class ModelConfigSection:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16; auto: as published (CPU: see docs)
     device: str = "auto"  # auto | cpu | cuda
     weights_precision: str = "full"  # full | int8 (CPU) | fp8 (CUDA): not quite the same model
+    kv_precision: str = "full"  # full | int8 | fp8: of KV in memory; not quite the same model
     gpus: int = 1  # of this host, that share one model (tensor parallel); see docs/engine.md
     threads: int = 0  # CPU threads of torch, 0: leave as it is
     backend: str = "auto"  # auto | native | transformers; auto: native where it can

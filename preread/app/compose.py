@@ -93,9 +93,11 @@ def check_parity(model: str, *, prompts: int) -> ParityReport:
             dtype=dtype,
             device=device,
             weights_precision=chosen.weights_precision,
+            kv_precision=chosen.kv_precision,
             home=config.home,
         )
-        return parity(Engine(loaded.decoder, config.engine), wider(loaded), prompts=prompts)
+        engine = Engine(loaded.decoder, config.engine, kv_precision=loaded.kv_precision)
+        return parity(engine, wider(loaded), prompts=prompts)
 
     def foreign(_: str) -> ParityReport:
         from preread.foreign.load import load_foreign
@@ -108,20 +110,21 @@ def check_parity(model: str, *, prompts: int) -> ParityReport:
 
 
 def check_agreement(model: str, text: str) -> Agreement | None:
-    """How far the configured weights_precision is still the same model, measured on a text. None if
-    it is full."""
+    """How far weights and KV in the configured precisions leave the model what it is, measured on a
+    text. None if both are full."""
     from preread.models.agreement import measure
     from preread.models.load import load_model
 
     config = load_config()
     chosen = config.model
-    if chosen.weights_precision == "full":
+    if chosen.weights_precision == chosen.kv_precision == "full":
         return None
     loaded = load_model(
         model or chosen.model,
         dtype=chosen.dtype,
         device=chosen.device,
         weights_precision=chosen.weights_precision,
+        kv_precision=chosen.kv_precision,
         home=config.home,
     )
     return measure(loaded, text)
@@ -147,12 +150,13 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
             f"model: {why.rstrip('.')}.",
             hint="Set model.gpus = 1.",
         )
-    if config.model.weights_precision != "full":
-        raise ConfigError(
-            f"weights_precision = {config.model.weights_precision!r} is for our own decoder, which "
-            f"does not compute this model: {why.rstrip('.')}.",
-            hint='Set model.weights_precision = "full".',
-        )
+    for knob in ("weights_precision", "kv_precision"):
+        if (precision := getattr(config.model, knob)) != "full":
+            raise ConfigError(
+                f"{knob} = {precision!r} is for our own decoder, which does not compute this "
+                f"model: {why.rstrip('.')}.",
+                hint=f'Set model.{knob} = "full".',
+            )
     if find_spec("transformers") is None:
         from preread.foreign.readable import readable
         from preread.models.folder import resolve

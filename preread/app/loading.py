@@ -21,7 +21,8 @@ def open_model(config: Config, weights: str) -> tuple[LoadedModel, Parts | None]
         return open_group(
             Wanted(
                 chosen.model, chosen.gpus, chosen.dtype, chosen.device, weights,
-                chosen.weights_precision, threads=chosen.threads, home=config.home,
+                chosen.weights_precision, chosen.kv_precision, threads=chosen.threads,
+                home=config.home,
             )
         )  # fmt: skip
     from preread.models.load import load_model
@@ -32,6 +33,7 @@ def open_model(config: Config, weights: str) -> tuple[LoadedModel, Parts | None]
         device=chosen.device,
         weights=weights,
         weights_precision=chosen.weights_precision,
+        kv_precision=chosen.kv_precision,
         home=config.home,
     )
     return loaded, None

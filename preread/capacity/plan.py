@@ -62,6 +62,7 @@ class Plan:
     enough: int
     reading_s: float
     precision: str = "full"
+    kv_precision: str = "full"
 
     @property
     def settings(self) -> dict[str, int]:
@@ -75,7 +76,7 @@ class Plan:
         """The object of `preread plan --json`; see docs/capacity.md."""
         full = self.rates[-1] if self.rates else None
         return {
-            "kv_bytes_per_token": self.shape.kv_token_bytes(self.dtype),
+            "kv_bytes_per_token": self.shape.kv_token_bytes(self.dtype, self.kv_precision),
             "sequences": self.sequences,
             "limited_by": self.limited_by,
             "enough_sequences": self.enough,
@@ -88,6 +89,7 @@ class Plan:
             "load": asdict(self.load),
             "dtype": self.dtype,
             "weights_precision": self.precision,
+            "kv_precision": self.kv_precision,
             "parameters": self.shape.parameters,
             "machine": self.machine.name,
             "flops_per_s": self.machine.rate(self.dtype),
@@ -114,9 +116,11 @@ def make_plan(
     load: Load,
     engine: EngineSection,
     precision: str = "full",
+    kv_precision: str = "full",
 ) -> Plan:
-    """precision: model.weights_precision. Raises ContextTooLong when a prompt with its answer does
-    not fit the model, ConfigError when the machine's rates are unknown."""
+    """precision, kv_precision: model.weights_precision and that one. Raises ContextTooLong when a
+    prompt with its answer does not fit the model, ConfigError when the machine's rates are
+    unknown."""
     engine = engine.limited("cuda" if machine.on_gpu else "cpu")
     longest = load.context + load.question + load.output
     if longest > shape.limit:
@@ -130,12 +134,13 @@ def make_plan(
             f"The rates of {machine.name} in {dtype} are unknown.",
             hint="Give --machine, or --flops and --bandwidth.",
         )
-    memory = memory_of(shape, machine.memory, dtype, load, engine, precision)
+    memory = memory_of(shape, machine.memory, dtype, load, engine, precision, kv_precision)
     fits = memory.fits
     if load.output == 1:
         fits = min(fits, max(1, engine.batch_tokens // load.question))
     rate = machine.rate(dtype)
-    roof = Roofline(shape, dtype, rate, machine.bandwidth, engine.batch_tokens, precision)
+    precisions = precision, kv_precision
+    roof = Roofline(shape, dtype, rate, machine.bandwidth, engine.batch_tokens, *precisions)
     rates = tuple(roof.rate(load, n) for n in doubled(fits))
     limited_by, enough = "memory", 0
     if rates:
@@ -146,7 +151,7 @@ def make_plan(
         enough = next(r.sequences for r in rates if r.requests_per_s >= ENOUGH * most)
     reading_s = roof.reading(load.context).seconds if load.context else 0.0
     return Plan(
-        shape, machine, dtype, load, memory, fits, limited_by, rates, enough, reading_s, precision
+        shape, machine, dtype, load, memory, fits, limited_by, rates, enough, reading_s, *precisions
     )
 
 
@@ -157,9 +162,10 @@ def memory_of(
     load: Load,
     engine: EngineSection,
     precision: str = "full",
+    kv_precision: str = "full",
 ) -> Memory:
     """See the formula above."""
-    item, kv = ITEMSIZE[dtype], shape.kv_token_bytes(dtype)
+    item, kv = ITEMSIZE[dtype], shape.kv_token_bytes(dtype, kv_precision)
     own = load.question + load.output if load.output > 1 else 0
     return Memory(
         total=total,

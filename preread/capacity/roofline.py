@@ -81,7 +81,8 @@ class Rate:
 @dataclass(frozen=True, slots=True)
 class Roofline:
     """flops: floating-point operations a second; bandwidth: bytes a second; batch_tokens: most
-    tokens of one step; precision: of the weights in products, see `shape.WEIGHT_BYTES`."""
+    tokens of one step; precision: of the weights in products, see `shape.WEIGHT_BYTES`;
+    kv_precision: of the KV in memory."""
 
     shape: Shape
     dtype: str
@@ -89,6 +90,7 @@ class Roofline:
     bandwidth: float
     batch_tokens: int
     precision: str = "full"
+    kv_precision: str = "full"
 
     def rate(self, load: Load, sequences: int) -> Rate:
         """See the formula above."""
@@ -102,7 +104,7 @@ class Roofline:
     def step(self, load: Load, tokens: float, rows: float, own: float) -> Spent:
         """One step of `tokens` new tokens of `rows` sequences, all of which need logits."""
         shape, width = self.shape, self.shape.attention_width
-        kv = shape.kv_token_bytes(self.dtype)
+        kv = shape.kv_token_bytes(self.dtype, self.kv_precision)
         weights = (shape.matrices + shape.head) * weight_bytes(self.dtype, self.precision)
         contexts = min(load.contexts, rows) * load.context
         return (
@@ -114,7 +116,7 @@ class Roofline:
     def reading(self, tokens: int) -> Spent:
         """Reading a context once, without a head, in steps of `batch_tokens`."""
         shape, steps = self.shape, -(-tokens // self.batch_tokens)
-        kv = shape.kv_token_bytes(self.dtype)
+        kv = shape.kv_token_bytes(self.dtype, self.kv_precision)
         weights = steps * shape.matrices * weight_bytes(self.dtype, self.precision)
         return self._spent(2 * shape.active * tokens / self._speed, weights) + self._spent(
             2 * shape.attention_width * tokens**2, tokens * kv * (steps + 1) / 2

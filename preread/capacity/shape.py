@@ -16,6 +16,7 @@ from preread.errors import UnsupportedModel
 EXACT = ("llama", "mistral", "qwen2", "qwen3")  # the decoder's families, see docs/models.md
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 WEIGHT_BYTES = {"int8": 1, "fp8": 1}  # of a weight in products, by model.weights_precision
+KV_SCALE_BYTES = 4  # of a head of KV in eight bits, keys or values
 _HINT = "Give a causal language model with a published config.json."
 
 
@@ -58,9 +59,12 @@ class Shape:
         rest = self.parameters - products + (self.head if tied else 0)
         return rest * ITEMSIZE[dtype] + products * small
 
-    def kv_token_bytes(self, dtype: str) -> int:
-        """KV of one token: K and V of every KV head of every layer (not of every query head)."""
-        return 2 * self.kv_layers * self.kv_heads * self.head_dim * ITEMSIZE[dtype]
+    def kv_token_bytes(self, dtype: str, precision: str = "full") -> int:
+        """KV of one token: K and V of every KV head of every layer (not of every query head).
+        precision: model.kv_precision."""
+        full = precision == "full"
+        head = self.head_dim * ITEMSIZE[dtype] if full else self.head_dim + KV_SCALE_BYTES
+        return 2 * self.kv_layers * self.kv_heads * head
 
 
 def weight_bytes(dtype: str, precision: str) -> int:

@@ -160,15 +160,13 @@ def _model(model: str, prompts: int) -> list[Finding]:
 
 
 def _agreement(model: str) -> list[Finding]:
-    """What weights_precision changes, on a page of plain English."""
+    """What weights_precision and kv_precision change, on a page of plain English."""
     from preread.app.compose import check_agreement
     from preread.cli.demo import demo_folder
 
-    if load_config().model.weights_precision == "full":
-        return []
     pages = sorted(demo_folder().glob("*.md"))
     measured = check_agreement(model, "\n\n".join(p.read_text(encoding="utf-8") for p in pages))
-    return [Finding("agreement", None, str(measured))]
+    return [] if measured is None else [Finding("agreement", None, str(measured))]
 
 
 def _parity(model: str, prompts: int) -> Finding:

@@ -57,8 +57,8 @@ def plan_command(
     computed = computed_dtype(dtype, shape.dtype, machine)
     if not options.machine:
         machine = _with_rates(machine, computed, options, config)
-    precision = config.model.weights_precision
-    plan = make_plan(shape, machine, computed, load, config.engine, precision)
+    precisions = config.model.weights_precision, config.model.kv_precision
+    plan = make_plan(shape, machine, computed, load, config.engine, *precisions)
     if json:
         emit({"model": name, **plan.to_json()})
     else:
@@ -111,12 +111,13 @@ def _with_rates(machine: Machine, dtype: str, options: MachineOptions, config: C
 
 
 def _print(name: str, plan: Plan) -> None:
-    kv = plan.shape.kv_token_bytes(plan.dtype)
+    kv = plan.shape.kv_token_bytes(plan.dtype, plan.kv_precision)
     flops, reads = plan.machine.rate(plan.dtype) / 1e12, plan.machine.bandwidth / 1e9
     weights = "" if plan.precision == "full" else f", weights in {plan.precision}"
+    form = "" if plan.kv_precision == "full" else f" in {plan.kv_precision}"
     print(
         f"{name}: {plan.shape.parameters / 1e6:,.0f} M parameters, {plan.dtype}{weights}, {kv:,} "
-        "bytes of KV a token"
+        f"bytes of KV{form} a token"
     )
     print(
         f"{plan.machine.name}: {size(plan.memory.total)}, {flops:,.3g} TFLOP/s, {reads:,.4g} GB/s "

@@ -70,7 +70,11 @@ class Trials:
         rates = measured_rates(info.dtype, info.device)
         kind = info.device.partition(":")[0]
         batch_tokens = self._engine.config.engine.limited(kind).batch_tokens
-        roof = Roofline(read_shape(read_json(path), path), info.dtype, *rates, batch_tokens)
+        chosen = self._engine.config.model
+        roof = Roofline(
+            read_shape(read_json(path), path), info.dtype, *rates, batch_tokens,
+            chosen.weights_precision, chosen.kv_precision,
+        )  # fmt: skip
         return [roof.rate(self.load, count).requests_per_s for count in counts]
 
     def about(self) -> dict[str, Any]:

@@ -9,11 +9,12 @@ An extent may be shared (a segment split inside it), so extents are counted, and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+from preread.engine.kv import ALL, KVShape, kv_of
 
 if TYPE_CHECKING:
     from preread.engine.pages import Pages
@@ -23,35 +24,17 @@ Run = tuple[int, int]  # (first slot, tokens)
 Cell = tuple[int, int, int, int]  # layers [i, j), KV heads [g, h); None where it may be: all
 
 
-@dataclass(frozen=True, slots=True)
-class KVShape:
-    """The KV of one model: layers, G key/value heads, head size D."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of keys and values of one token, all layers."""
-        return self.layers * 2 * self.kv_heads * self.head_dim * self.dtype.itemsize
-
-
 class Arena:
-    """kv: [layers, 2, G, capacity, D], committed lazily by the system on a CPU.
-
-    `fill[e]` counts the slots of extent e that are taken, from its start: whoever continues the
-    last of them may use the rest. Not thread-safe: the engine thread alone allocates.
+    """kv: of `capacity` tokens. `fill[e]` counts the slots of extent e that are taken, from its
+    start: whoever continues the last of them may use the rest. Not thread-safe: the engine thread
+    alone allocates.
     """
 
     def __init__(self, shape: KVShape, extents: int, extent_tokens: int) -> None:
         self.shape = shape
         self.extent_tokens = extent_tokens
         self.capacity = extents * extent_tokens
-        size = (shape.layers, 2, shape.kv_heads, self.capacity, shape.head_dim)
-        self.kv = torch.empty(size, dtype=shape.dtype, device=shape.device)
+        self.kv = kv_of(shape, self.capacity)
         self.refs = np.zeros(extents, np.int32)
         self.fill = np.zeros(extents, np.int32)
 
@@ -63,15 +46,15 @@ class Arena:
     def write(self, runs: list[Run], kv: torch.Tensor, cell: Cell | None = None) -> None:
         """Fill a holding, or a cell of it, with kv [layers, 2, G, tokens, D] of any device. Any
         thread may, while somebody holds the slots."""
-        place, at = self._cell(cell), 0
+        part, at = _part(cell), 0
         for slot, tokens in runs:
-            place[:, :, :, slot : slot + tokens].copy_(kv[:, :, :, at : at + tokens])
+            self.kv.fill(slice(slot, slot + tokens), kv[:, :, :, at : at + tokens], *part)
             at += tokens
 
     def read(self, runs: list[Run], cell: Cell | None = None) -> torch.Tensor:
         """What `write` would be given for them, on the CPU; a copy. Any thread, as above."""
-        place = self._cell(cell)
-        return torch.cat([place[:, :, :, slot : slot + n] for slot, n in runs], dim=3).cpu()
+        part = _part(cell)
+        return torch.cat([self.kv.copied(slice(s, s + n), *part) for s, n in runs], dim=3).cpu()
 
     def keep(self, runs: list[Run], pages: Pages, ids: Int32Array, first: int) -> None:
         """Fill a holding with what lies in pages of a sequence, from its token `first` on."""
@@ -155,12 +138,6 @@ class Arena:
         assert (top <= self.fill).all(), "a held slot lies above the fill mark"
         assert (self.fill[self.refs == 0] == 0).all(), "a free extent has a fill mark"
 
-    def _cell(self, cell: Cell | None) -> torch.Tensor:
-        if cell is None:
-            return self.kv
-        i, j, g, h = cell
-        return self.kv[i:j, :, g:h]
-
     def _room_behind(self, tokens: int, after: int) -> int:
         """How many of `tokens` fit into the rest of the extent that ends before slot `after`."""
         last = (after - 1) // self.extent_tokens
@@ -188,6 +165,11 @@ class Arena:
             size = min(int(sizes[row]), need - len(picked))
             picked.extend(range(int(starts[row]), int(starts[row]) + size))
         return picked
+
+
+def _part(cell: Cell | None) -> tuple[slice, slice]:
+    """Its layers and heads."""
+    return (ALL, ALL) if cell is None else (slice(*cell[:2]), slice(*cell[2:]))
 
 
 def joined(runs: Iterable[Run]) -> list[Run]:

@@ -28,8 +28,7 @@ class StepAttention:
     """Called once per layer. Writes the new KV to its place, then attends."""
 
     def __init__(self, step: Step, arena: Arena, pages: Pages) -> None:
-        self._arena = arena.kv
-        self._pages = pages.kv
+        self._arena, self._pages = arena.kv, pages.kv
         self._scale = arena.shape.head_dim**-0.5
         self._step = step
         self._device = arena.shape.device
@@ -48,6 +47,8 @@ class StepAttention:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
         self._write(layer, k, v)
+        if self._own:  # a row sees the others of its step as it will see them later
+            k, v = self._arena.rounded(k), self._arena.rounded(v)
         wide = torch.promote_types(q.dtype, torch.float32)
         out = torch.empty(q.shape, dtype=wide, device=q.device)
         lse = torch.empty(q.shape[:2], dtype=wide, device=q.device)
@@ -60,7 +61,7 @@ class StepAttention:
             else:
                 _put(out, lse, own.real_rows, flat[own.valid], flat_lse[own.valid])
         if (decode := self._decode) is not None:
-            keys, values = _pick(self._pages[layer], decode.table).flatten(3, 4)
+            keys, values = self._pages.read(layer, decode.table).transpose(1, 2).flatten(3, 4)
             part = attend_decode(q[decode.rows], keys, values, decode.lengths, self._scale)
             _put(out, lse, decode.rows, *part)
         self._fold_past(layer, q, out, lse)
@@ -71,14 +72,14 @@ class StepAttention:
         for dense in self._step.dense:
             rows = slice(dense.first, dense.last)
             for slot, n in dense.runs:
-                keys, values = self._arena[layer, :, :, slot : slot + n]
+                keys, values = self._arena.read(layer, slice(slot, slot + n))
                 fold(out[rows], lse[rows], *attend_dense(q[rows], keys, values, self._scale))
         for past, pages in self._history:
             rows = slice(past.first, past.last)
-            keys, values = self._pages[layer][:, :, pages].flatten(2, 3)[:, :, : past.length]
+            keys, values = self._pages.read(layer, pages).flatten(2, 3)[:, :, : past.length]
             fold(out[rows], lse[rows], *attend_dense(q[rows], keys, values, self._scale))
         if (gather := self._gather) is not None:
-            keys, values = _pick(self._arena[layer], gather.table)
+            keys, values = self._arena.read(layer, gather.table).transpose(1, 2)
             part = attend_decode(q[gather.rows], keys, values, gather.lengths, self._scale)
             some, some_lse = out[gather.rows], lse[gather.rows]
             fold(some, some_lse, *part)
@@ -86,14 +87,12 @@ class StepAttention:
 
     def _write(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
         if len(self._write_slots):
-            for side, x in enumerate((k, v)):
-                flat = self._pages[layer, side].flatten(1, 2)
-                flat.index_copy_(1, self._write_slots, x[self._writes].transpose(0, 1))
+            self._pages.write(layer, self._write_slots, k[self._writes], v[self._writes])
         for row, chunk in zip(self._step.chunk_rows, self._step.chunks, strict=True):
             for slot, n in chunk.runs:
-                for side, x in enumerate((k, v)):
-                    self._arena[layer, side, :, slot : slot + n] = x[row : row + n].transpose(0, 1)
-                row += n
+                end = row + n
+                self._arena.write(layer, slice(slot, slot + n), k[row:end], v[row:end])
+                row = end
 
     def _stretches(self, own: Own) -> _Stretches:
         rows, whole = self._rows(own.rows.ravel()), bool(own.valid.all())
@@ -141,8 +140,3 @@ def _put(
     """part, of any dtype, becomes `rows` of the wide result."""
     out[rows] = part if isinstance(rows, slice) else part.to(out.dtype)
     lse[rows] = part_lse
-
-
-def _pick(kv: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """[2, G, N, ...] by table [B, L] -> [2, B, G, L, ...]"""
-    return kv[:, :, table].transpose(1, 2)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from preread.config import EngineSection
-from preread.engine.arena import KVShape
 from preread.engine.committer import Committer, Promise
 from preread.engine.fast import fast_covers
 from preread.engine.gathering import Gathers, by_cost, by_rows
 from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
+from preread.engine.kv import KVShape
 from preread.engine.ledger import Ledger
 from preread.engine.misfits import MORE_PREFIX, misfits
 from preread.engine.parts import Parts
@@ -59,17 +59,17 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         ahead: bool | None = None,
         parts: Parts | None = None,
+        kv_precision: str = "full",
     ) -> None:
         """plan: sizes of the pools; worked out from `config` and the free memory if not given.
         ahead: launch a step before the one before it has said what it chose; by default on devices
-        that work by themselves. parts: what makes memory and runner, if not one device alone."""
+        that work by themselves. parts: what makes memory and runner, if not one device alone.
+        kv_precision: one of kernels.kv.PRECISIONS."""
         self.decoder = decoder
         self.config = config = config.limited(decoder.device.type)
         self.metrics = metrics or Metrics()
         self.clock = clock
-        self.shape = KVShape(
-            decoder.layers, decoder.kv_heads, decoder.head_dim, decoder.dtype, decoder.device
-        )
+        self.shape = KVShape.of(decoder, kv_precision)
         self.plan = plan or plan_memory(self.shape, config)
         self.parts = parts or Parts()
         self.arena, self.pages = pools = self.parts.pools(self.shape, self.plan)
@@ -211,7 +211,7 @@ class Engine:
     def _gathers(self) -> Gathers:
         """What is gathered: as configured, else by cost, which is known for CPUs; nothing where a
         kernel takes any number of stretches in one call."""
-        if fast_covers(self.decoder, self.config):
+        if fast_covers(self.decoder, self.config, self.shape.precision):
             return by_rows(0)
         if self.config.shared_min_rows or self.shape.device.type != "cpu":
             return by_rows(self.config.shared_min_rows or 2)

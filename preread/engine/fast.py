@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from preread.engine.tiled import Lists
 
 
-def fast_covers(decoder: Decoder, config: EngineSection) -> bool:
-    """Whether there are kernels for a device and model, and they are wanted."""
+def fast_covers(decoder: Decoder, config: EngineSection, kv_precision: str) -> bool:
+    """Whether there are kernels for a device, model and form of KV, and they are wanted."""
     if decoder.device.type != "cuda" or config.kernels == "stock":
         return False
     from preread.kernels.cuda.attention import supports
     from preread.kernels.cuda.probe import attention_works
 
     kind = (decoder.dtype, decoder.head_dim, decoder.heads // decoder.kv_heads)
-    return supports(*kind) and attention_works(decoder.device, *kind)
+    return supports(*kind) and attention_works(decoder.device, *kind, kv_precision)
 
 
 def fast_steps(
@@ -36,7 +36,7 @@ def fast_steps(
 ) -> FastSteps | None:  # fmt: skip
     """None where torch's own calls do all. last: see `Sampler`. head: whether logits are computed
     here."""
-    if not fast_covers(decoder, config):
+    if not fast_covers(decoder, config, arena.shape.precision):
         return None
     graphs = None
     if config.graphs:

@@ -59,7 +59,10 @@ class LocalBackend:
         self._model = model
         self._lease_s = config.lease_s
         self._closed = False
-        engine = Engine(model.decoder, config, metrics=self.metrics, parts=parts)
+        engine = Engine(
+            model.decoder, config, metrics=self.metrics, parts=parts,
+            kv_precision=model.kv_precision,
+        )  # fmt: skip
         self._parts = engine.parts
         self._ahead = 2 * engine.config.max_sequences
         self._thread = EngineThread(engine)

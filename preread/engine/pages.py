@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from preread.engine.arena import KVShape
+from preread.engine.kv import KVShape, kv_of
 from preread.engine.staging import staged
 
 if TYPE_CHECKING:
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 
 class Pages:
-    """kv: [layers, 2, G, pages, page_tokens, D]. A page is zeroed before its first use, so that
+    """kv: of `pages` x `page_tokens` tokens. A page is zeroed before its first use, so that
     what lies behind a sequence's end is always finite (masked keys must not be NaN)."""
 
     def __init__(self, shape: KVShape, pages: int, page_tokens: int) -> None:
         self.page_tokens = page_tokens
-        size = (shape.layers, 2, shape.kv_heads, pages, page_tokens, shape.head_dim)
-        self.kv = torch.empty(size, dtype=shape.dtype, device=shape.device)
+        self.kv = kv_of(shape, pages, page_tokens)
         self._stack = np.arange(pages - 1, -1, -1, dtype=np.int32)
         self.free = pages
         self.total = pages
@@ -48,14 +47,14 @@ class Pages:
 
     def zero(self, ids: Int32Array) -> None:
         """Make what pages hold finite."""
-        self.kv[:, :, :, self.index(ids)] = 0
+        self.kv.clear(self.index(ids))
 
     def read(self, ids: Int32Array) -> torch.Tensor:
         """The KV in these pages, in order: [layers, 2, G, tokens, D], a copy."""
-        return self.kv[:, :, :, self.index(ids)].flatten(3, 4)
+        return self.kv.copied(self.index(ids)).flatten(3, 4)
 
     def index(self, ids: Int32Array) -> torch.Tensor:
-        return staged([ids], self.kv.device)[0]
+        return staged([ids], self.kv.shape.device)[0]
 
     def check(self, held: Iterable[Int32Array]) -> None:
         """Verify that every page is either free or held once. Raises AssertionError."""

@@ -12,6 +12,7 @@ import torch
 from preread.engine.engine import Engine
 from preread.errors import EngineError, UsageError
 from preread.kernels.attention import attend_causal
+from preread.kernels.kv import rounded
 from preread.models.decoder import PackedDecoder
 from preread.models.interface import Decoder
 from preread.models.load import LoadedModel, rounded_linear
@@ -58,17 +59,26 @@ def observe(engine: Engine, batch: TokenBatch) -> list[Observation]:
 
 
 @torch.inference_mode()
-def judge(observations: Sequence[Observation], reference: Decoder, plain: Decoder) -> ParityReport:
+def judge(
+    observations: Sequence[Observation],
+    reference: Decoder,
+    plain: Decoder,
+    kv_precision: str = "full",
+) -> ParityReport:
     """Compare with recomputing everything. reference: the same weights in a wider type; plain: in
-    the engine's own."""
-    return compare(observations, partial(forward, reference), partial(forward, plain))
+    the engine's own, and with its precision of KV."""
+    own = partial(forward, plain, kv_precision=kv_precision)
+    return compare(observations, partial(forward, reference), own)
 
 
-def forward(decoder: Decoder, tokens: Int32Array, last: int) -> torch.Tensor:
+def forward(
+    decoder: Decoder, tokens: Int32Array, last: int, kv_precision: str = "full"
+) -> torch.Tensor:
     """One whole pass without any cache -> logits [last, V] that decide the last `last` tokens."""
     scale = decoder.head_dim**-0.5
 
     def attend(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        k, v = rounded(k, kv_precision), rounded(v, kv_precision)
         return attend_causal(q[None], k[None], v[None], scale)[0][0]
 
     ids = torch.from_numpy(tokens[:-1].astype(np.int64)).to(decoder.device)
@@ -81,11 +91,12 @@ def parity(
     seed: int = 0,
 ) -> ParityReport:  # fmt: skip
     """Random prompts on a few random prefixes, first cold, then resident, many at once and alone.
-    Needs an idle engine."""
+    Needs an idle engine. The reference keeps its KV in full, whatever the engine's precision is:
+    rounded KV would be another at every value near an edge between two codes."""
     seen = []
     for batch in trials(engine.decoder.vocab_size, prompts, prefix, steps, seed):
         seen += observe(engine, batch)
-    return judge(seen, reference, engine.decoder)
+    return judge(seen, reference, engine.decoder, engine.shape.precision)
 
 
 def wider(model: LoadedModel) -> PackedDecoder:

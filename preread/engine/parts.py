@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from preread.config import EngineSection
-from preread.engine.arena import Arena, KVShape
+from preread.engine.arena import Arena
 from preread.engine.fast import fast_steps
+from preread.engine.kv import KVShape
 from preread.engine.pages import Pages
 from preread.engine.plan import MemoryPlan
 from preread.engine.runner import Forward, Runner

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from preread.config import EngineSection
-from preread.engine.arena import KVShape
+from preread.engine.kv import KVShape
 
 MIB = 1 << 20
 MOST_TOKENS = 1 << 20  # of either pool, when sized by itself: more is asked for by name

@@ -128,7 +128,8 @@ class TiledAttention:
 
     def __init__(self, step: Device, arena: Arena, pages: Pages, heads: int) -> None:
         shape = arena.shape
-        self._step, self._arena, self._pages = step, arena.kv, pages.kv
+        self._step, self._precision = step, shape.precision
+        self._arena, self._pages = arena.kv, pages.kv
         self._scale = shape.head_dim**-0.5
         self._tiles = kernels.tile_blocks(shape.head_dim)
         self._parts = kernels.part_blocks(shape.head_dim, step.rows)
@@ -141,11 +142,14 @@ class TiledAttention:
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
-        step, arena, pages = self._step, self._arena[layer], self._pages[layer]
+        step = self._step
+        arena, pages = self._arena.tensors(layer), self._pages.tensors(layer)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        kernels.write_kv(k, v, *step.to_pages, pages.flatten(2, 3))
-        kernels.write_kv(k, v, *step.to_arena, arena)
+        kernels.write_kv(k, v, *step.to_pages, pages, self._precision)
+        kernels.write_kv(k, v, *step.to_arena, arena, self._precision)
         if step.tiles is not None:
+            # A row sees the others of its step as it will see them later.
+            k, v = kernels.rounded(k, self._precision), kernels.rounded(v, self._precision)
             kernels.attend_tiles(q, k, v, out, step.tiles, arena, pages, self._scale, self._tiles)
         if step.tail is not None and step.parts is not None:
             part, lse = self._part, self._lse

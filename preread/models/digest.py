@@ -101,12 +101,13 @@ _NOT_KV = {"vocab_size", "max_positions", "tied", "bos_id", "eos_ids", "dtype", 
 
 
 def model_fingerprint_parts(
-    config: ModelConfig, weights: str, dtype: str, precision: str = "full"
+    config: ModelConfig, weights: str, dtype: str, precision: str = "full", kv: str = "full"
 ) -> dict[str, str | int]:
     """Everything that makes KV what it is, canonical and flat, for `store.keys.fingerprint`.
 
     weights: `weights_digest`, or a name of the recipe for random ones; dtype: of the computation;
-    precision: of the weights in the products, see `load.PRECISIONS`.
+    precision: of the weights in the products, see `load.PRECISIONS`; kv: of the KV once it is
+    written, see `kernels.kv.PRECISIONS`.
     """
     parts: dict[str, str | int] = {
         "weights": weights,
@@ -115,6 +116,8 @@ def model_fingerprint_parts(
     }
     if precision != "full":  # absent otherwise: what is stored stays valid
         parts["weights precision"] = precision
+    if kv != "full":
+        parts["kv precision"] = kv
     for field in fields(config):
         if field.name not in _NOT_KV:
             parts[field.name] = _plain(getattr(config, field.name))

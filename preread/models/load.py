@@ -13,6 +13,7 @@ import torch
 from preread.errors import ConfigError
 from preread.kernels.fp8 import fp8, fp8_works, rounded_fp8
 from preread.kernels.int8 import int8, rounded
+from preread.kernels.kv import PRECISIONS as KV_PRECISIONS
 from preread.kernels.linear import MakeLinear, PlainLinear, pack
 from preread.models.chat import ChatTemplate
 from preread.models.config import DTYPES, ModelConfig, read_config
@@ -45,7 +46,8 @@ MakeDecoder = Callable[[ModelConfig, MutableMapping[str, torch.Tensor], MakeLine
 class LoadedModel:
     """fingerprint_parts: for `store.keys.fingerprint`; effective_context: tokens that the model is
     known to read well, None if nobody measured; dtype: of the computation and so of the KV;
-    stop_ids: tokens that end an answer; weights_precision: one of PRECISIONS."""
+    stop_ids: tokens that end an answer; weights_precision: one of PRECISIONS; kv_precision: one of
+    kernels.kv.PRECISIONS."""
 
     decoder: PackedDecoder
     tokenizer: Tokenizer
@@ -57,6 +59,7 @@ class LoadedModel:
     dtype: str
     stop_ids: frozenset[int]
     weights_precision: str = "full"
+    kv_precision: str = "full"
 
     @property
     def text(self) -> Text:
@@ -70,6 +73,7 @@ def load_model(
     device: str = "auto",
     weights: str = "load",
     weights_precision: str = "full",
+    kv_precision: str = "full",
     home: Path | None = None,
     seed: int = 0,
     shard: Shard = WHOLE,
@@ -80,11 +84,16 @@ def load_model(
     dtype: "auto" or a name, see `choose_dtype`; device: "auto", "cpu", "cuda" or "cuda:1"; weights:
     "load" or "random" (right shapes, drawn from `seed`, for benchmarks; only the text side is then
     fetched); weights_precision: "full", or "int8" (CPU) or "fp8" (CUDA) for products in eight
-    bits; home: where the digest of the weights is remembered, None: nowhere; shard, make: which
-    part of the model is wanted, and what computes it.
+    bits; kv_precision: "full", or "int8" or "fp8" for keys and values in eight bits; home: where
+    the digest of the weights is remembered, None: nowhere; shard, make: which part of the model is
+    wanted, and what computes it.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError.
     """
+    if kv_precision not in KV_PRECISIONS:
+        raise ConfigError(
+            f"kv_precision = {kv_precision!r}.", hint=f"Give one of {', '.join(KV_PRECISIONS)}."
+        )
     place = choose_device(device)
     linear = choose_linear(weights_precision, place)
     read = read_weights(
@@ -100,12 +109,13 @@ def load_model(
         config=config,
         folder=folder,
         fingerprint_parts=model_fingerprint_parts(
-            config, read.digest, read.dtype, weights_precision
+            config, read.digest, read.dtype, weights_precision, kv_precision
         ),
         effective_context=effective_context(name, folder, config.max_positions),
         dtype=read.dtype,
         stop_ids=frozenset(config.eos_ids) | ({eos} if eos is not None else frozenset()),
         weights_precision=weights_precision,
+        kv_precision=kv_precision,
     )
 
 

@@ -9,7 +9,7 @@ from preread.capacity.machine import Machine, named
 from preread.capacity.plan import PAYS, Plan, doubled, make_plan, memory_of
 from preread.capacity.roofline import Load, Roofline
 from preread.config import EngineSection
-from preread.engine.arena import KVShape
+from preread.engine.kv import KVShape
 from preread.engine.plan import plan_memory
 from preread.errors import ConfigError, ContextTooLong
 from tests.capacity.made import LLAMA_8B, TINY
@@ -117,6 +117,21 @@ def test_smaller_weights_take_less_room_and_time() -> None:
     one, two = full.rates[-1].requests_per_s, fast.rates[-1].requests_per_s
     assert 1.5 * one < two < 2 * one, "attention is no faster"
     assert fast.to_json()["weights_precision"] == "fp8"
+
+
+def test_smaller_kv_lets_more_sequences_fit() -> None:
+    load = Load(8000, 1, 50, 200)
+    full, eight = (
+        make_plan(LLAMA_8B, H100, "bfloat16", load, EngineSection(), "full", precision)
+        for precision in ("full", "int8")
+    )
+    kv = KVShape(32, 8, 128, torch.bfloat16, torch.device("cpu"), "int8")
+    assert eight.to_json()["kv_bytes_per_token"] == kv.token_bytes == 2 * 32 * 8 * (128 + 4)
+    assert eight.to_json()["kv_precision"] == "int8"
+    assert eight.memory.sequence < 0.52 * full.memory.sequence
+    assert eight.sequences > 1.9 * full.sequences
+    one, two = (p.rates[5].requests_per_s for p in (full, eight))
+    assert two > one, "a step reads fewer bytes"
 
 
 def test_a_tied_head_of_smaller_weights_is_a_copy() -> None:

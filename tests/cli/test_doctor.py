@@ -38,7 +38,7 @@ def test_what_eight_bits_change_is_measured(
     monkeypatch.setenv("PREREAD_MODEL_DEVICE", "cpu")
     value = one_json(call("doctor", "--prompts", "4", "--json"))
     found = {finding["what"]: finding["detail"] for finding in value["findings"]}
-    assert "int8 weights against full ones, 512 tokens" in found["agreement"]
+    assert "int8 weights against full precision, 512 tokens" in found["agreement"]
     assert value["ok"] and "cached = uncached" in found["parity"]
 
 

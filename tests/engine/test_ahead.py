@@ -190,4 +190,4 @@ def test_what_nobody_looked_at_does_not_stay_in_a_page(decoder):
     job = engine.submit(batch([[100, 101]] * 3, greedy(20, eos=(106,))))
     (got,) = drain(engine, job)
     assert not got.errors
-    assert engine.pages.kv[:, :, :, : engine.pages._touched].isfinite().all()
+    assert engine.pages.kv.values[:, :, :, : engine.pages._touched].isfinite().all()

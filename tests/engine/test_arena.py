@@ -1,10 +1,13 @@
 """The arena: contiguity, sharing inside an extent, no slot twice, nothing lost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from preread.engine.arena import Arena, KVShape, clip, joined
+from preread.engine.arena import Arena, clip, joined
+from preread.engine.kv import KVShape
 
 SHAPE = KVShape(1, 1, 8, torch.float32, torch.device("cpu"))
 
@@ -16,7 +19,9 @@ def arena(extents: int = 8) -> Arena:
 def test_shape_and_token_bytes():
     shape = KVShape(3, 2, 16, torch.bfloat16, torch.device("cpu"))
     assert shape.token_bytes == 3 * 2 * 2 * 16 * 2
-    assert Arena(shape, 4, 8).kv.shape == (3, 2, 2, 32, 16)
+    eight = replace(shape, precision="int8")
+    assert eight.token_bytes == 3 * 2 * 2 * (16 + 4)  # and the scale of each head
+    assert Arena(shape, 4, 8).kv.values.shape == (3, 2, 2, 32, 16)
 
 
 def test_a_prefix_is_one_run_and_its_continuation_follows_it():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from preread.config import EngineSection
-from preread.engine.arena import KVShape
+from preread.engine.kv import KVShape
 from preread.engine.plan import MIB, free_memory, plan_memory
 
 CPU = torch.device("cpu")

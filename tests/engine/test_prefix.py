@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from preread.engine.arena import Arena, KVShape
+from preread.engine.arena import Arena
+from preread.engine.kv import KVShape
 from preread.engine.prefix import PrefixTree, common
 from preread.metrics import Metrics
 

@@ -185,7 +185,7 @@ def test_the_measure_itself_finds_a_wrong_cache(load: Load):
     case = Case(load, "llama2", "bfloat16")
     engine, book = case.engine(), case.text(100)
     observe(engine, batch([[1]], STEPS, prefixes=[book]))
-    engine.arena.kv[:, 1, :, :100] *= 1.05
+    engine.arena.kv.values[:, 1, :, :100] *= 1.05
     report = judge(
         observe(engine, batch(case.texts(6), STEPS, prefixes=[book])),
         case.reference,

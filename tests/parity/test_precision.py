@@ -87,7 +87,7 @@ def test_the_check_of_law_1_takes_the_configured_precision(folders: dict[str, Pa
 @pytest.mark.usefixtures("int8", "home")
 def test_agreement_is_measured(folders: dict[str, Path]) -> None:
     found = check_agreement(str(folders["llama2"]), "The warranty ends after two years. " * 4)
-    assert found is not None and found.tokens > 100 and found.precision == "int8"
+    assert found is not None and found.tokens > 100 and found.what == "int8 weights"
     assert 0.5 < found.equal / found.tokens <= 1 and 0 < found.divergence < 0.1
     assert "int8" in str(found) and "KL" in str(found)
 

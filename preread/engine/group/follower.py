@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from preread.engine.arena import Arena, KVShape
+from preread.engine.arena import Arena
 from preread.engine.fast import fast_steps
 from preread.engine.group.collective import Ranks, meet
 from preread.engine.group.orders import (
@@ -24,6 +24,7 @@ from preread.engine.group.orders import (
     Write,
     Zero,
 )  # fmt: skip
+from preread.engine.kv import KVShape
 from preread.engine.pages import Pages
 from preread.engine.runner import Forward
 from preread.models.load import choose_linear, read_weights
@@ -132,9 +133,7 @@ class Follower:
 
     def _open(self, order: Open) -> None:
         decoder, plan = self._decoder, order.plan
-        shape = KVShape(
-            decoder.layers, decoder.kv_heads, decoder.head_dim, decoder.dtype, decoder.device
-        )
+        shape = KVShape.of(decoder, order.kv_precision)
         arena = self._arena = Arena(shape, plan.extents, plan.extent_tokens)
         pages = self._pages = Pages(shape, plan.pages, plan.page_tokens)
         last = torch.zeros(order.rows, dtype=torch.int32, device=decoder.device)

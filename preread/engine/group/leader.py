@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from preread.config import EngineSection
-from preread.engine.arena import Arena, Cell, KVShape, Run
+from preread.engine.arena import Arena, Cell, Run
 from preread.engine.fast import fast_steps
 from preread.engine.group.collective import TIMEOUT, Ranks
 from preread.engine.group.orders import (
@@ -32,6 +32,7 @@ from preread.engine.group.orders import (
     Zero,
     bare,
 )  # fmt: skip
+from preread.engine.kv import KVShape
 from preread.engine.pages import Pages
 from preread.engine.parts import Parts
 from preread.engine.plan import MemoryPlan
@@ -222,7 +223,8 @@ class GroupParts(Parts):
     def runner(
         self, decoder: Decoder, pools: tuple[Arena, Pages], sampler: Sampler, config: EngineSection
     ) -> Runner:
-        self._followers.all(Open(self._plan, config, len(sampler.last)))
+        precision = pools[0].shape.precision
+        self._followers.all(Open(self._plan, config, len(sampler.last), precision))
         fast = fast_steps(decoder, config, *pools, sampler.last)
         forward = Forward(decoder, *pools, sampler.last, fast)
         return GroupRunner(forward, sampler, self._followers, self._ranks)

@@ -33,6 +33,7 @@ class Wanted:
     device: str = "auto"
     weights: str = "load"
     weights_precision: str = "full"
+    kv_precision: str = "full"
     seed: int = 0
     threads: int = 0
     home: Path | None = None
@@ -78,6 +79,7 @@ def _load(wanted: Wanted, place: str, ranks: Ranks) -> LoadedModel:
         device=place,
         weights=wanted.weights,
         weights_precision=wanted.weights_precision,
+        kv_precision=wanted.kv_precision,
         home=wanted.home,
         seed=wanted.seed,
         shard=Shard(0, wanted.size),

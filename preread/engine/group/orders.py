@@ -40,11 +40,12 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Take memory. rows: of what the sampler remembers."""
+    """Take memory. rows: of what the sampler remembers; kv_precision: see KVShape."""
 
     plan: MemoryPlan
     config: EngineSection
     rows: int
+    kv_precision: str
 
 
 @dataclass(frozen=True, slots=True)

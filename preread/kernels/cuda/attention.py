@@ -12,22 +12,29 @@ row r of a tile is token r // FOLD and head r % FOLD of the group. Scores are in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 
 from preread.kernels.cuda.attention_programs import (
     parts_program,
+    rounded_program,
     tail_program,
     tiles_program,
+    write_codes_program,
     write_program,
 )
+from preread.kernels.kv import grid
 
 if TYPE_CHECKING:
     from preread.kernels.lists import Parts, Tail, Tiles
 
 LOG2E = 1.4426950408889634
+# Of one layer: values [2, G, *tokens, D], or codes of that shape and type with their scales
+# [2, G, *tokens]; without any, the values again.
+LayerKV = tuple[torch.Tensor, torch.Tensor]
 
 
 class Blocks(NamedTuple):
@@ -69,30 +76,30 @@ def supports(dtype: torch.dtype, head_dim: int, fold: int) -> bool:
 
 def attend_tiles(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor,
-    tiles: Tiles[torch.Tensor], arena: torch.Tensor, pages: torch.Tensor, scale: float,
-    blocks: Blocks,
+    tiles: Tiles[torch.Tensor], arena: LayerKV, pages: LayerKV, scale: float, blocks: Blocks,
 ) -> None:  # fmt: skip
-    """q, out [T, H, D], k, v [T, G, D] (contiguous per token), arena [2, G, N, D], pages
-    [2, G, pages, page, D]: fills the tiles' rows of `out`."""
-    size, groups = q.shape[2], k.shape[1]
+    """q, out [T, H, D], k, v [T, G, D] (contiguous per token), tokens of arena [N] and pages
+    [pages, page]: fills the tiles' rows of `out`."""
+    size, groups, (runs, _), (paged, _) = q.shape[2], k.shape[1], arena, pages
     tiles_program[(len(tiles.tiles), groups)](
-        q, k, v, out, tiles.starts, tiles.trees, tiles.tiles, tiles.runs, tiles.table, arena, pages,
+        q, k, v, out, tiles.starts, tiles.trees, tiles.tiles, tiles.runs, tiles.table,
+        *arena, *pages,
         q.stride(0), k.stride(0), v.stride(0), out.stride(0), tiles.table.stride(0),
-        arena.stride(1), arena.stride(0), pages.stride(1), pages.stride(0), scale * LOG2E,
+        runs.stride(1), runs.stride(0), paged.stride(1), paged.stride(0), scale * LOG2E,
         FOLD=q.shape[1] // groups, D=size, BD=max(triton.next_power_of_2(size), 16),
-        BM=blocks.rows, BN=blocks.keys, PAGE=pages.shape[3], TREE=len(tiles.trees) > 0,
+        BM=blocks.rows, BN=blocks.keys, PAGE=paged.shape[3], TREE=len(tiles.trees) > 0,
         num_warps=blocks.warps, num_stages=blocks.stages,
     )  # fmt: skip
 
 
 def attend_parts(
-    q: torch.Tensor, parts: Parts[torch.Tensor], arena: torch.Tensor,
+    q: torch.Tensor, parts: Parts[torch.Tensor], arena: LayerKV,
     part: torch.Tensor, lse: torch.Tensor, scale: float, blocks: Blocks,
 ) -> None:  # fmt: skip
     """Each item's rows over its run, into part [P, B, H, D] and lse [P, B, H] (base 2), float32."""
-    size, groups = q.shape[2], arena.shape[1]
+    size, groups = q.shape[2], arena[0].shape[1]
     parts_program[(len(parts.items), groups)](
-        q, parts.items, arena, part, lse, q.stride(0), arena.stride(1), arena.stride(0),
+        q, parts.items, *arena, part, lse, q.stride(0), arena[0].stride(1), arena[0].stride(0),
         part.shape[1], q.shape[1], scale * LOG2E,
         FOLD=q.shape[1] // groups, D=size, BD=max(triton.next_power_of_2(size), 16),
         BM=blocks.rows, BN=blocks.keys, num_warps=blocks.warps, num_stages=blocks.stages,
@@ -100,29 +107,62 @@ def attend_parts(
 
 
 def attend_tail(
-    q: torch.Tensor, out: torch.Tensor, tail: Tail[torch.Tensor], pages: torch.Tensor,
+    q: torch.Tensor, out: torch.Tensor, tail: Tail[torch.Tensor], pages: LayerKV,
     part: torch.Tensor, lse: torch.Tensor, scale: float, blocks: Blocks,
 ) -> None:  # fmt: skip
     """The decoding rows over their own pages, beginning with the parts: their rows of `out`."""
-    size, groups = q.shape[2], pages.shape[1]
+    size, groups, paged = q.shape[2], pages[0].shape[1], pages[0]
     tail_program[(len(tail.rows), groups)](
-        q, out, tail.rows, tail.counts, tail.lengths, tail.table, pages, part, lse,
-        q.stride(0), out.stride(0), tail.table.stride(0), pages.stride(1), pages.stride(0),
+        q, out, tail.rows, tail.counts, tail.lengths, tail.table, *pages, part, lse,
+        q.stride(0), out.stride(0), tail.table.stride(0), paged.stride(1), paged.stride(0),
         part.shape[1], q.shape[1], scale * LOG2E,
         FOLD=q.shape[1] // groups, D=size, BD=max(triton.next_power_of_2(size), 16),
-        BM=blocks.rows, BN=blocks.keys, PAGE=pages.shape[3],
+        BM=blocks.rows, BN=blocks.keys, PAGE=paged.shape[3],
         num_warps=blocks.warps, num_stages=blocks.stages,
     )  # fmt: skip
 
 
 def write_kv(
-    k: torch.Tensor, v: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor, kv: torch.Tensor
-) -> None:
-    """Row rows[i] of k, v [T, G, D] becomes token slots[i] of kv [2, G, N, D]; below 0: of none."""
-    groups, size = k.shape[1:]
-    if len(slots):
+    k: torch.Tensor, v: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor, kv: LayerKV,
+    precision: str,
+) -> None:  # fmt: skip
+    """Row rows[i] of k, v [T, G, D] becomes token slots[i] of kv, counted through all axes of its
+    tokens; below 0: of none. precision: of kv, one of kernels.kv.PRECISIONS."""
+    if not len(slots):
+        return
+    (groups, size), (values, scales) = k.shape[1:], kv
+    strides = k.stride(0), v.stride(0), values.stride(1), values.stride(0)
+    sizes = _sizes(groups, size)
+    if precision == "full":
         write_program[(len(slots),)](
-            k, v, rows, slots, kv, k.stride(0), v.stride(0), kv.stride(1), kv.stride(0), groups,
-            D=size, BD=triton.next_power_of_2(size), HEADS=triton.next_power_of_2(groups),
+            k, v, rows, slots, values, *strides, groups, **sizes, num_warps=4
+        )
+    else:
+        write_codes_program[(len(slots),)](
+            k, v, rows, slots, values, scales, *strides, groups, **sizes, **_grid(precision),
             num_warps=4,
         )  # fmt: skip
+
+
+def rounded(x: torch.Tensor, precision: str) -> torch.Tensor:
+    """What is read of x [T, G, D] (contiguous per token) once it was written; "full": x itself."""
+    if precision == "full" or not len(x):
+        return x
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rounded_program[(len(x),)](
+        x, out, x.stride(0), x.shape[1], **_sizes(x.shape[1], x.shape[2]), **_grid(precision),
+        num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def _sizes(groups: int, size: int) -> dict[str, int]:
+    return {
+        "D": size, "BD": triton.next_power_of_2(size), "HEADS": triton.next_power_of_2(groups),
+    }  # fmt: skip
+
+
+def _grid(precision: str) -> dict[str, Any]:
+    least, up, down = grid(precision)
+    code = tl.int8 if precision == "int8" else tl.float8e4nv
+    return {"CODE": code, "LEAST": least, "UP": up, "DOWN": down}

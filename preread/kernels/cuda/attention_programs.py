@@ -2,7 +2,8 @@
 
 BM folded rows and BN keys make a block; D is the head size and BD the power of two that holds it.
 `m` is the running maximum of a row's scores, `total` the sum of their powers, `acc` the weighted
-sum of the values; scores are in base 2.
+sum of the values; scores are in base 2. Of KV in eight bits every token has a scale, which lies as
+the tokens do; no pointer to the scales of other KV is followed.
 """
 
 from __future__ import annotations
@@ -27,10 +28,20 @@ def _fold_in(acc, m, total, q, k, v, seen, scale, MASK: tl.constexpr):
 
 
 @triton.jit
+def _wide(x, scales, there, q):
+    """Keys or values [BN, D] in q's type. scales: pointers to theirs, where there are any."""
+    if x.dtype.primitive_bitwidth == 8:
+        x = x.to(q.dtype) * tl.load(scales, mask=there, other=0.0).to(q.dtype)[:, None]
+    return x
+
+
+@triton.jit
 def _over_run(
-    acc, m, total, q, k_ptr, v_ptr, n, scale, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr
-):
-    """All of q over n keys that lie side by side."""
+    acc, m, total, q, k_ptr, side, scales_ptr, n, scale,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """All of q over n keys that lie side by side; values and scales lie as the keys do."""
+    v_ptr, v_scales_ptr = k_ptr + side, scales_ptr + side // D
     d = tl.arange(0, BD)[None, :]
     key = tl.arange(0, BN)[:, None]
     full = n // BN * BN
@@ -42,11 +53,17 @@ def _over_run(
         else:
             k = tl.load(k_ptr + begin * D + at, mask=d < D, other=0.0)
             v = tl.load(v_ptr + begin * D + at, mask=d < D, other=0.0)
+        place = begin + tl.arange(0, BN)
+        k = _wide(k, scales_ptr + place, place < n, q)
+        v = _wide(v, v_scales_ptr + place, place < n, q)
         acc, m, total = _fold_in(acc, m, total, q, k, v, None, scale, False)
     if full < n:
         there = (full + key < n) & (d < D)
         k = tl.load(k_ptr + full * D + at, mask=there, other=0.0)
         v = tl.load(v_ptr + full * D + at, mask=there, other=0.0)
+        place = full + tl.arange(0, BN)
+        k = _wide(k, scales_ptr + place, place < n, q)
+        v = _wide(v, v_scales_ptr + place, place < n, q)
         seen = full + tl.arange(0, BN)[None, :] < n
         acc, m, total = _fold_in(acc, m, total, q, k, v, seen, scale, True)
     return acc, m, total
@@ -54,18 +71,22 @@ def _over_run(
 
 @triton.jit
 def _over_pages(
-    acc, m, total, q, k_ptr, v_ptr, table_ptr, n, scale,
+    acc, m, total, q, k_ptr, side, scales_ptr, table_ptr, n, scale,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
     """All of q over the first n keys of the pages in a row of the table."""
+    v_ptr, v_scales_ptr = k_ptr + side, scales_ptr + side // D
     d = tl.arange(0, BD)[None, :]
     for begin in tl.range(0, n, BN):
         key = begin + tl.arange(0, BN)
         page = tl.load(table_ptr + key // PAGE, mask=key < n, other=0).to(tl.int64)
-        at = ((page * PAGE + key % PAGE) * D)[:, None] + d
+        place = page * PAGE + key % PAGE
+        at = (place * D)[:, None] + d
         there = (key < n)[:, None] & (d < D)
         k = tl.load(k_ptr + at, mask=there, other=0.0)
         v = tl.load(v_ptr + at, mask=there, other=0.0)
+        k = _wide(k, scales_ptr + place, key < n, q)
+        v = _wide(v, v_scales_ptr + place, key < n, q)
         acc, m, total = _fold_in(acc, m, total, q, k, v, (key < n)[None, :], scale, True)
     return acc, m, total
 
@@ -117,7 +138,7 @@ def _rows_of(first, count, g, FOLD: tl.constexpr, BM: tl.constexpr):
 @triton.jit
 def tiles_program(
     q_ptr, k_ptr, v_ptr, out_ptr, starts_ptr, trees_ptr, tiles_ptr, runs_ptr, table_ptr,
-    arena_ptr, pages_ptr,
+    arena_ptr, arena_scales_ptr, pages_ptr, pages_scales_ptr,
     q_stride, k_stride, v_stride, out_stride, table_stride, arena_head, arena_side, pages_head,
     pages_side, scale,
     FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -137,17 +158,18 @@ def tiles_program(
     m = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, BD), tl.float32)
-    arena = arena_ptr + g * arena_head
     for i in range(run, last_run):
-        base = arena + tl.load(runs_ptr + 2 * i).to(tl.int64) * D
-        n = tl.load(runs_ptr + 2 * i + 1)
-        acc, m, total = _over_run(acc, m, total, q, base, base + arena_side, n, scale, D, BD, BN)
+        slot, n = tl.load(runs_ptr + 2 * i).to(tl.int64), tl.load(runs_ptr + 2 * i + 1)
+        acc, m, total = _over_run(
+            acc, m, total, q, arena_ptr + g * arena_head + slot * D, arena_side,
+            arena_scales_ptr + g * arena_head // D + slot, n, scale, D, BD, BN,
+        )  # fmt: skip
     if past > 0:
-        pages = pages_ptr + g * pages_head
-        table = table_ptr + history.to(tl.int64) * table_stride
         acc, m, total = _over_pages(
-            acc, m, total, q, pages, pages + pages_side, table, past, scale, D, BD, BN, PAGE
-        )
+            acc, m, total, q, pages_ptr + g * pages_head, pages_side,
+            pages_scales_ptr + g * pages_head // D,
+            table_ptr + history.to(tl.int64) * table_stride, past, scale, D, BD, BN, PAGE,
+        )  # fmt: skip
     acc, m, total = _over_own(
         acc, m, total, q, k_ptr + g * D, v_ptr + g * D, starts_ptr, trees_ptr, token, valid, first,
         first + count, k_stride, v_stride, scale, D, BD, BN, TREE,
@@ -162,7 +184,7 @@ def tiles_program(
 
 @triton.jit
 def parts_program(
-    q_ptr, items_ptr, arena_ptr, part_ptr, lse_ptr,
+    q_ptr, items_ptr, arena_ptr, arena_scales_ptr, part_ptr, lse_ptr,
     q_stride, arena_head, arena_side, rows, heads, scale,
     FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -179,8 +201,11 @@ def parts_program(
         m = tl.full((BM,), float("-inf"), tl.float32)
         total = tl.zeros((BM,), tl.float32)
         acc = tl.zeros((BM, BD), tl.float32)
-        base = arena_ptr + g * arena_head + slot.to(tl.int64) * D
-        acc, m, total = _over_run(acc, m, total, q, base, base + arena_side, n, scale, D, BD, BN)
+        slot = slot.to(tl.int64)
+        acc, m, total = _over_run(
+            acc, m, total, q, arena_ptr + g * arena_head + slot * D, arena_side,
+            arena_scales_ptr + g * arena_head // D + slot, n, scale, D, BD, BN,
+        )  # fmt: skip
         row = (part * rows + place).to(tl.int64) + (token - first)
         tl.store(part_ptr + (row * heads + head)[:, None] * D + d, acc / total[:, None], mask=there)
         tl.store(lse_ptr + row * heads + head, m + tl.log2(total), mask=valid)
@@ -188,7 +213,8 @@ def parts_program(
 
 @triton.jit
 def tail_program(
-    q_ptr, out_ptr, rows_ptr, counts_ptr, lengths_ptr, table_ptr, pages_ptr, part_ptr, lse_ptr,
+    q_ptr, out_ptr, rows_ptr, counts_ptr, lengths_ptr, table_ptr, pages_ptr, pages_scales_ptr,
+    part_ptr, lse_ptr,
     q_stride, out_stride, table_stride, pages_head, pages_side, rows, heads, scale,
     FOLD: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     PAGE: tl.constexpr,
@@ -214,11 +240,11 @@ def tail_program(
         acc = acc * alpha[:, None] + o * weight[:, None]
         total = total * alpha + weight
         m = new
-    pages = pages_ptr + g * pages_head
-    table = table_ptr + b.to(tl.int64) * table_stride
     acc, m, total = _over_pages(
-        acc, m, total, q, pages, pages + pages_side, table, n, scale, D, BD, BN, PAGE
-    )
+        acc, m, total, q, pages_ptr + g * pages_head, pages_side,
+        pages_scales_ptr + g * pages_head // D, table_ptr + b.to(tl.int64) * table_stride, n, scale,
+        D, BD, BN, PAGE,
+    )  # fmt: skip
     out = acc / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(
         out_ptr + token * out_stride + head[:, None] * D + d,
@@ -243,3 +269,57 @@ def write_program(
         target = kv_ptr + head.to(tl.int64) * head_stride + slot * D + d
         tl.store(target, tl.load(k_ptr + row * k_stride + at, mask=there), mask=there)
         tl.store(target + side, tl.load(v_ptr + row * v_stride + at, mask=there), mask=there)
+
+
+@triton.jit
+def _quantised(x, CODE: tl.constexpr, LEAST: tl.constexpr, UP: tl.constexpr, DOWN: tl.constexpr):
+    """x [HEADS, D] -> codes, float32 scales [HEADS]; see kernels/kv.py."""
+    wide = x.to(tl.float32)
+    largest = tl.maximum(tl.max(tl.abs(wide), 1), LEAST)
+    bits = ((largest.to(tl.int32, bitcast=True) + UP) & 0x7F800000) - DOWN
+    steps = wide * ((254 << 23) - bits).to(tl.float32, bitcast=True)[:, None]  # 1 / scale, exact
+    bad = tl.sum(tl.where(wide * 0 != 0, 1, 0), 1) > 0
+    if CODE == tl.int8:
+        steps = (steps + 12582912.0) - 12582912.0  # 1.5 * 2^23: to the nearest, ties to even
+    codes = tl.where(bad[:, None], 0.0, steps).to(CODE)
+    return codes, tl.where(bad, float("nan"), bits.to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def write_codes_program(
+    k_ptr, v_ptr, rows_ptr, slots_ptr, kv_ptr, scales_ptr, k_stride, v_stride, head_stride, side,
+    heads, D: tl.constexpr, BD: tl.constexpr, HEADS: tl.constexpr, CODE: tl.constexpr,
+    LEAST: tl.constexpr, UP: tl.constexpr, DOWN: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0)
+    slot = tl.load(slots_ptr + i).to(tl.int64)
+    if slot >= 0:
+        row = tl.load(rows_ptr + i).to(tl.int64)
+        head, d = tl.arange(0, HEADS), tl.arange(0, BD)[None, :]
+        there = (head < heads)[:, None] & (d < D)
+        at = head[:, None] * D + d
+        first = head.to(tl.int64) * head_stride
+        target, scales = kv_ptr + first[:, None] + slot * D + d, scales_ptr + first // D + slot
+        k = tl.load(k_ptr + row * k_stride + at, mask=there, other=0.0)
+        v = tl.load(v_ptr + row * v_stride + at, mask=there, other=0.0)
+        codes, scale = _quantised(k, CODE, LEAST, UP, DOWN)
+        tl.store(target, codes, mask=there)
+        tl.store(scales, scale, mask=head < heads)
+        codes, scale = _quantised(v, CODE, LEAST, UP, DOWN)
+        tl.store(target + side, codes, mask=there)
+        tl.store(scales + side // D, scale, mask=head < heads)
+
+
+@triton.jit
+def rounded_program(
+    x_ptr, out_ptr, stride, heads, D: tl.constexpr, BD: tl.constexpr, HEADS: tl.constexpr,
+    CODE: tl.constexpr, LEAST: tl.constexpr, UP: tl.constexpr, DOWN: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    head, d = tl.arange(0, HEADS)[:, None], tl.arange(0, BD)[None, :]
+    there = (head < heads) & (d < D)
+    at = head * D + d
+    x = tl.load(x_ptr + row * stride + at, mask=there, other=0.0)
+    codes, scale = _quantised(x, CODE, LEAST, UP, DOWN)
+    wide = codes.to(tl.float32) * scale[:, None]
+    tl.store(out_ptr + row * heads * D + at, wide.to(x.dtype), mask=there)
