@@ -65,7 +65,7 @@ class KV:
     def write(self, layer: int, at: At, k: torch.Tensor, v: torch.Tensor) -> None:
         """k, v [n, G, D] become n tokens, counted through all axes of tokens."""
         for side, x in enumerate((k, v)):
-            _put(self.values[layer, side].flatten(1, -2), at, x)
+            _put(self.values[layer, side].flatten(1, -2), at, x.transpose(0, 1))
 
     def copied(self, at: At, layers: slice = ALL, heads: slice = ALL) -> torch.Tensor:
         """[layers, 2, heads, *at, …, D]; where `at` is a slice perhaps a view."""
@@ -100,10 +100,9 @@ class EightBitKV(KV):
         return self._restored(self.values[layer][:, :, at], self.scales[layer][:, :, at])
 
     def write(self, layer: int, at: At, k: torch.Tensor, v: torch.Tensor) -> None:
-        for side, x in enumerate((k, v)):
-            codes, scales = quantise(x, self.shape.precision)
-            _put(self.values[layer, side].flatten(1, -2), at, codes)
-            _put(self.scales[layer, side].flatten(1), at, scales)
+        codes, scales = quantise(torch.stack((k, v)).transpose(1, 2), self.shape.precision)
+        _put(self.values[layer].flatten(2, -2), at, codes)
+        _put(self.scales[layer].flatten(2)[..., None], at, scales[..., None])
 
     def copied(self, at: At, layers: slice = ALL, heads: slice = ALL) -> torch.Tensor:
         return self._restored(self.values[layers, :, heads, at], self.scales[layers, :, heads, at])
@@ -131,8 +130,8 @@ def kv_of(shape: KVShape, *tokens: int) -> KV:
 
 
 def _put(flat: torch.Tensor, at: At, x: torch.Tensor) -> None:
-    """flat [G, N, …], x [n, G, …]"""
+    """flat [..., N, D], x [..., n, D]"""
     if isinstance(at, slice):
-        flat[:, at] = x.transpose(0, 1)
+        flat[..., at, :] = x
     else:
-        flat.index_copy_(1, at, x.transpose(0, 1))
+        flat.index_copy_(-2, at, x)
