@@ -13,6 +13,7 @@ from preread.engine.group.open import Wanted, open_group
 from preread.engine.local import LocalBackend
 from preread.engine.thread import EngineThread
 from preread.errors import ConfigError, EngineError, GroupLost
+from preread.kernels.kv import rounded
 from preread.models.load import load_model
 from preread.testing.models import write_tiny_model
 from preread.tokens.batch import ChooseSpec, LikelihoodSpec
@@ -101,6 +102,16 @@ def test_what_is_written_to_a_group_is_read_from_it(group):
     kv[1:2, :, 1:4, :7] *= -1
     assert torch.equal(arena.read(runs), kv)
     assert arena.token_bytes == 2 * 4 * config.layers * config.kv_heads * config.head_dim
+
+
+def test_every_rank_keeps_kv_in_the_precision_of_the_first(group):
+    loaded, parts = group
+    engine = Engine(loaded.decoder, SMALL, parts=parts, kv_precision="int8")
+    config, arena = loaded.config, engine.arena
+    kv = torch.randn(config.layers, 2, config.kv_heads, 12, config.head_dim)
+    arena.write([(3, 12)], kv)
+    assert torch.equal(arena.read([(3, 12)]), rounded(kv, "int8"))
+    assert arena.token_bytes == 2 * config.layers * config.kv_heads * (config.head_dim + 4)
 
 
 async def test_one_device_and_a_group_read_each_other(folder, one):

@@ -14,11 +14,14 @@ from preread.config import EngineSection
 from preread.engine import fast
 from preread.engine.attend import StepAttention
 from preread.engine.engine import Engine
+from preread.engine.parity import parity, wider
 from preread.kernels.fp8 import LARGEST, fp8, fp8_linear_slow, fp8_works, quantise_slow
+from preread.kernels.kv import FORMATS, PRECISIONS, rounded
 from preread.kernels.mlp import swiglu_slow
 from preread.kernels.norm import rms_norm_slow
 from preread.kernels.rope import rotate
 from preread.kernels.rows import row_stats, row_stats_slow
+from preread.models.load import load_model
 from preread.testing.models import load_decoder, write_tiny_model
 from preread.tokens.batch import GenerateSpec
 from preread.types import Sampling
@@ -28,6 +31,7 @@ from tests.engine.test_tiles import mixed
 pytest.importorskip("triton")
 
 from preread.engine.tiled import TiledAttention
+from preread.kernels.cuda import attention as kernels
 from preread.kernels.cuda.elementwise import (
     add_rms_norm,
     quantise_rows,
@@ -58,13 +62,16 @@ def decoder_of(tmp_path, heads: int, kv_heads: int, head_dim: int, dtype: str = 
     return load_decoder(folder, dtype, CUDA)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), HEADS)
 def test_tiles_parts_and_tails_agree_with_the_stock_calls(
-    tmp_path, monkeypatch, heads, kv_heads, head_dim, dtype
+    tmp_path, monkeypatch, heads, kv_heads, head_dim, dtype, precision
 ):
+    if precision == "fp8" and not fp8_works(CUDA):
+        pytest.skip("no eight-bit floats")
     decoder = decoder_of(tmp_path, heads, kv_heads, head_dim, dtype)
-    engine = Engine(decoder, replace(CONFIG, graphs=False))
+    engine = Engine(decoder, replace(CONFIG, graphs=False), kv_precision=precision)
     steps, kinds = [], set()
     lists_of, attend = fast.FastSteps.lists, TiledAttention.__call__
 
@@ -77,8 +84,10 @@ def test_tiles_parts_and_tails_agree_with_the_stock_calls(
 
     def both(self, layer, q, k, v):
         got = attend(self, layer, q, k, v)
+        wrote = [kept.clone() for kept in held(engine)]
         want = StepAttention(steps[-1], engine.arena, engine.pages)(layer, q, k, v)
         torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
+        assert all(map(torch.equal, wrote, held(engine))), "both write the same bits"
         return got
 
     monkeypatch.setattr(fast.FastSteps, "lists", lists)
@@ -88,9 +97,43 @@ def test_tiles_parts_and_tails_agree_with_the_stock_calls(
     assert kinds == {(True, True), (True, False), (False, True)}
 
 
+def held(engine: Engine) -> list[torch.Tensor]:
+    """All KV and scales, bit by bit."""
+    pools = engine.arena.kv, engine.pages.kv
+    return [x.view(torch.uint8) for kv in pools for x in kv.tensors(0) + kv.tensors(1)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), HEADS)
-def test_the_programs_are_taken_where_they_run(heads, kv_heads, head_dim):
-    assert attention_works(CUDA, torch.bfloat16, head_dim, heads // kv_heads)
+def test_the_programs_are_taken_where_they_run(heads, kv_heads, head_dim, precision):
+    works = attention_works(CUDA, torch.bfloat16, head_dim, heads // kv_heads, precision)
+    assert works or (precision == "fp8" and not fp8_works(CUDA))
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_kv_is_rounded_as_defined(dtype, precision):
+    if precision == "fp8" and not fp8_works(CUDA):
+        pytest.skip("no eight-bit floats")
+    make = torch.Generator(device=CUDA).manual_seed(0)
+    for groups, size in ((8, 128), (2, 64), (3, 80), (1, 256)):
+        x = torch.randn(300, groups, size, generator=make, device=CUDA)
+        x *= torch.exp2(4 * torch.randn(300, groups, 1, generator=make, device=CUDA))
+        x = x.clamp(-6e4, 6e4).to(dtype)
+        x[0] = 0
+        x[1, 0, 3], x[2, 0, 5] = torch.nan, torch.inf
+        got, want = kernels.rounded(x, precision), rounded(x.cpu(), precision)
+        assert torch.equal(got.cpu().nan_to_num(7.0), want.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("road", ["auto", "stock"])
+def test_law_1_holds_for_kv_in_eight_bits(tmp_path, precision, road):
+    folder = write_tiny_model(tmp_path / "m", "qwen3", heads=8, kv_heads=2, head_dim=64)
+    model = load_model(str(folder), dtype="bfloat16", device="cuda", kv_precision=precision)
+    engine = Engine(model.decoder, replace(CONFIG, kernels=road), kv_precision=precision)
+    report = parity(engine, wider(model), prompts=12)
+    assert report.ok, report
 
 
 def test_a_broken_row_is_its_own_affair(tmp_path):
@@ -162,8 +205,9 @@ def test_row_statistics(dtype):
     assert not got.lse[[5, 6]].isfinite().any() and not got.top[4].isfinite()
 
 
+@pytest.mark.parametrize("precision", ["full", "int8"])
 @pytest.mark.parametrize("changes", [{"graphs": False}, {"kernels": "stock"}], ids=str)
-def test_graphs_and_kernels_change_no_answer(tmp_path, changes):
+def test_graphs_and_kernels_change_no_answer(tmp_path, changes, precision):
     """Rounding may turn a near tie in some long answer, and a throw of the dice more often."""
     decoder = decoder_of(tmp_path, 8, 2, 64)
     own = [
@@ -172,7 +216,7 @@ def test_graphs_and_kernels_change_no_answer(tmp_path, changes):
     hot = GenerateSpec(12, Sampling(0.8, 0.9, 50), logprobs=True)
     made = []
     for section in (CONFIG, replace(CONFIG, **changes)):
-        engine = Engine(decoder, section, ahead=section is CONFIG)
+        engine = Engine(decoder, section, ahead=section is CONFIG, kv_precision=precision)
         jobs = [engine.submit(batch(own, greedy(12), prefixes=[list(range(2, 90))]))]
         jobs.append(engine.submit(batch(own, hot, prefixes=[list(range(2, 90))], seeds=range(45))))
         made.append(drain(engine, *jobs))

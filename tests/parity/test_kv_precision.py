@@ -126,7 +126,7 @@ def test_what_is_stored_comes_back_as_it_was_and_to_its_own_precision_alone(
                 made = engine.prefill(TOKENS)
                 assert (made.loaded_tokens > 250) == stored
                 backend = engine._parts.backend
-                kv = backend._builder._kv
+                kv = backend._builder._arena.kv
                 arenas.append(kv.copied(slice(0, 300)).clone())
                 assert engine.info.kv_bytes_per_token == kv.shape.token_bytes
             found.setdefault(precision, (engine.info.fingerprint, *made.chunk_keys))
