@@ -6,6 +6,7 @@ Three counts are never mixed: `cached` (KV reused), `computed` (tokens the model
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NewType
@@ -183,3 +184,18 @@ class Built:
     seconds: float
     chunk_keys: tuple[str, ...] = field(default=(), repr=False)  # hex; what gc must keep
     stored: bool = True  # False: the tiers refused (full, read-only); the reason is logged
+
+
+def summed(built: Iterable[Built]) -> Built:
+    """Several reports as one."""
+    parts = list(built)
+    return Built(
+        tokens=sum(b.tokens for b in parts),
+        reused_tokens=sum(b.reused_tokens for b in parts),
+        loaded_tokens=sum(b.loaded_tokens for b in parts),
+        computed_tokens=sum(b.computed_tokens for b in parts),
+        kv_bytes=sum(b.kv_bytes for b in parts),
+        load_ms=sum(b.load_ms for b in parts),
+        seconds=sum(b.seconds for b in parts),
+        stored=all(b.stored for b in parts),
+    )

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Unpack, overload
 
 from preread.app.options import AnswerOptions, generate_work, texts
-from preread.backend import Generate
+from preread.backend import Generate, Progress
 from preread.contexts import ask as asking
+from preread.contexts import warm as warming
 from preread.contexts.ask import AskOptions
 from preread.contexts.choices import Choices
 from preread.contexts.opened import Opened
 from preread.contexts.session import Session as AsyncSession
 from preread.errors import RequestError
-from preread.types import Choice, Completion
+from preread.types import Built, Choice, Completion
 
 if TYPE_CHECKING:
     from preread.app.engine import Engine
@@ -74,6 +75,14 @@ class Context:
         engine, named = self._engine, texts(labels, "labels")
         choices = engine.run(asking.choose(engine.backend, self.opened, many, named))
         return choices[0] if isinstance(questions, str) else choices
+
+    def warm(self, lease_s: float = 0.0, progress: Progress | None = None) -> Built:
+        """Load the context into memory, or compute what no tier has, before anybody asks. It stays
+        for `lease_s` seconds (at least as configured) where memory allows."""
+        engine = self._engine
+        return engine.run(
+            warming.warm(engine.backend, self.opened, lease_s=lease_s, progress=progress)
+        )
 
     def session(self, name: str) -> Session:
         """A named conversation on this context; it is kept in the home and sees its own turns."""

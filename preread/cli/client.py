@@ -1,7 +1,7 @@
 """The client half of the resident process: nothing heavy is imported.
 
-One JSON object a line, both ways. The client sends {"op": "ask" | "status" | "stop", …} and reads
-events until the connection closes.
+One JSON object a line, both ways. The client sends {"op": "ask" | "warm" | "status" | "stop", …}
+and reads events until the connection closes.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {name: asdict(getattr(config, name)) for name in ("model", "store", "context")}
 
 
-def resident_events(request: dict[str, Any]) -> Generator[Event] | None:
-    """Events of an `ask` (fields of AskRequest) by the resident process, or None when none runs
-    that would answer as this process does."""
+def resident_events(request: dict[str, Any], op: str = "ask") -> Generator[Event] | None:
+    """Events of an `ask` or `warm` (fields of AskRequest, WarmRequest) by the resident process, or
+    None when none runs that would answer as this process does."""
     config = load_config()
-    message = {"op": "ask", "settings": settings_of(config), "request": request}
+    message = {"op": op, "settings": settings_of(config), "request": request}
     events = call(config.home, message, config.resident.connect_timeout_s)
     first = next(events, None) if events is not None else None
     if events is None or first is None:

@@ -100,6 +100,27 @@ def ask(
 
 
 @app.command()
+def warm(
+    target: Annotated[str, typer.Argument(help="Name of a context, or a PATH (built if missing).")],
+    lease: Annotated[str, typer.Option(help="Keep it this long: 30m, 12h.")] = "",
+    model: Model = "",
+    no_resident: NoResident = False,
+    json: Json = False,
+) -> None:
+    """Load a context before anybody asks: into memory where `preread up` runs, else near."""
+    from preread.cli.warming import warm_command
+    from preread.contexts.names import parse_ttl
+
+    warm_command(
+        target,
+        model=local_model(model),
+        lease_s=parse_ttl(lease) if lease else 0.0,
+        resident=not no_resident,
+        json=json,
+    )
+
+
+@app.command()
 def chat(name: Name, session: Session = "", model: Model = "", max_tokens: MaxTokens = 0) -> None:
     """Talk with a context; the history is kept. /fork, /new and /quit are understood."""
     from preread.cli.chatting import chat_command

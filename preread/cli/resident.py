@@ -23,6 +23,7 @@ from preread.cli.asking import AskRequest, Event, answer_events
 from preread.cli.client import SOCKET, address, call, settings_of, status
 from preread.cli.output import emit, fail, note
 from preread.cli.target import resolve
+from preread.cli.warming import WarmRequest, warm_events
 from preread.config import Config, load_config, local_model
 from preread.errors import PrereadError
 from preread.home import check_writable
@@ -160,9 +161,12 @@ class Handler(socketserver.StreamRequestHandler):
             }
         else:
             with self.server.busy():
-                yield from self._ask(AskRequest(**message["request"]), message["settings"])
+                make = WarmRequest if message["op"] == "warm" else AskRequest
+                yield from self._serve(make(**message["request"]), message["settings"])
 
-    def _ask(self, request: AskRequest, settings: dict[str, Any]) -> Iterator[Event]:
+    def _serve(
+        self, request: AskRequest | WarmRequest, settings: dict[str, Any]
+    ) -> Iterator[Event]:
         server = self.server
         asked = (request.target, request.cwd, request.model, settings["model"]["model"])
         target, settings["model"]["model"] = resolve(server.engine.catalog, *asked)
@@ -170,6 +174,8 @@ class Handler(socketserver.StreamRequestHandler):
             yield {"declined": f"it holds {server.model}"}
         elif settings != server.settings:
             yield {"declined": "it was started with other settings (preread down; preread up)"}
+        elif isinstance(request, WarmRequest):
+            yield from warm_events(server.engine, replace(request, target=target))
         else:
             yield from answer_events(server.engine, replace(request, target=target))
 

@@ -25,7 +25,7 @@ from preread.contexts.shard import Plan, plan_shards
 from preread.contexts.sources import Sources, in_order_of, read_sources
 from preread.contexts.state import state_of
 from preread.errors import CatalogConflict
-from preread.types import Built, Prefix
+from preread.types import Built, Prefix, summed
 
 RATE_SHARE = 0.5  # of the tokens must have been computed for their rate to describe the context
 
@@ -119,7 +119,7 @@ async def build_context(
     built = await _build_shards(backend, plan, config.engine.lease_s, progress)
     record = await _record(backend, request, sources, plan, built, previous)
     kept, published = await asyncio.to_thread(_publish, catalog, record, previous, request, now)
-    total = _total(built)
+    total = summed(built)
     notes = sources.notes
     if not total.stored:
         notes += ("the KV could not be stored: the next process reads the documents again",)
@@ -160,19 +160,6 @@ async def _build_shards(
     return built
 
 
-def _total(built: list[Built]) -> Built:
-    return Built(
-        tokens=sum(b.tokens for b in built),
-        reused_tokens=sum(b.reused_tokens for b in built),
-        loaded_tokens=sum(b.loaded_tokens for b in built),
-        computed_tokens=sum(b.computed_tokens for b in built),
-        kv_bytes=sum(b.kv_bytes for b in built),
-        load_ms=sum(b.load_ms for b in built),
-        seconds=sum(b.seconds for b in built),
-        stored=all(b.stored for b in built),
-    )
-
-
 async def _record(
     backend: Backend,
     request: BuildRequest,
@@ -203,7 +190,7 @@ async def _record(
         patterns=sources.patterns,
         dtype=info.dtype,
         embedding=embedding,
-        prefill_tok_s=_rate(_total(built), info.fingerprint, previous),
+        prefill_tok_s=_rate(summed(built), info.fingerprint, previous),
     )
 
 

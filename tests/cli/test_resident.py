@@ -66,6 +66,27 @@ def test_a_name_goes_before_a_folder_of_that_name(
     assert one_json(call("ask", "docs", "Who?", "--json"))["context"]["name"] == "docs"
 
 
+def test_warm_loads_a_context_before_anybody_asks(
+    call: Call, only_resident: Resident, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("build", "handbook", str(docs))
+    first = one_json(call("warm", "handbook", "--lease", "30m", "--json"))
+    assert first["stays"] and first["loaded_tokens"] == first["tokens"] > 0
+    again = one_json(call("warm", "handbook", "--json"))
+    assert (again["reused_tokens"], again["loaded_tokens"]) == (first["tokens"], 0)
+    assert one_json(call("ask", "handbook", "Who?", "--json"))["timing"]["load_ms"] == 0
+    said = call("warm", str(docs / "leave.md"))
+    assert "0 loaded, 0 computed" in said.stdout and "no resident" not in said.stderr
+    gone = call("warm", "handbok")
+    assert gone.exit_code == 2 and "close: handbook" in str(gone.exception)
+
+
+def test_warm_without_a_resident_process_says_so(call: Call, docs: Path) -> None:
+    call("build", "handbook", str(docs))
+    told = call("warm", "handbook")
+    assert "loaded, 0 computed" in told.stdout and "preread up" in told.stderr
+
+
 def test_standard_input_is_the_clients(call: Call, resident: Resident) -> None:
     value = one_json(call("ask", "-", "Who?", "--json", stdin="Ann keeps the keys.\n"))
     assert value["context"]["name"].startswith("stdin-")

@@ -1,0 +1,125 @@
+"""`preread warm`: a context in memory, or at least in the nearest tier, before anybody asks."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from preread.cli.asking import Event, RemoteError
+from preread.cli.output import ReadingBar, emit, note
+from preread.config import load_config
+from preread.errors import PrereadError
+
+if TYPE_CHECKING:
+    from preread.app import Context, Engine
+
+
+@dataclass(frozen=True, slots=True)
+class WarmRequest:
+    """What `warm` was asked; target and cwd as in AskRequest. lease_s: 0: as configured."""
+
+    target: str
+    cwd: str
+    model: str = ""
+    lease_s: float = 0.0
+
+
+def warm_command(target: str, *, model: str, lease_s: float, resident: bool, json: bool) -> None:
+    """By the resident process when one runs with this model, else here, which fills near tiers."""
+    from preread.cli.client import resident_events
+
+    request = WarmRequest(target, os.getcwd(), model, lease_s)
+    events = resident_events(asdict(request), op="warm") if resident else None
+    with closing(_here(request) if events is None else events) as told:
+        _render(told, json=json, stays=events is not None)
+
+
+def warm_events(engine: Engine, request: WarmRequest) -> Iterator[Event]:
+    """The events of one request on an open engine. The target is a name or absolute."""
+    for news in engine.opening(request.target):
+        if isinstance(news, str):
+            yield {"note": news}
+        elif isinstance(news, tuple):
+            yield {"progress": list(news)}
+        else:
+            yield from _warmed(news, request.lease_s)
+
+
+def _warmed(context: Context, lease_s: float) -> Iterator[Event]:
+    """Progress while it is loaded, then the report."""
+    told: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+    made: list[Any] = []
+
+    def work() -> None:
+        try:
+            made.append(context.warm(lease_s, lambda *at: told.put({"progress": list(at)})))
+        except Exception as error:
+            made.append(error)
+        told.put(None)
+
+    thread = threading.Thread(target=work, name="preread-warm", daemon=True)
+    thread.start()
+    yield from iter(told.get, None)
+    thread.join()
+    (result,) = made
+    if isinstance(result, Exception):
+        raise result
+    yield {
+        "warmed": {
+            "name": context.name,
+            "version": context.version,
+            "tokens": result.tokens,
+            "reused_tokens": result.reused_tokens,
+            "loaded_tokens": result.loaded_tokens,
+            "computed_tokens": result.computed_tokens,
+            "seconds": round(result.seconds, 3),
+        }
+    }
+
+
+def _here(request: WarmRequest) -> Generator[Event]:
+    from preread.app import open as open_engine
+    from preread.cli.target import resolve
+    from preread.home import open_catalog
+
+    config = load_config()
+    asked = (request.target, request.cwd, request.model, config.model.model)
+    target, model = resolve(open_catalog(config), *asked)
+    with open_engine(model) as engine:
+        yield from warm_events(engine, replace(request, target=target))
+
+
+def _render(events: Iterator[Event], *, json: bool, stays: bool) -> None:
+    bar = ReadingBar(quiet=json)
+    for event in events:
+        if "progress" in event:
+            bar.advance(*event["progress"])
+            continue
+        bar.close()
+        if "error" in event:
+            raise RemoteError(event["error"])
+        if "note" in event:
+            note(event["note"])
+        else:
+            _finish({**event["warmed"], "stays": stays}, json=json)
+            return
+    raise PrereadError("The resident process ended in the middle of it.", hint="Run it again.")
+
+
+def _finish(warmed: dict[str, Any], *, json: bool) -> None:
+    if json:
+        emit(warmed)
+        return
+    there = warmed["reused_tokens"] - warmed["loaded_tokens"]
+    print(
+        f"{warmed['name']} v{warmed['version']}: {there:,} tokens were in memory, "
+        f"{warmed['loaded_tokens']:,} loaded, {warmed['computed_tokens']:,} computed "
+        f"({warmed['seconds']:.2f} s)"
+    )
+    if not warmed["stays"]:
+        note("no resident process keeps it in memory: preread up")
