@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import preread
+from preread.cli.carrying import commands as carrying
 from preread.cli.output import INTERRUPTED, USAGE, fail
 from preread.cli.sizing import commands
 from preread.config import local_model
@@ -258,7 +259,7 @@ def down(json: Json = False) -> None:
     down_command(json=json)
 
 
-app.registered_commands += commands.registered_commands
+app.registered_commands += commands.registered_commands + carrying.registered_commands
 
 
 def main() -> None:

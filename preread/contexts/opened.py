@@ -34,13 +34,10 @@ class Opened:
         self._catalog = catalog
         self._now = now
         self._evidence: dict[int, Evidence] = {}
-        self.look: Callable[[], None] | None = None  # before each use, see Watcher.look
 
     def check(self) -> None:
         """Raises StateError when the context may not answer any more: it has expired, or was
-        invalidated, since it was opened; HomeError when the catalog cannot say."""
-        if self.look is not None:
-            self.look()
+        invalidated, since it was opened."""
         name, version = self.record.name, self.record.version
         state = state_of(self.record, self._now())
         reason = state.reason if state.label == "expired" else ""
