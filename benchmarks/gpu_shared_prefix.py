@@ -216,6 +216,7 @@ def engine_for(args: argparse.Namespace, device: torch.device) -> Engine:
             **small,
         ),
         parts=parts,
+        kv_precision=args.kv,
     )  # fmt: skip
 
 
@@ -225,7 +226,7 @@ def group_for(args: argparse.Namespace) -> tuple[LoadedModel, GroupParts]:
     (folder / "config.json").write_text(json.dumps(published(args.shape)))
     wanted = Wanted(
         str(folder), args.gpus, dtype="bfloat16", device=args.device, weights="random",
-        weights_precision=args.weights,
+        weights_precision=args.weights, kv_precision=args.kv,
     )  # fmt: skip
     return open_group(wanted)
 
@@ -240,6 +241,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sequences", type=int, default=1024)
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--weights", choices=("full", "fp8"), default="full")
+    parser.add_argument("--kv", choices=("full", "fp8", "int8"), default="full")
     parser.add_argument("--gpus", type=int, default=1, help="limits are of one")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--profile", action="store_true")
@@ -269,7 +271,8 @@ def main() -> None:
     print(json.dumps({
         "benchmark": "gpu_shared_prefix", "date": datetime.date.today().isoformat(),
         "shape": args.shape, "kernels": args.kernels,
-        "weights": args.weights, "gpus": args.gpus, "machine": name, "torch": torch.__version__,
+        "weights": args.weights, "gpus": args.gpus,
+        "kv": args.kv, "machine": name, "torch": torch.__version__,
         "batch_tokens": engine.config.batch_tokens, "sequences": args.sequences,
         "tflops": round(flops / 1e12), "gb_s": round(rate / 1e9), "figures": figures,
     }))  # fmt: skip

@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--weights", choices=("full", "fp8"), default="full")
     parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--kv", choices=("full", "fp8", "int8"), default="full")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--html", type=Path)
     args = parser.parse_args()
