@@ -183,6 +183,12 @@ class Backend(Protocol):
         Raises ContextTooLong, OutOfMemory."""
         ...
 
+    async def forget(self, prefixes: Sequence[Prefix]) -> None:
+        """Free the memory of these prefixes and of what continues them, at once or as soon as
+        nothing runs on it; what others begin with stays. Tiers are left alone. Costs time at most:
+        a prefix that is wanted again is loaded or read again."""
+        ...
+
     def submit(self, batch: RequestBatch) -> AsyncIterator[ResultBatch]:
         """Run a batch. Every row gets exactly one ended entry; one row's failure is its own (finish
         ERROR and a message). Closing the iterator cancels the rows still running. Malformed batches

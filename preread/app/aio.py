@@ -113,6 +113,11 @@ class AsyncEngine:
         opening.set_result(context)
         return context
 
+    def let_go(self, name: str) -> None:
+        """The next question opens it anew."""
+        with self._guard:
+            self._opened.pop(name, None)
+
     def _handle(self, context: Context) -> AsyncContext:
         return AsyncContext(context, self._engine, self._crowd, self._loop)
 

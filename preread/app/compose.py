@@ -34,7 +34,7 @@ log = logging.getLogger("preread")
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What an engine is made of. parameters: number of weights of the local model; notes: what its
-    user should know about it."""
+    user should know about it; scopes: whose epochs void what it has in memory."""
 
     config: Config
     backend: LocalBackend | ForeignBackend
@@ -42,6 +42,7 @@ class Parts:
     metrics: Metrics
     parameters: int
     notes: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
 
 
 def open_parts(
@@ -171,7 +172,7 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
 def _native(config: Config, weights: Weights) -> Parts:
     from preread.app.loading import open_model
     from preread.app.measuring import device_name
-    from preread.app.storing import geometry_of, lossy_note, open_stores
+    from preread.app.storing import geometry_of, lossy_note, open_stores, scopes_of
     from preread.capacity.remembered import Remembered
     from preread.engine.local import LocalBackend
     from preread.home import open_catalog
@@ -190,11 +191,12 @@ def _native(config: Config, weights: Weights) -> Parts:
     store = open_stores(config, geometry, [identity], catalog, metrics)[0]
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
     parameters = parameter_count(loaded.config)
-    return Parts(config, backend, catalog, metrics, parameters, lossy_note(config))
+    scopes = scopes_of(config.store, identity)
+    return Parts(config, backend, catalog, metrics, parameters, lossy_note(config), scopes)
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
-    from preread.app.storing import lossy_note, open_stores
+    from preread.app.storing import lossy_note, open_stores, scopes_of
     from preread.foreign.backend import ForeignBackend
     from preread.foreign.load import load_foreign
     from preread.home import open_catalog
@@ -215,7 +217,10 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     if net.layout is None:
         notes.append(f"every question reads its whole context again: {net.why}")
     notes += lossy_note(config)
-    return Parts(config, backend, catalog, metrics, net.parameters, tuple(notes))
+    return Parts(
+        config, backend, catalog, metrics, net.parameters, tuple(notes),
+        scopes_of(config.store, loaded.fingerprint()),
+    )  # fmt: skip
 
 
 def _threads(config: Config) -> None:

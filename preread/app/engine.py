@@ -19,6 +19,7 @@ from preread.app.aio import AsyncEngine
 from preread.app.answers import Answers
 from preread.app.compose import Parts
 from preread.app.context import Context
+from preread.app.events import Events
 from preread.app.options import AnswerOptions, generate_work
 from preread.app.prompts import columns
 from preread.backend import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from preread.app.prompts import ManyPrompts
     from preread.contexts.route import Embedder
     from preread.contexts.shard import Plan
+    from preread.contexts.watch import Change
     from preread.types import Int32Array
 
 T = TypeVar("T")
@@ -59,6 +61,8 @@ class Engine:
         self._parts = parts
         self._loop = LoopThread()
         self._aio = AsyncEngine(self, Crowd(parts.backend), self._loop)
+        watched = (parts.catalog, parts.backend, self._loop, parts.scopes)
+        self._events = Events(*watched, self._aio.let_go)
         self._opened: dict[str, Opened] = {}  # by name, the version last opened
         self._closed = False
 
@@ -133,7 +137,11 @@ class Engine:
             embedder=embedder,
             on_plan=on_plan,
         )
-        return self.run(build_context(self.backend, self.catalog, request, self.config, progress))
+        outcome = self.run(
+            build_context(self.backend, self.catalog, request, self.config, progress)
+        )
+        self._events.watch(outcome.record)
+        return outcome
 
     def context(
         self,
@@ -247,11 +255,18 @@ class Engine:
         """Make a raw token prefix ready, as `context` does for documents. store: use the tiers."""
         return self._parts.backend.prefill(tokens, store=store)
 
+    def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
+        """Be told what anybody does to contexts that this engine has opened or built: published,
+        invalidated, removed, erased. Within a second, from a thread of the engine's; `told` must
+        not wait for the engine. Returns what ends it."""
+        return self._events.subscribe(told)
+
     def close(self) -> None:
         """Stop the engine and free its memory. Idempotent."""
         if self._closed:
             return
         self._closed = True
+        self._events.close()
         for opened in self._opened.values():
             opened.close()
         self._loop.run(self._parts.backend.close())
@@ -266,6 +281,7 @@ class Engine:
     def _keep(self, opened: Opened) -> Context:
         """A handle. What was worked out for the same version before is used again, and of an older
         one freed, so that opening a name a million times costs no memory."""
+        self._events.guard(opened)
         before = self._opened.get(opened.record.name)
         if before and before.same(opened):
             return Context(self, before)

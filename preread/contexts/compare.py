@@ -213,6 +213,9 @@ class _Afresh:
     ) -> Built:
         return await self.inner.build(prefix, lease_s=lease_s, progress=progress)
 
+    async def forget(self, prefixes: Sequence[Prefix]) -> None:
+        await self.inner.forget(prefixes)
+
     def submit(self, batch: RequestBatch) -> AsyncIterator[ResultBatch]:
         return self.inner.submit(replace(batch, reuse=False))
 

@@ -77,6 +77,9 @@ class Crowd:
     ) -> Built:
         return await self._backend.build(prefix, lease_s=lease_s, progress=progress)
 
+    async def forget(self, prefixes: Sequence[Prefix]) -> None:
+        await self._backend.forget(prefixes)
+
     async def close(self) -> None:
         await self._backend.close()
 

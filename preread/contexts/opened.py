@@ -34,10 +34,13 @@ class Opened:
         self._catalog = catalog
         self._now = now
         self._evidence: dict[int, Evidence] = {}
+        self.look: Callable[[], None] | None = None  # before each use, see Watcher.look
 
     def check(self) -> None:
         """Raises StateError when the context may not answer any more: it has expired, or was
-        invalidated, since it was opened."""
+        invalidated, since it was opened; HomeError when the catalog cannot say."""
+        if self.look is not None:
+            self.look()
         name, version = self.record.name, self.record.version
         state = state_of(self.record, self._now())
         reason = state.reason if state.label == "expired" else ""

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -100,6 +101,13 @@ class LocalBackend:
             return self._builder.build(tokens, max(lease_s, self._lease_s), caller, progress)
 
         return await self._aside(work)
+
+    async def forget(self, prefixes: Sequence[Prefix]) -> None:
+        def work(_: Caller) -> None:
+            for tokens in map(self._model.chat.prefix, prefixes):
+                self._thread.call(partial(_forget, tokens))
+
+        await self._aside(work)
 
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the
@@ -198,3 +206,7 @@ class LocalBackend:
             return await loop.run_in_executor(self._workers, work, caller)
         finally:
             caller.leave()
+
+
+def _forget(tokens: Int32Array, engine: Engine) -> None:
+    engine.tree.forget(tokens)

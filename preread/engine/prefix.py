@@ -63,6 +63,7 @@ class PrefixTree:
         self.root = Segment(np.empty(0, np.int32), [], 0, None)
         self.segments: set[Segment] = set()
         self.version = 0
+        self._unwanted: set[Segment] = set()  # dropped as soon as nobody holds them
 
     def match(self, tokens: Int32Array) -> tuple[Segment, int]:
         """The segment in which the longest known beginning of `tokens` ends, and its length."""
@@ -173,6 +174,20 @@ class PrefixTree:
 
     def pin(self, leaf: Segment) -> None:
         leaf.pins += 1
+        if self._unwanted:  # somebody wants it again
+            self._unwanted.difference_update(self.path(leaf))
+
+    def forget(self, tokens: Int32Array) -> None:
+        """Drop what begins with `tokens`, and what of its path nobody else continues, leased or
+        not: now, or when the last holder lets go."""
+        leaf, found = self.match(tokens)
+        if not found:
+            return
+        if found == len(tokens):
+            self._unwanted.update(self._walk(leaf))
+        if found in (len(tokens), leaf.end):  # else `leaf` ends in other tokens
+            self._unwanted.update(self.path(leaf))
+        self._drop_unwanted()
 
     def lease(self, leaf: Segment, upto: int, seconds: float) -> None:
         """From now on, keep the path at least so long after each use."""
@@ -186,12 +201,14 @@ class PrefixTree:
             segment.used, segment.lease = now, max(segment.lease, now + segment.lease_s)
         if not leaf.linked and not leaf.pins:
             self._drop(leaf)
+        self._drop_unwanted()
 
     def check(self) -> None:
         """Verify the tree and its arena. Raises AssertionError."""
         self.arena.check(s.runs for s in self.segments)
         seen = set(self._walk(self.root)) - {self.root}
         assert seen == {s for s in self.segments if s.linked}, "a segment is lost"
+        assert self._unwanted <= self.segments, "a segment that is gone is to be dropped"
         for segment in self.segments:
             parent = segment.parent
             assert parent is not None and segment.start == parent.end, "a gap in a path"
@@ -220,6 +237,8 @@ class PrefixTree:
         node.tokens, node.runs, node.start = node.tokens[at:], tail, node.start + at
         node.ready, node.parent = max(0, node.ready - at), upper
         self.segments.add(upper)
+        if node in self._unwanted:
+            self._unwanted.add(upper)
         self.version += 1
         return upper
 
@@ -249,11 +268,18 @@ class PrefixTree:
         self._metrics.add("engine.leases_broken", leaf.lease > now)
         self._drop(leaf)
 
+    def _drop_unwanted(self) -> None:
+        while idle := [s for s in self._unwanted if not (s.children or s.pins or s.loading)]:
+            for segment in idle:
+                self._metrics.add("engine.forgotten_tokens", len(segment.tokens))
+                self._drop(segment)
+
     def _drop(self, leaf: Segment) -> None:
         assert leaf.parent is not None and not leaf.children and not leaf.pins
         if leaf.linked:
             del leaf.parent.children[int(leaf.tokens[0])]
         self.segments.remove(leaf)
+        self._unwanted.discard(leaf)
         self.arena.free(leaf.runs)
 
 

@@ -60,6 +60,7 @@ class ForeignBackend:
         memory = Memory(memory_bytes, token_bytes)
         reader = Reader(net, memory, config.prefill_chunk)
         self._thread = ModelThread()
+        self._memory = memory
         self._rows = Rows(net, reader, memory, self.metrics, config.lease_s)
         shared = (self._thread, net, reader, memory)
         self._builder = Builder(*shared, stores, self.metrics, config.save_every_s)
@@ -94,6 +95,13 @@ class ForeignBackend:
             return self._builder.build(tokens, max(lease_s, self._lease_s), progress, gone)
 
         return await self._aside(work)
+
+    async def forget(self, prefixes: Sequence[Prefix]) -> None:
+        def work(_: threading.Event) -> None:
+            for prefix in prefixes:
+                self._memory.forget(self._model.text.chat.prefix(prefix))
+
+        await self._aside(work)
 
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the

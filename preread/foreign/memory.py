@@ -83,6 +83,12 @@ class Memory:
             self._evict(now)
             return True
 
+    def forget(self, tokens: Int32Array) -> None:
+        """Drop what begins with these tokens, leased or not; rows that use it keep it until they
+        end."""
+        with self._lock:
+            self._kept = [k for k in self._kept if k.common(tokens) < len(tokens)]
+
     def clear(self) -> None:
         """Forget everything that is not leased: a pass ran out of memory."""
         with self._lock:

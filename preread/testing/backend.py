@@ -37,7 +37,7 @@ KV_BYTES = 64  # per token
 
 
 class Call(NamedTuple):
-    """kind: count, build or submit; what: the prefixes, the prefix or the batch."""
+    """kind: count, build, forget or submit; what: the prefixes, the prefix or the batch."""
 
     kind: str
     what: Any
@@ -136,6 +136,11 @@ class FakeBackend:
             chunk_keys=tuple(self._chunk_keys(tokens)) if self._stored else (),
             stored=self._stored,
         )
+
+    async def forget(self, prefixes: Sequence[Prefix]) -> None:
+        self.calls.append(Call("forget", tuple(prefixes)))
+        for prefix in prefixes:
+            self._memory.forget(self._prefix(prefix))
 
     def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         self.calls.append(Call("submit", batch))

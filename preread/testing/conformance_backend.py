@@ -116,6 +116,25 @@ class BackendConformance:
             assert row.finish is Finish.LENGTH
             assert row.usage.cached_tokens >= built.tokens
 
+    async def test_what_is_forgotten_is_not_in_memory(self, backend: Backend) -> None:
+        first = await backend.build(BOOK)
+        await run(backend, SHORT, QUESTIONS[:1], OTHER)
+        await backend.forget([BOOK, Prefix("Never read.")])
+        again = await backend.build(BOOK)
+        assert again.loaded_tokens + again.computed_tokens > first.tokens // 2
+        await backend.forget([])
+        assert (await backend.build(BOOK)).computed_tokens == 0
+
+    async def test_forgetting_disturbs_no_row(self, backend: Backend) -> None:
+        want = [row.tokens for row in await run(backend, SHORT, QUESTIONS)]
+        got: list[list[int]] = [[] for _ in QUESTIONS]
+        async for news in backend.submit(RequestBatch(SHORT, list(QUESTIONS), (BOOK,))):
+            await backend.forget([BOOK])
+            for j, row in enumerate(news.rows.tolist()):
+                got[row] += news.tokens.row(j).tolist()
+        assert got == want
+        assert [row.tokens for row in await run(backend, SHORT, QUESTIONS)] == want
+
     async def test_without_reuse_everything_is_computed(self, backend: Backend) -> None:
         await backend.build(BOOK)
         cached = await run(backend, SHORT, QUESTIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 
@@ -19,6 +20,17 @@ class Trie:
                 return i
             node = node[token]
         return len(tokens)
+
+    def forget(self, tokens: list[int]) -> None:
+        """What begins with `tokens`, and what only led there."""
+        if not tokens or self.known(tokens) < len(tokens):
+            return
+        node, cut = self._root, (self._root, tokens[0])
+        for token, child in pairwise(tokens):
+            node = node[token]
+            if len(node) > 1:
+                cut = node, child
+        del cut[0][cut[1]]
 
     def learn(self, tokens: list[int]) -> None:
         node = self._root

@@ -163,3 +163,85 @@ def test_a_path_whose_lie_leaves_too_little_room_is_laid_anew():
     assert t.insert(whole, 1.0) is None
     t.unpin(leaf, 1.0)
     fill(t, whole)
+
+
+def test_forgetting_drops_what_nobody_else_begins_with():
+    t = tree()
+    one, other = np.arange(30, dtype=np.int32), np.r_[np.arange(20), 70:80].astype(np.int32)
+    fill(t, one)
+    fill(t, np.r_[one, 90:95].astype(np.int32))  # goes on where the first ends
+    fill(t, other)
+    t.forget(one)
+    t.check()
+    assert t.match(one)[1] == 20 and t.resident(other)
+    t.forget(other)
+    t.check()
+    assert not t.segments and t.arena.free_tokens == t.arena.capacity
+
+
+@pytest.mark.parametrize("tokens", [ids(5, 6), ids(0, 1, 2, 9), ids(9), ids()])
+def test_forgetting_what_is_not_there_changes_nothing(tokens):
+    t = tree()
+    fill(t, np.arange(12, dtype=np.int32))
+    t.forget(tokens)
+    t.check()
+    assert t.resident(np.arange(12, dtype=np.int32))
+
+
+def test_forgetting_waits_for_the_last_holder_and_minds_no_lease():
+    t = tree()
+    tokens = np.arange(30, dtype=np.int32)
+    leaf = fill(t, tokens)
+    t.lease(leaf, 30, 600.0)
+    t.pin(leaf)
+    t.pin(leaf)
+    t.forget(tokens)
+    assert t.resident(tokens)
+    beside = t.insert(np.r_[np.arange(10), 50:55].astype(np.int32), 0.0)  # splits what is held
+    t.check()
+    t.unpin(leaf, 1.0)
+    assert t.resident(tokens)
+    t.unpin(leaf, 2.0)
+    t.check()
+    assert t.match(tokens)[1] == 10 and t.match(ids(*range(10), 50))[0] is beside
+
+
+def test_what_is_wanted_again_is_not_dropped():
+    t = tree()
+    tokens = np.arange(30, dtype=np.int32)
+    leaf = fill(t, tokens)
+    t.pin(leaf)
+    t.forget(tokens)
+    t.pin(leaf)  # somebody new
+    t.unpin(leaf, 1.0)
+    t.unpin(leaf, 1.0)
+    t.check()
+    assert t.resident(tokens)
+
+
+def test_forgetting_the_beginning_that_is_left_drops_it():
+    """The end of a context may have been evicted."""
+    t = tree()
+    fill(t, np.arange(16, dtype=np.int32))
+    t.forget(np.arange(40, dtype=np.int32))
+    t.check()
+    assert not t.segments
+
+
+def test_forgetting_at_random_keeps_the_tree_whole():
+    rng = np.random.default_rng(0)
+    t, held = tree(24), []
+    for _ in range(3000):
+        tokens = rng.integers(0, 2, rng.integers(1, 24)).astype(np.int32)
+        kind = rng.integers(0, 3)
+        if kind == 0 and (leaf := t.insert(tokens, 0.0)) is not None:
+            t.pin(leaf)
+            held.append(leaf)
+        elif kind == 1:
+            t.forget(tokens)
+        elif held:
+            t.unpin(held.pop(rng.integers(len(held))), 0.0)
+        t.check()
+    for leaf in held:
+        t.unpin(leaf, 0.0)
+    t.check()
