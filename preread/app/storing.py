@@ -71,15 +71,10 @@ def open_stores(
     ]
 
 
-def scopes_of(kept: StoreSection, identity: Fingerprint) -> tuple[str, str]:
-    """Whose epochs void what is kept: the tenant's (or the shared namespace's), the model's."""
-    owner = f"shared:{kept.shared}" if kept.shared else f"tenant:{kept.tenant}"
-    return owner, f"model:{identity}"
-
-
 def _epochs(catalog: Catalog, kept: StoreSection, identity: Fingerprint) -> Epochs | None:
     """As the catalog has them now; None when it cannot be asked: what was erased must not be
     served, so nothing is."""
+    from preread.contexts.state import scopes_of
     from preread.store.keys import Epochs
 
     try:

@@ -178,6 +178,19 @@ def invalidate(
 
 
 @app.command()
+def erase(
+    model_of: Annotated[
+        str, typer.Option(help="All KV of the model that read this context, of every tenant.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Void all kept KV of this tenant (store.tenant) at once, in every tier; the texts stay."""
+    from preread.cli.managing import erase_command
+
+    erase_command(model_of, json=json)
+
+
+@app.command()
 def rm(name: Name, json: Json = False) -> None:
     """Forget a context, all its versions and sessions. `preread gc` then frees the disk."""
     from preread.cli.managing import rm_command

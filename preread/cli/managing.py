@@ -132,21 +132,41 @@ def verify_command(name: str, *, json: bool) -> None:
 def invalidate_command(name: str, reason: str, *, json: bool) -> None:
     from preread.home import open_catalog
 
-    manage.invalidate_context(open_catalog(load_config()), name, reason)
+    names = manage.invalidate_context(open_catalog(load_config()), name, reason)
     if json:
-        emit({"name": name, "invalidated": reason})
+        emit({"name": name, "invalidated": reason, "joined": list(names[1:])})
     else:
-        print(f"{name} will be rebuilt before its next use")
+        print(f"{', '.join(names)} will be rebuilt before the next use")
+
+
+def erase_command(model_of: str, *, json: bool) -> None:
+    from preread.contexts.state import scopes_of
+    from preread.home import open_catalog
+
+    config = load_config()
+    catalog = open_catalog(config)
+    fingerprint = manage.known(catalog, model_of).fingerprint if model_of else ""
+    owner, model = scopes_of(config.store, fingerprint)
+    scope = model if model_of else owner
+    epoch = manage.erase(catalog, scope)
+    if json:
+        emit({"scope": scope, "epoch": epoch})
+    else:
+        print(f"{scope}: all KV kept so far is void; contexts are read again at their next use")
 
 
 def rm_command(name: str, *, json: bool) -> None:
     from preread.home import open_catalog
 
-    versions = manage.remove_context(open_catalog(load_config()), name)
+    catalog = open_catalog(load_config())
+    joined = manage.joining(catalog, name)
+    versions = manage.remove_context(catalog, name)
     if json:
-        emit({"name": name, "versions_removed": versions})
+        emit({"name": name, "versions_removed": versions, "joined": list(joined)})
     else:
         print(f"{name}: {versions} version(s) forgotten. Free the disk: preread gc")
+        for other in joined:
+            note(f"  its documents are still part of {other}: preread rm {other}")
 
 
 def gc_command(grace: str, *, json: bool) -> None:

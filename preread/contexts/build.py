@@ -23,7 +23,7 @@ from preread.contexts.names import check_name, joined_names
 from preread.contexts.route import Embedder, embed_sections
 from preread.contexts.shard import Plan, plan_shards
 from preread.contexts.sources import Sources, in_order_of, read_sources
-from preread.contexts.state import state_of
+from preread.contexts.state import epochs_of, state_of
 from preread.errors import CatalogConflict
 from preread.types import Built, Prefix, summed
 
@@ -116,8 +116,12 @@ async def build_context(
     )
     if request.on_plan:
         request.on_plan(plan)
+    # Before anything is kept under them: a bump meanwhile shows at the next opening.
+    asked = (catalog, config.store, backend.info.fingerprint)
+    epochs = await asyncio.to_thread(epochs_of, *asked)
     built = await _build_shards(backend, plan, config.engine.lease_s, progress)
     record = await _record(backend, request, sources, plan, built, previous)
+    record = replace(record, epochs=epochs)
     kept, published = await asyncio.to_thread(_publish, catalog, record, previous, request, now)
     total = summed(built)
     notes = sources.notes

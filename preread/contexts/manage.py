@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from preread.config import ContextSection
 from preread.contexts.catalog.base import Catalog, ContextRecord, ContextSummary
-from preread.contexts.names import unknown_name
+from preread.contexts.names import joined_names, unknown_name
 from preread.contexts.state import State, source_state, state_of
 from preread.errors import UnknownName
 
@@ -74,10 +74,25 @@ def known(catalog: Catalog, name: str) -> ContextRecord:
     return record
 
 
-def invalidate_context(catalog: Catalog, name: str, reason: str) -> None:
-    """The context is rebuilt before its next use. Raises UnknownName."""
+def invalidate_context(catalog: Catalog, name: str, reason: str) -> tuple[str, ...]:
+    """The context is rebuilt before its next use, and so is every one that joins it with others
+    (`handbook+prices`); returns the names of all of them. Raises UnknownName."""
     if not catalog.invalidate(name, reason):
         raise _unknown(catalog, name)
+    joined = joining(catalog, name)
+    return (name, *(other for other in joined if catalog.invalidate(other, reason)))
+
+
+def joining(catalog: Catalog, name: str) -> tuple[str, ...]:
+    """Names of kept contexts that hold the documents of this one and of others."""
+    names = (summary.name for summary in catalog.summaries())
+    return tuple(other for other in names if name in joined_names(other))
+
+
+def erase(catalog: Catalog, scope: str) -> int:
+    """Void the KV of a whole scope (see contexts/state.py) at once, in every tier and process; the
+    texts stay. Returns its new epoch."""
+    return catalog.bump(scope)
 
 
 def remove_context(catalog: Catalog, name: str) -> int:

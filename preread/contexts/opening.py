@@ -21,7 +21,7 @@ from preread.contexts.opened import Opened
 from preread.contexts.route import Embedder
 from preread.contexts.shard import Plan
 from preread.contexts.sources import STDIN, Sources, absolute
-from preread.contexts.state import State, reread, state_of
+from preread.contexts.state import State, epochs_of, reread, state_of
 from preread.errors import HomeError, SourceError
 
 
@@ -114,21 +114,26 @@ class _Door:
             tuple(dict.fromkeys(pattern for part in parts for pattern in part.patterns)),
         )
         kept = await asyncio.to_thread(self.catalog.get, target)
-        if kept and self._says(kept, sources, instructions):
-            return kept, notes
+        said = (sources.records, sources.patterns, instructions)
+        if kept and (kept.sources, kept.patterns, kept.instructions) == said:
+            if (await self._state(kept)).label == "fresh":
+                return kept, notes
         outcome = await self._build(BuildRequest(target, (), instructions, sources=sources))
         return outcome.record, [*notes, f"joined: {outcome.describe()}", *outcome.notes]
 
-    def _says(self, kept: ContextRecord, sources: Sources, instructions: str) -> bool:
-        state = state_of(kept, self.options.now(), self.backend.info.fingerprint)
-        said = (kept.sources, kept.patterns, kept.instructions)
-        return state.label == "fresh" and said == (
-            sources.records, sources.patterns, instructions
-        )  # fmt: skip
+    async def _state(self, record: ContextRecord) -> State:
+        """Without looking at its sources."""
+        identity = self.backend.info.fingerprint
+        state = state_of(record, self.options.now(), identity)
+        if state.label == "fresh":
+            asked = (self.catalog, self.config.store, identity)
+            if record.epochs < await asyncio.to_thread(epochs_of, *asked):
+                return State("stale", "its KV was erased")
+        return state
 
     async def _refreshed(self, record: ContextRecord) -> tuple[ContextRecord, list[str]]:
         """The record itself when it is fresh, else its successor."""
-        state = state_of(record, self.options.now(), self.backend.info.fingerprint)
+        state = await self._state(record)
         sources, changes, why = await asyncio.to_thread(reread, record, self.config.context)
         notes: list[str] = []
         if sources is None:

@@ -220,3 +220,21 @@ def test_a_path_that_is_read_first_tells_progress(tiny: Path, docs: Path, home: 
     kinds = [next(iter(event)) for event in first]
     assert "progress" in kinds and kinds.index("progress") < kinds.index("result")
     assert not any("progress" in event for event in again)
+
+
+@pytest.mark.parametrize("scope", [(), ("--model-of", "handbook")])
+def test_what_was_erased_is_read_again_and_kept_anew(
+    call: Call, docs: Path, scope: tuple[str, ...]
+) -> None:
+    built = one_json(call("build", "handbook", docs, "--json"))
+    asked = one_json(call("ask", "handbook", "How many days?", "--json"))
+    erased = one_json(call("erase", *scope, "--json"))
+    kind = "model:" if scope else "tenant:default"
+    assert erased["scope"].startswith(kind) and erased["epoch"] == 1
+    again = one_json(call("ask", "handbook", "How many days?", "--json"))
+    assert again["answer"] == asked["answer"]
+    assert one_json(call("show", "handbook", "--json"))["version"] == 2
+    one_json(call("gc", "--grace", "0", "--json"))
+    last = one_json(call("ask", "handbook", "How many days?", "--json"))
+    assert last["usage"]["cached_tokens"] == built["tokens"]
+    assert call("erase", "--model-of", "nobody").exit_code == 2

@@ -14,6 +14,7 @@ from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.contexts.manage import (
     collect_garbage,
     invalidate_context,
+    joining,
     list_contexts,
     remove_context,
     show_context,
@@ -61,6 +62,15 @@ def test_invalidating_and_removing(catalog: SqliteCatalog) -> None:
     assert catalog.summaries()[0].invalidated == "new prices"
     assert remove_context(catalog, "handbook") == 1
     assert catalog.summaries() == []
+
+
+def test_an_invalidation_reaches_what_joins_it(catalog: SqliteCatalog) -> None:
+    for name in ("handbook", "prices", "prices+handbook", "handbook-old+prices"):
+        catalog.put(record(name), expected=0)
+    assert joining(catalog, "handbook") == ("prices+handbook",)
+    assert invalidate_context(catalog, "handbook", "recall") == ("handbook", "prices+handbook")
+    invalid = [summary.name for summary in catalog.summaries() if summary.invalidated]
+    assert invalid == ["handbook", "prices+handbook"]
 
 
 def test_unknown_names_are_errors(catalog: SqliteCatalog, tmp_path: Path) -> None:

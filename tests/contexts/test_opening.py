@@ -54,6 +54,19 @@ async def test_a_stale_context_can_be_asked_as_it_is(bench: Shop) -> None:
     assert opened.record.version == 1 and "answering from version 1" in opened.notes[0]
 
 
+@pytest.mark.parametrize("scope", ["tenant:default", "model:" + "fa" * 32])
+async def test_an_erased_context_is_kept_under_new_keys(bench: Shop, scope: str) -> None:
+    """Else `gc` would keep what is void, and free what is not."""
+    await bench.build()
+    bench.catalog.bump("tenant:somebody else")
+    assert (await bench.open()).record.version == 1
+    bench.catalog.bump(scope)
+    opened = await bench.open()
+    assert (opened.record.version, opened.record.epochs) == (2, 1)
+    assert opened.notes == ("rebuilt: its KV was erased",)
+    assert (await bench.open()).record == opened.record
+
+
 @pytest.mark.parametrize("why", ["expired", "invalidated", "model"])
 async def test_whatever_is_not_valid_is_rebuilt(bench: Shop, why: str) -> None:
     await bench.build(ttl_s=60.0)

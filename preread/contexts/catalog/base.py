@@ -82,6 +82,7 @@ class ContextRecord:
     invalidated: str = ""  # reason, "" while valid
     embedding: EmbeddingRecord | None = None
     prefill_tok_s: float = 0.0  # measured when it was computed; 0: not known
+    epochs: int = 0  # of its owner and its model together; either one's bump voids its KV
 
     @property
     def tokens(self) -> int:
@@ -181,8 +182,9 @@ class Catalog(Protocol):
         ...
 
     def epoch(self, scope: str) -> int:
-        """How often everything of a scope was erased: 0 when never. Scopes are `tenant:<name>` and
-        `model:<fingerprint>`; the number goes into the keys of chunks (store/keys.py)."""
+        """How often everything of a scope was erased: 0 when never. Scopes are `tenant:<name>`,
+        `shared:<name>` and `model:<fingerprint>`; the number goes into the keys of chunks (see
+        store/keys.py)."""
         ...
 
     def bump(self, scope: str) -> int:
