@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, NewType
+from typing import TYPE_CHECKING, Literal, NamedTuple, NewType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,6 +171,30 @@ class Sampling:
 GREEDY = Sampling()
 
 
+class Served(NamedTuple):
+    """What one tier gave: chunks, their payload bytes, the tokens of the spans they completed, and
+    the time spent on them in milliseconds, verifying and the sink included."""
+
+    tier: str
+    chunks: int
+    tokens: int
+    nbytes: int
+    ms: float
+
+
+class Brought(NamedTuple):
+    """What came from the tiers for one prefix. tokens: that were not in memory before; ms: wall
+    time, predicted_ms as it was foreseen; served: by tier; miss, at: why it is not the whole
+    prefix ("" where it is, else a value of store.reports.Miss), and the token where it ends."""
+
+    tokens: int = 0
+    ms: float = 0.0
+    predicted_ms: float = 0.0
+    served: tuple[Served, ...] = ()
+    miss: str = ""
+    at: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Built:
     """Report of making a prefix ready. tokens = reused_tokens + computed_tokens."""
@@ -184,6 +208,7 @@ class Built:
     seconds: float
     chunk_keys: tuple[str, ...] = field(default=(), repr=False)  # hex; what gc must keep
     stored: bool = True  # False: the tiers refused (full, read-only); the reason is logged
+    brought: Brought = field(default_factory=Brought)
 
 
 def summed(built: Iterable[Built]) -> Built:

@@ -11,6 +11,8 @@ import pytest
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "home"
     monkeypatch.setenv("PREREAD_HOME", str(path))
+    # A tiny model computes about as fast as a disk reads: which it was must not hang on chance.
+    monkeypatch.setenv("PREREAD_STORE_LOAD", "always")
     return path
 
 

@@ -185,11 +185,12 @@ def _native(config: Config, weights: Weights) -> Parts:
     loaded, parts = open_model(config, weights)
     geometry = geometry_of(loaded, config.store)
     identity = fingerprint(loaded.fingerprint_parts)
-    tuned = Remembered(config.home).limit(device_name(str(loaded.decoder.device)), identity)
+    machine = device_name(str(loaded.decoder.device))
+    tuned = Remembered(config.home).limit(machine, identity)
     kind = loaded.decoder.device.type
     config = replace(config, engine=config.engine.limited(kind, tuned))
     catalog = open_catalog(config)
-    store = open_stores(config, geometry, [identity], catalog, metrics)[0]
+    store = open_stores(config, geometry, [identity], catalog, metrics, machine)[0]
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
     parameters = parameter_count(loaded.config)
     scopes = scopes_of(config.store, identity)
@@ -197,6 +198,7 @@ def _native(config: Config, weights: Weights) -> Parts:
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
+    from preread.app.measuring import device_name
     from preread.app.storing import lossy_note, open_stores
     from preread.contexts.state import scopes_of
     from preread.foreign.backend import ForeignBackend
@@ -212,7 +214,8 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     if net.layout is not None:
         geometry = net.layout.geometry(kept.chunk_tokens, kept.chunk_bytes)
         identities = [loaded.fingerprint(regime) for regime in range(net.regimes)]
-        stores = open_stores(config, geometry, identities, catalog, metrics)
+        machine = device_name(str(net.device))
+        stores = open_stores(config, geometry, identities, catalog, metrics, machine)
     room = _prefix_room(config, net.device)
     backend = ForeignBackend(loaded, stores, config.engine, room, metrics, name=chosen.model)
     notes = [f"transformers computes this model, slower than our own decoder: {why}"]

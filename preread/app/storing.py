@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from preread.errors import PrereadError
+from preread.errors import ConfigError, PrereadError
 
 if TYPE_CHECKING:
+    from preread.capacity.remembered import Remembered
     from preread.config import Config, StoreSection
     from preread.contexts.catalog.base import Catalog
     from preread.metrics import Metrics
     from preread.models.load import LoadedModel
     from preread.store.keys import Epochs, Geometry
+    from preread.store.rates import Rates
     from preread.store.store import Store
     from preread.types import Fingerprint
+
+LOADS = ("auto", "always")
 
 log = logging.getLogger("preread")
 
@@ -48,13 +54,17 @@ def open_stores(
     identities: list[Fingerprint],
     catalog: Catalog,
     metrics: Metrics,
+    machine: str,
 ) -> list[Store]:
-    """One store for each fingerprint, on the same tiers."""
+    """One store for each fingerprint, on the same tiers. machine: under whose name its rates are
+    remembered."""
     from preread.home import open_keyring, open_tiers
     from preread.store.codec import codec_of
     from preread.store.store import Store
 
     kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
+    if kept.load not in LOADS:
+        raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
     return [
         Store(
             tiers,
@@ -66,9 +76,42 @@ def open_stores(
             codec=codec_of(kept.codec),
             keyring=keyring,
             epochs=partial(_epochs, catalog, kept, identity),
+            rates=open_rates(config, machine, identity),
+            always=kept.load == "always",
         )
         for identity in identities
     ]
+
+
+def open_rates(config: Config, machine: str, identity: Fingerprint) -> Rates:
+    """What is known of the tiers and of computing that model on that machine."""
+    from preread.capacity.remembered import Remembered
+    from preread.store.rates import Rates
+    from preread.store.tiers.urls import parse_tiers
+
+    places = {url.name: url.place for url in parse_tiers(config.store.tiers)}
+    return Rates(_Memory(Remembered(config.home), machine, identity, places))
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """See store.rates.Memory. A tier is remembered by its place, computing by the model."""
+
+    home: Remembered
+    machine: str
+    identity: Fingerprint
+    places: Mapping[str, str]
+
+    def get(self, key: str) -> list[list[float]]:
+        return self.home.measured(self._whole(key))
+
+    def keep(self, key: str, rows: list[list[float]]) -> None:
+        self.home.keep_measured(self._whole(key), rows)
+
+    def _whole(self, key: str) -> str:
+        kind, _, name = key.partition("/")
+        what = f"{kind} {self.places.get(name, name)}" if name else f"{kind} {self.identity}"
+        return f"{self.machine} | {what}"
 
 
 def _epochs(catalog: Catalog, kept: StoreSection, identity: Fingerprint) -> Epochs | None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 MOST = 1024  # entries of each kind; the oldest are forgotten
-RATES, LIMITS = "rates", "limits"
+RATES, LIMITS, MEASURED = "rates", "limits", "measured"
+KINDS = (RATES, LIMITS, MEASURED)
 
 log = logging.getLogger("preread")
 
@@ -47,6 +48,17 @@ class Remembered:
         """about: how it was found, for people."""
         self._keep(LIMITS, f"{machine} | {fingerprint}", {"sequences": sequences, **about})
 
+    def measured(self, what: str) -> list[list[float]]:
+        """Measurements as they were kept; [] if there are none or they are damaged."""
+        found: Any = self._read()[MEASURED].get(what)
+        try:
+            return [[float(value) for value in row] for row in found["rows"]]
+        except (TypeError, KeyError, ValueError):
+            return []
+
+    def keep_measured(self, what: str, rows: list[list[float]]) -> None:
+        self._keep(MEASURED, what, {"rows": rows})
+
     @property
     def path(self) -> Path:
         return self.home / "capacity.json"
@@ -54,9 +66,9 @@ class Remembered:
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
-            return {kind: dict(read[kind]) for kind in (RATES, LIMITS)}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {RATES: {}, LIMITS: {}}
+            return {kind: dict(read.get(kind, {})) for kind in KINDS}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {kind: {} for kind in KINDS}
 
     def _keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
         """Merge under a lock and replace the file whole. A home that cannot be written costs the

@@ -19,8 +19,9 @@ from preread.engine.thread import EngineThread
 from preread.errors import Cancelled, ContextTooLong
 from preread.metrics import Metrics
 from preread.store.keys import Box
+from preread.store.reports import brought
 from preread.store.store import Store
-from preread.types import Built
+from preread.types import Brought, Built
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
@@ -28,22 +29,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A prefix that is in memory and held. loaded, computed: tokens that came from a tier, and
+    """A prefix that is in memory and held. brought: what came from the tiers; computed: tokens
     that were computed for this call; the rest was there or is somebody else's work."""
 
     reading: Reading
-    loaded: int
+    brought: Brought
     computed: int
-    load_ms: float
     seconds: float
 
 
 class Moved(NamedTuple):
-    """Tokens ready of those wanted; ours: some were computed on our account."""
+    """Tokens ready of those wanted; ours: some were computed on our account; at: when, of
+    `time.perf_counter`."""
 
     ready: int
     upto: int
     ours: bool
+    at: float
 
 
 class Caller:
@@ -58,7 +60,7 @@ class Caller:
 
     def tell(self, ready: int, upto: int, ours: bool) -> None:
         """See Reading.told; from the engine thread."""
-        self._inbox.put(Moved(ready, upto, ours))
+        self._inbox.put(Moved(ready, upto, ours, time.perf_counter()))
 
     def wait(self, reading: Reading) -> Moved:
         """The next news of the reading. Raises its error, or Cancelled when nobody wants it."""
@@ -98,13 +100,14 @@ class Builder:
         return Built(
             tokens=len(tokens),
             reused_tokens=len(tokens) - ready.computed,
-            loaded_tokens=ready.loaded,
+            loaded_tokens=ready.brought.tokens,
             computed_tokens=ready.computed,
             kv_bytes=len(tokens) * self._token_bytes,
-            load_ms=ready.load_ms,
+            load_ms=ready.brought.ms,
             seconds=ready.seconds,
             chunk_keys=keys,
             stored=stored,
+            brought=ready.brought,
         )
 
     def prepare(
@@ -128,29 +131,34 @@ class Builder:
         reading = self._thread.call(lambda engine: engine.hold(tokens, caller.tell, stores=stores))
         try:
             caller.wait(reading)  # until it has its place
-            loaded, load_ms = self._load(tokens, reading)
+            brought = self._load(tokens, reading)
             computed = self._compute(tokens, reading, caller, progress)
         except BaseException:
             self._thread.send(lambda engine: engine.release(reading))
             raise
         self._metrics.add("engine.prefix_computed_tokens", computed)
-        return Ready(reading, loaded, computed, load_ms, time.perf_counter() - began)
+        return Ready(reading, brought, computed, time.perf_counter() - began)
 
     def release(self, ready: Ready, lease_s: float) -> None:
         self._thread.send(lambda engine: engine.release(ready.reading, lease_s))
 
-    def _load(self, tokens: Int32Array, reading: Reading) -> tuple[int, float]:
-        """Bring what a tier holds: (tokens, milliseconds)."""
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _load(self, tokens: Int32Array, reading: Reading) -> Brought:
+        """Bring what a tier holds, as far as that is quicker than computing it."""
         store = self._store
         if store is None or reading.cached == reading.upto:
-            return 0, 0.0
+            return Brought()
         with self._medium:
             found = store.find(tokens)
-            upto = found.tokens
+            choice = store.choose(found, reading.cached)
+            upto = choice.upto
             # At once: what others compute meanwhile must not be written over.
             start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
             if upto <= start:
-                return 0, 0.0
+                return brought(None, 0.0, found.chosen(choice), start)
             try:
                 report = store.load(
                     tokens,
@@ -158,12 +166,13 @@ class Builder:
                     lambda box, kv: self._fill(reading, box, kv, start),
                     start=start,
                     found=found,
+                    choice=choice,
                 )
                 done = report.tokens
             finally:
                 self._thread.call(lambda engine: engine.loaded(reading, done))
         self._metrics.add("engine.prefix_loaded_tokens", done - start)
-        return done - start, report.ms
+        return brought(report, choice.load_s, None, start)
 
     def _compute(
         self, tokens: Int32Array, reading: Reading, caller: Caller, progress: Progress | None
@@ -172,8 +181,12 @@ class Builder:
         goes, by whom it is computed for, so that a killed build is taken up where it was."""
         saved = time.perf_counter()
         self._thread.call(lambda engine: engine.read(reading))
+        before: Moved | None = None
         while True:
-            ready, upto, ours = caller.wait(reading)
+            moved = caller.wait(reading)
+            self._measure(before, moved)
+            before = moved
+            ready, upto, ours, _ = moved
             if progress is not None:
                 progress(ready, upto)
             if ready == upto:
@@ -182,6 +195,11 @@ class Builder:
             if reading.stores and ours and due:
                 self._save_whole_chunks(tokens[:ready], reading)
                 saved = time.perf_counter()
+
+    def _measure(self, before: Moved | None, moved: Moved) -> None:
+        """What a step of reading took; the first news is where it begins."""
+        if self._store and before and moved.ours and moved.ready > before.ready:
+            self._store.computed(before.ready, moved.ready, moved.at - before.at)
 
     def _save_whole_chunks(self, tokens: Int32Array, reading: Reading) -> None:
         assert self._store is not None

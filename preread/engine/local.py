@@ -149,6 +149,7 @@ class LocalBackend:
         await asyncio.to_thread(self._thread.stop)
         await asyncio.to_thread(self._parts.close)
         self._workers.shutdown(wait=False)
+        await asyncio.to_thread(self._builder.close)
 
     async def _feed(
         self, block: Block | None, blocks: Iterator[Block], stream: Stream, replies: Replies
@@ -189,7 +190,7 @@ class LocalBackend:
         kept = part.batch.keep  # a session's turns are not stored
         ready = self._builder.prepare(part.prefix, caller, stores=not kept)
         try:
-            replies.loaded(part.rows, ready.load_ms)
+            replies.loaded(part.rows, ready.brought.ms)
             self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
             if ready.computed and not kept:  # while the rows run, a tier gets what it lacked
                 self._builder.save(part.prefix, ready.reading)

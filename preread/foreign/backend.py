@@ -132,6 +132,7 @@ class ForeignBackend:
         self._closed = True
         await asyncio.to_thread(self._thread.stop)
         self._workers.shutdown(wait=False)
+        await asyncio.to_thread(self._builder.close)
 
     async def _start(self, part: Part, stream: Stream, replies: Replies) -> None:
         """Submit the rows of a part, once their prefix is in memory."""
@@ -146,7 +147,7 @@ class ForeignBackend:
     def _prepare(self, part: Part, stream: Stream, replies: Replies, gone: threading.Event) -> None:
         assert part.prefix is not None
         ready = self._builder.prepare(part.prefix, self._lease_s, None, gone)
-        replies.loaded(part.rows, ready.load_ms)
+        replies.loaded(part.rows, ready.brought.ms)
         stream.submit(part, ready.computed)
         # What a tier had lost is given back while the rows run; a session's turns are not kept.
         if ready.computed and not part.batch.keep:

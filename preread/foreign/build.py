@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,8 +22,9 @@ from preread.foreign.reader import Reader, Run, Steps
 from preread.foreign.worker import ModelThread
 from preread.metrics import Metrics
 from preread.store.keys import Box
+from preread.store.reports import brought
 from preread.store.store import Store
-from preread.types import Built
+from preread.types import Brought, Built
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
@@ -33,14 +34,22 @@ WAIT_S = 0.02  # between two looks at whether anybody still waits
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A prefix that has been read. kv: None where nothing can be kept; loaded, computed: tokens
-    that came from a tier, and that were computed for this call."""
+    """A prefix that has been read. kv: None where nothing can be kept; brought: what came from
+    the tiers; computed: tokens that were computed for this call."""
 
     kv: KV | None
-    loaded: int
+    brought: Brought
     computed: int
-    load_ms: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What has been read of a prefix by a moment of `time.perf_counter`."""
+
+    kv: KV | None
+    ready: int
+    at: float = field(default_factory=time.perf_counter)
 
 
 class Builder:
@@ -71,13 +80,14 @@ class Builder:
         return Built(
             tokens=len(tokens),
             reused_tokens=len(tokens) - ready.computed,
-            loaded_tokens=ready.loaded,
+            loaded_tokens=ready.brought.tokens,
             computed_tokens=ready.computed,
             kv_bytes=len(tokens) * (layout.bytes_per_token if layout else 0),
-            load_ms=ready.load_ms,
+            load_ms=ready.brought.ms,
             seconds=ready.seconds,
             chunk_keys=keys,
             stored=stored,
+            brought=ready.brought,
         )
 
     def prepare(
@@ -99,7 +109,7 @@ class Builder:
             )
         began = time.perf_counter()
         with self._turn(gone):
-            kv, loaded, load_ms = self._found(tokens, gone)
+            kv, brought = self._found(tokens, gone)
             have = kv.tokens if kv else 0
             if have < len(tokens):
                 kv = self._compute(tokens, kv, lease_s, progress, gone)
@@ -109,14 +119,18 @@ class Builder:
                 self._memory.put(tokens, self._net.regime(len(tokens)), kv, lease_s)
         computed = len(tokens) - have
         self._metrics.add("foreign.prefix_computed_tokens", computed)
-        self._metrics.add("foreign.prefix_loaded_tokens", loaded)
-        return Ready(kv, loaded, computed, load_ms, time.perf_counter() - began)
+        self._metrics.add("foreign.prefix_loaded_tokens", brought.tokens)
+        return Ready(kv, brought, computed, time.perf_counter() - began)
 
     def save(self, tokens: Int32Array, ready: Ready) -> tuple[tuple[str, ...], bool]:
         """Store what the tiers lack: (keys of all chunks, whether the tiers have everything)."""
         if ready.kv is None or not self._stores:
             return (), False
         return self._save(tokens, ready.kv, self._net.regime(len(tokens)))
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
 
     @contextmanager
     def _turn(self, gone: threading.Event) -> Iterator[None]:
@@ -128,21 +142,22 @@ class Builder:
         finally:
             self._one.release()
 
-    def _found(self, tokens: Int32Array, gone: threading.Event) -> tuple[KV | None, int, float]:
-        """What memory and the tiers have: (KV, tokens loaded, milliseconds)."""
+    def _found(self, tokens: Int32Array, gone: threading.Event) -> tuple[KV | None, Brought]:
+        """What memory and the tiers have, as far as loading is quicker than computing."""
         net, layout = self._net, self._net.layout
         if net.ability is not Ability.KEEP or layout is None:
-            return None, 0, 0.0
+            return None, Brought()
         regime = net.regime(len(tokens))
         kv = self._thread.run(self._known(tokens, regime), gone).result()
         have = kv.tokens if kv else 0
         if not self._stores or have == len(tokens):
-            return kv, 0, 0.0
+            return kv, Brought()
         store = self._stores[regime]
         found = store.find(tokens)
-        upto = found.tokens
+        choice = store.choose(found, have)
+        upto = choice.upto
         if upto <= have:
-            return kv, 0, 0.0
+            return kv, brought(None, 0.0, found.chosen(choice), have)
         first = have - have % store.chunk_tokens  # the chunk that holds `have` comes whole
         staged = layout.stage(upto - first)
 
@@ -150,12 +165,13 @@ class Builder:
             i, j, g, h = box[2:]
             staged[i:j, :, g:h, box.token_start - first : box.token_end - first] = tensor
 
-        report = store.load(tokens, upto, sink, start=have, found=found)
+        report = store.load(tokens, upto, sink, start=have, found=found, choice=choice)
+        said = brought(report, choice.load_s, None, have)
         if report.tokens <= have:
-            return kv, 0, report.ms
+            return kv, said
         loaded = layout.unpack(staged[:, :, :, have - first : report.tokens - first])
         loaded = loaded.to(net.device)
-        return kv.then(loaded) if kv else loaded, report.tokens - have, report.ms
+        return kv.then(loaded) if kv else loaded, said
 
     def _known(self, tokens: Int32Array, regime: int) -> Steps[KV | None]:
         """Asked in turn: a row that its reader has just ended is kept first."""
@@ -169,13 +185,16 @@ class Builder:
         """Read what is missing. A long reading is saved as it goes, so that a killed build is taken
         up where it was; what was read of a cancelled one stays in memory."""
         regime = self._net.regime(len(tokens))
-        moved: queue.SimpleQueue[tuple[KV | None, int] | None] = queue.SimpleQueue()
+        moved: queue.SimpleQueue[Moved | None] = queue.SimpleQueue()
         future = self._thread.run(self._steps(tokens, kv, regime, moved), gone)
         future.add_done_callback(lambda _: moved.put(None))
-        saved = time.perf_counter()
+        saved, before = time.perf_counter(), Moved(kv, kv.tokens if kv else 0)
         try:
             while (news := moved.get()) is not None:
-                kv, ready = news
+                kv, ready = news.kv, news.ready
+                if self._stores:
+                    self._stores[regime].computed(before.ready, ready, news.at - before.at)
+                before = news
                 if progress is not None:
                     progress(ready, len(tokens))
                 if kv and ready < len(tokens) and time.perf_counter() - saved >= self._every_s:
@@ -191,16 +210,16 @@ class Builder:
 
     def _steps(
         self, tokens: Int32Array, kv: KV | None, regime: int,
-        moved: queue.SimpleQueue[tuple[KV | None, int] | None],
+        moved: queue.SimpleQueue[Moved | None],
     ) -> Steps[None]:  # fmt: skip
         """On the model's thread."""
         keeps, run = self._net.ability is Ability.KEEP, Run(whole=True, reuse=False)
         if kv is not None:
             self._reader.resume(run, kv, tokens, regime)
         for _ in self._reader.read(run, tokens[len(run.tokens) :]):
-            moved.put((self._reader.kept(run) if keeps else None, len(run.tokens)))
+            moved.put(Moved(self._reader.kept(run) if keeps else None, len(run.tokens)))
             yield True
-        moved.put((self._reader.kept(run) if keeps else None, len(run.tokens)))
+        moved.put(Moved(self._reader.kept(run) if keeps else None, len(run.tokens)))
 
     def _save_whole_chunks(self, tokens: Int32Array, kv: KV, regime: int) -> None:
         if self._stores:

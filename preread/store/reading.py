@@ -8,9 +8,11 @@ from typing import NamedTuple
 from preread.errors import TierError
 from preread.store.asking import Asker
 from preread.store.chunk import ChunkFault, ChunkHeader, Fault
+from preread.store.pump import Pump
 from preread.store.reports import Miss
 from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Room, Tier
 
+Stream = Iterator[Outcome] | Pump[Outcome]
 Unpack = Callable[[memoryview, ChunkHeader], memoryview]  # raises ChunkFault
 
 
@@ -34,23 +36,31 @@ class Reading:
         unpack: Unpack,
         room: Room,
         dead: Sequence[Tier] = (),
+        until: float | None = None,
     ) -> None:
+        """until: the moment of `time.perf_counter` after which nothing is waited for."""
         self.faults: list[tuple[str, str]] = []  # (reason, hex key)
+        self.late: Tier | None = None  # what was not waited for
         self._asker = asker
         self._keys = keys
         self._unpack = unpack
         self._room = room
         self._alive = [tier for tier in asker.tiers if tier not in dead]
         self._failed = bool(dead)
+        self._until = until
         self._places = places
         self._streams = self._open(keys)
 
     def take(self, n: int, expected: ChunkHeader) -> Taken | Miss:
-        """The nth key's chunk, or why there is none; asked in order, each once."""
+        """The nth key's chunk, or why there is none; asked in order, each once. Too slow: it is
+        not waited for any longer, and nothing more is to be asked."""
         key = self._keys[n]
         while (tier := self._places.get(key)) is not None:
             try:
-                outcome = _next(tier, self._streams[tier])
+                outcome = self._next(tier, self._streams[tier])
+            except TimeoutError:
+                self.late = tier
+                return Miss.TOO_SLOW
             except TierError as exc:
                 self._leave(tier, exc)
                 self.close()
@@ -65,15 +75,30 @@ class Reading:
     def close(self) -> None:
         """Abandon what is still in flight."""
         for stream in self._streams.values():
-            if isinstance(stream, Generator):
+            if isinstance(stream, Generator | Pump):
                 stream.close()
 
-    def _open(self, keys: Sequence[ChunkKey]) -> dict[Tier, Iterator[Outcome]]:
+    def _open(self, keys: Sequence[ChunkKey]) -> dict[Tier, Stream]:
         share: dict[Tier, list[ChunkKey]] = {}
         for key in keys:
             if key in self._places:
                 share.setdefault(self._places[key], []).append(key)
-        return {tier: tier.read(keys, self._room) for tier, keys in share.items()}
+        return {tier: self._stream(tier, keys) for tier, keys in share.items()}
+
+    def _stream(self, tier: Tier, keys: Sequence[ChunkKey]) -> Stream:
+        outcomes = tier.read(keys, self._room)
+        return outcomes if self._until is None else Pump(outcomes)
+
+    def _next(self, tier: Tier, stream: Stream) -> Outcome:
+        """Raises TierError, and TimeoutError when the time is over."""
+        try:
+            if isinstance(stream, Pump):
+                return stream.take(self._until or 0.0)
+            return next(stream)
+        except StopIteration:
+            raise TierError(
+                f"{tier.name}: fewer values than were asked for.", hint="It is a bug of that tier."
+            ) from None
 
     def _leave(self, tier: Tier, exc: TierError) -> None:
         self._asker.failed(tier, exc)
@@ -100,7 +125,11 @@ class Reading:
             if self._asker.suspects(other, expected.key):
                 continue
             try:
-                outcome = _next(other, other.read([expected.key], self._room))
+                stream = self._stream(other, [expected.key])
+                outcome = self._next(other, stream)
+            except TimeoutError:
+                self.late = other
+                return Miss.TOO_SLOW
             except TierError as exc:
                 self._leave(other, exc)
                 return self._behind(tier, expected, why)
@@ -114,12 +143,3 @@ class Reading:
         if self._failed:
             return Miss.TIER_FAILED
         return Miss.GONE if self._asker.gone(key) else Miss.TOO_SHORT
-
-
-def _next(tier: Tier, stream: Iterator[Outcome]) -> Outcome:
-    try:
-        return next(stream)
-    except StopIteration:
-        raise TierError(
-            f"{tier.name}: fewer values than were asked for.", hint="This is a bug of that tier."
-        ) from None

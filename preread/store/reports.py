@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from preread.store.chunk import Fault
+from preread.types import Brought, Served
 
 
 class Miss(StrEnum):
@@ -43,17 +44,6 @@ class End(NamedTuple):
         return cls(Miss.UNKNOWN if why is Miss.TOO_SHORT and token == 0 else why, token)
 
 
-class Served(NamedTuple):
-    """What one tier gave: chunks, their payload bytes, the tokens of the spans they completed, and
-    the time spent on them in milliseconds, verifying and the sink included."""
-
-    tier: str
-    chunks: int
-    tokens: int
-    nbytes: int
-    ms: float
-
-
 class LoadReport(NamedTuple):
     """tokens: end of the unbroken prefix that is now there; nbytes: payload delivered; ms: wall
     time, the sink's included; faults: (reason, hex key) of chunks that were set aside; served: by
@@ -66,6 +56,16 @@ class LoadReport(NamedTuple):
     faults: tuple[tuple[str, str], ...]
     served: tuple[Served, ...] = ()
     end: End | None = None
+
+
+def brought(report: LoadReport | None, load_s: float, end: End | None, start: int) -> Brought:
+    """What a build says of its load: begun at token `start`, foreseen to take load_s; end: why
+    there was none, or it was not asked for more."""
+    why = report.end if report else end
+    reason, at = (why.reason.value, why.token) if why else ("", 0)
+    if report is None:
+        return Brought(miss=reason, at=at)
+    return Brought(report.tokens - start, report.ms, load_s * 1e3, report.served, reason, at)
 
 
 class SaveReport(NamedTuple):

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from preread.store.keys import Box
-from preread.store.reports import End, LoadReport, Miss, Served
+from preread.store.rates import Rates
+from preread.store.reports import End, LoadReport, Miss
 from preread.store.tiers.base import Tier
+from preread.types import Served
 
 
 @dataclass(slots=True)
@@ -19,6 +21,7 @@ class Row:
     tokens: int = 0
     nbytes: int = 0
     seconds: float = 0.0
+    first: tuple[int, float] = (0, 0.0)  # bytes of its first chunk, seconds until it was there
 
 
 class Tally:
@@ -26,8 +29,8 @@ class Tally:
 
     def __init__(self, start: int) -> None:
         self.end: End | None = None
-        self._done = start
-        self._mark = time.perf_counter()
+        self.done = start
+        self._began = self._mark = time.perf_counter()
         self._rows: dict[Tier, Row] = {}
 
     def served(self, tier: Tier, box: Box, nbytes: int, ends_span: bool) -> None:
@@ -38,14 +41,33 @@ class Tally:
         row.nbytes += nbytes
         row.seconds += now - self._mark
         self._mark = now
+        if row.chunks == 1:
+            row.first = nbytes, row.seconds
         if ends_span:
-            row.tokens += box.token_end - max(self._done, box.token_start)
-            self._done = box.token_end
+            row.tokens += box.token_end - max(self.done, box.token_start)
+            self.done = box.token_end
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._mark - self._began
 
     def missed(self, why: Miss, token: int) -> None:
         """The prefix ends at this token, if it has not before."""
         if self.end is None:
             self.end = End.at(why, token)
+
+    def measure(self, rates: Rates, late: Tier | None) -> None:
+        """What is learnt of the tiers; of the late one, that even one more byte took until now."""
+        for tier, row in self._rows.items():
+            if tier is late:
+                continue
+            rates.loaded(tier.name, *row.first)
+            if row.chunks > 1:
+                rates.loaded(tier.name, row.nbytes, row.seconds)
+        if late is not None:
+            row = self._rows.get(late, Row())
+            waited = time.perf_counter() - self._mark
+            rates.loaded(late.name, row.nbytes + 1, row.seconds + waited)
 
     def report(
         self, began: float, faults: Sequence[tuple[str, str]], tiers: Iterable[Tier]
@@ -58,4 +80,4 @@ class Tally:
         )
         nbytes = sum(row.nbytes for row in served)
         ms = (time.perf_counter() - began) * 1e3
-        return LoadReport(self._done, nbytes, ms, tuple(faults), served, self.end)
+        return LoadReport(self.done, nbytes, ms, tuple(faults), served, self.end)

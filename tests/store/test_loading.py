@@ -233,6 +233,6 @@ def test_what_was_seen_is_remembered_within_bounds(
     monkeypatch.setattr("preread.store.asking.KNOWN", 4)
     tier = filled(den, "near")
     store = den.open([tier])
-    asker: Asker = store._asker
+    asker: Asker = store._loader._asker
     store.find(TOKENS)
     assert [asker.gone(key) for key in keys(den, *range(8))].count(True) == 4

@@ -1,0 +1,167 @@
+"""Loading: find which tier holds what, choose how much of it is worth loading, and bring it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+from preread.metrics import Metrics
+from preread.store.asking import Asker
+from preread.store.keys import OVERHEAD, Box, Span
+from preread.store.layout import Layout
+from preread.store.policy import Choice, Patience, Piece, decide
+from preread.store.rates import Rates
+from preread.store.reading import Reading
+from preread.store.reports import End, LoadReport, Miss
+from preread.store.tally import Tally
+from preread.store.tiers.base import ChunkKey, Room, Tier
+
+if TYPE_CHECKING:
+    from preread.store.codec import Tensor
+    from preread.store.keys import Tokens
+
+STALE_S = 600.0  # a tier found too slow so long ago is tried again
+
+# (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor is the
+# receiver's own.
+Sink = Callable[[Box, "Tensor"], None]
+
+
+class Found(NamedTuple):
+    """Where the chunks of a prefix are, as the tiers say: no proof. tokens: leading tokens of which
+    some tier holds every chunk; places: the nearest tier of each chunk that one holds; dead: tiers
+    that could not be asked; end: why it is not the whole prefix."""
+
+    spans: tuple[tuple[Span, tuple[ChunkKey, ...]], ...]
+    tokens: int
+    places: Mapping[ChunkKey, Tier]
+    dead: tuple[Tier, ...]
+    end: End | None
+
+    def chosen(self, choice: Choice) -> End | None:
+        """Why a load of that choice, were it to succeed, would not bring the whole prefix."""
+        return End(Miss.TOO_SLOW, choice.upto) if choice.upto < self.tokens else self.end
+
+
+class Loader:
+    """Brings KV of one layout from the tiers."""
+
+    def __init__(
+        self,
+        asker: Asker,
+        layout: Layout,
+        metrics: Metrics,
+        rates: Rates,
+        room: Room,
+        always: bool,
+    ) -> None:
+        """always: load whatever is held, however long it takes."""
+        self._asker = asker
+        self._layout = layout
+        self._metrics = metrics
+        self._rates = rates
+        self._room = room
+        self._always = always
+
+    def find(self, tokens: Tokens) -> Found:
+        """See Store.find."""
+        spans = tuple((span, tuple(self._layout.keys(span))) for span in self._layout.spans(tokens))
+        keys = [key for _, keys in spans for key in keys]
+        places, dead = self._asker.places(keys, self._asker.tiers)
+        for span, parts in spans:
+            if lost := [key for key in parts if key not in places]:
+                gone = any(map(self._asker.gone, lost))
+                why = Miss.TIER_FAILED if dead else Miss.GONE if gone else Miss.TOO_SHORT
+                end = End.at(why, span.start)
+                self._metrics.add(f"store.miss.{end.reason.value}")
+                return Found(spans, span.start, places, tuple(dead), end)
+        held = spans[-1][0].end if spans else 0
+        return Found(spans, held, places, tuple(dead), None)
+
+    def choose(self, found: Found, start: int) -> Choice:
+        """See Store.choose."""
+        if self._always:
+            return Choice(found.tokens, 0.0, inf)
+        pieces = self._pieces(found, start)
+        names = {tier for piece in pieces for tier, _ in piece.parts}
+        paces = {name: pace for name in names if (pace := self._rates.pace(name))}
+        choice = decide(start, pieces, paces, self._rates.prefill())
+        if choice.upto < found.tokens:
+            young = {n: p for n, p in paces.items() if self._rates.age_s(n) < STALE_S}
+            if len(young) < len(paces):
+                choice = decide(start, pieces, young, self._rates.prefill())
+        self._metrics.add(f"store.miss.{Miss.TOO_SLOW.value}", choice.upto < found.tokens)
+        return choice
+
+    def load(
+        self, found: Found, upto: int, sink: Sink, start: int, choice: Choice | None
+    ) -> LoadReport:
+        """See Store.load."""
+        began = time.perf_counter()
+        patience = self._patience(start, upto) if choice and not self._always else None
+        until = began + patience.deadline_s if patience else None
+        wanted = [(span, keys) for span, keys in found.spans if start < span.end <= upto]
+        keys = [key for _, keys in wanted for key in keys]
+        chunks = (chunk for span, _ in wanted for chunk in self._layout.chunks(span))
+        tally = Tally(start)
+        reading = Reading(
+            self._asker, keys, found.places, self._layout.unpack, self._room, found.dead, until
+        )
+        with closing(reading):
+            for n, chunk in enumerate(chunks):
+                taken = reading.take(n, chunk)
+                if isinstance(taken, Miss):
+                    tally.missed(taken, chunk.box.token_start)
+                elif tally.end is None:
+                    sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
+                    ends = self._layout.ends_span(chunk.box)
+                    tally.served(taken.tier, chunk.box, taken.payload.nbytes, ends)
+                    if ends and patience and patience.ends(tally.done, tally.elapsed_s):
+                        tally.missed(Miss.TOO_SLOW, tally.done)
+                if tally.end and (not reading.faults or tally.end.reason is Miss.TOO_SLOW):
+                    break  # nothing more is to be found out
+        tally.measure(self._rates, reading.late)
+        whole = tally.report(began, reading.faults, self._asker.tiers)
+        self._count(whole, found)
+        if whole.end is None and choice:
+            whole = whole._replace(end=found.chosen(choice))
+        return whole
+
+    def _patience(self, start: int, upto: int) -> Patience | None:
+        prefill = self._rates.prefill()
+        return Patience(start, upto, prefill) if prefill else None
+
+    def _pieces(self, found: Found, start: int) -> list[Piece]:
+        pieces = []
+        for span, keys in found.spans:
+            if start < span.end <= found.tokens:
+                sizes: dict[str, int] = {}
+                for key, nbytes in zip(keys, self._sizes(span), strict=True):
+                    name = found.places[key].name
+                    sizes[name] = sizes.get(name, 0) + nbytes
+                pieces.append(Piece(span.end, tuple(sizes.items())))
+        return pieces
+
+    def _sizes(self, span: Span) -> list[int]:
+        """Bytes of the values of a span's chunks."""
+        geometry, codec = self._layout.geometry, self._layout.codec
+        return [
+            codec.nbytes(box.shape(geometry.head_dim), geometry.dtype) + OVERHEAD
+            for box in geometry.boxes(span.start, span.end)
+        ]
+
+    def _count(self, report: LoadReport, found: Found) -> None:
+        self._metrics.add("store.load_misses", report.end is not None)
+        self._metrics.add("store.load_chunks", sum(row.chunks for row in report.served))
+        self._metrics.add("store.load_bytes", report.nbytes)
+        self._metrics.add("store.load_ms", report.ms)
+        if report.end is not None and report.tokens < found.tokens:  # else `find` has counted it
+            self._metrics.add(f"store.miss.{report.end.reason.value}")
+        for row in report.served:
+            self._metrics.add(f"store.hit_chunks.{row.tier}", row.chunks)
+            self._metrics.add(f"store.hit_tokens.{row.tier}", row.tokens)
+            self._metrics.add(f"store.hit_bytes.{row.tier}", row.nbytes)
+            self._metrics.add(f"store.hit_ms.{row.tier}", row.ms)

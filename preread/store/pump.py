@@ -1,0 +1,63 @@
+"""An iterator that is run ahead in a thread of its own, so that who takes from it can stop
+waiting."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+DEPTH = 2  # things ahead of the one taken
+LOOK_S = 0.05  # between two looks at whether anybody still wants something
+
+
+class Pump(Generic[T]):
+    """Takes one thing after the other from an iterator. The thread dies with the process, so an
+    iterator that hangs for ever holds nobody up."""
+
+    def __init__(self, things: Iterator[T]) -> None:
+        self._things = things
+        self._ready: queue.Queue[tuple[T] | BaseException] = queue.Queue(DEPTH)
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, name="preread-pump", daemon=True).start()
+
+    def take(self, until: float) -> T:
+        """The next thing, waited for until that moment of `time.perf_counter`. Raises TimeoutError,
+        what the iterator raised, and StopIteration at its end."""
+        try:
+            got = self._ready.get(timeout=max(0.0, until - time.perf_counter()))
+        except queue.Empty:
+            raise TimeoutError from None
+        if isinstance(got, BaseException):
+            raise got
+        return got[0]
+
+    def close(self) -> None:
+        """Nothing more is wanted. Does not wait: the iterator is closed when it gives way."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        try:
+            for thing in self._things:
+                if not self._put((thing,)):
+                    break
+            else:
+                self._put(StopIteration())
+        except BaseException as exc:  # it goes to who takes
+            self._put(exc)
+        finally:
+            if isinstance(self._things, Generator):
+                self._things.close()
+
+    def _put(self, thing: tuple[T] | BaseException) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._ready.put(thing, timeout=LOOK_S)
+                return True
+            except queue.Full:
+                continue
+        return False

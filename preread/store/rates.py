@@ -1,0 +1,168 @@
+"""What this machine takes: to bring bytes from each tier, and to compute tokens of this model.
+
+Measured as the work is done, never in a benchmark: a tier's time holds the look-up of the first
+value, the client's copy, verification and the sink; a computed token's that of its step, with
+whatever else ran in it. A few of the latest measurements of each size are kept, in the home too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from preread.store.fit import fit
+
+LATEST = 8  # measurements of each size (by powers of two)
+SIZES = 16  # kept at once; of another the oldest goes
+SAVE_EVERY_S = 30.0
+_PREFILL = "prefill"
+
+
+class Memory(Protocol):
+    """Where measurements outlive the process. keys: `tier/<name>`, `prefill`."""
+
+    def get(self, key: str) -> list[list[float]]:
+        """As they were kept; [] if they were not."""
+        ...
+
+    def keep(self, key: str, rows: list[list[float]]) -> None: ...
+
+
+class Pace(NamedTuple):
+    """Of a tier: n bytes take fixed_s + n * byte_s seconds."""
+
+    fixed_s: float
+    byte_s: float
+
+    def seconds(self, nbytes: int) -> float:
+        return self.fixed_s + nbytes * self.byte_s
+
+
+class Prefill(NamedTuple):
+    """Of a model: n tokens at mean position p take step_s + n * (token_s + p * past_s) seconds."""
+
+    step_s: float
+    token_s: float
+    past_s: float
+
+    def seconds(self, start: int, end: int) -> float:
+        """Tokens [start, end), those before them being there. 0 for none."""
+        n = end - start
+        return self.step_s + n * (self.token_s + (start + end) / 2 * self.past_s) if n > 0 else 0.0
+
+
+class Rates:
+    """The measurements of one model on one machine. Thread-safe."""
+
+    def __init__(
+        self, memory: Memory | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._memory = memory
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, Samples] = {}
+        self._saved = clock()
+
+    def loaded(self, tier: str, nbytes: int, seconds: float) -> None:
+        """So many bytes came from the tier in that time."""
+        self._add(f"tier/{tier}", nbytes.bit_length(), [float(nbytes)], seconds)
+
+    def computed(self, start: int, end: int, seconds: float) -> None:
+        """Tokens [start, end) were computed in that time."""
+        if end > start:
+            size = (end - start).bit_length() * 64 + end.bit_length()
+            self._add(_PREFILL, size, [float(start), float(end)], seconds)
+
+    def pace(self, tier: str) -> Pace | None:
+        """None if nothing was ever measured."""
+        with self._lock:
+            found = self._samples(f"tier/{tier}").solved(lambda row: [row[0], 1.0])
+        return Pace(found[1], found[0]) if found else None
+
+    def prefill(self) -> Prefill | None:
+        """None if nothing was ever measured."""
+        with self._lock:
+            found = self._samples(_PREFILL).solved(_features)
+        return Prefill(found[2], found[0], found[1]) if found else None
+
+    def age_s(self, tier: str) -> float:
+        """Seconds since the tier was last measured; infinite if it never was."""
+        with self._lock:
+            return self._clock() - self._samples(f"tier/{tier}").latest
+
+    def save(self) -> None:
+        """Remember everything measured so far."""
+        with self._lock:
+            fresh = {key: kept.rows() for key, kept in self._kept.items() if kept.take_unsaved()}
+            self._saved = self._clock()
+        for key, rows in fresh.items():
+            if self._memory is not None:
+                self._memory.keep(key, rows)
+
+    def _add(self, key: str, size: int, row: list[float], seconds: float) -> None:
+        if seconds <= 0 or size <= 0:
+            return
+        with self._lock:
+            self._samples(key).add(size, [*row, seconds, self._clock()])
+            due = self._clock() - self._saved >= SAVE_EVERY_S
+        if due:
+            self.save()
+
+    def _samples(self, key: str) -> Samples:
+        if key not in self._kept:
+            self._kept[key] = Samples(self._memory.get(key) if self._memory else [])
+        return self._kept[key]
+
+
+class Samples:
+    """Measurements as rows [what was done…, seconds, when], the latest of each size. Rows that were
+    remembered count as one size, which goes first."""
+
+    def __init__(self, remembered: list[list[float]]) -> None:
+        self._sizes: dict[int, deque[list[float]]] = {}
+        self._solved: tuple[float, ...] | None = None
+        self._unsolved = 0  # measurements since
+        self._unsaved = False
+        if remembered:
+            self._sizes[0] = deque(remembered[-LATEST * SIZES :])
+
+    @property
+    def latest(self) -> float:
+        return max((row[-1] for row in self.rows()), default=float("-inf"))
+
+    def add(self, size: int, row: list[float]) -> None:
+        rows = self._sizes.pop(size, None) or deque(maxlen=LATEST)
+        rows.append(row)
+        self._sizes[size] = rows
+        if old := self._sizes.get(0):  # what is new outweighs what was
+            old.popleft()
+        while len(self._sizes) > SIZES:
+            self._sizes.pop(next(iter(self._sizes)))
+        self._unsolved += 1
+        self._unsaved = True
+
+    def rows(self) -> list[list[float]]:
+        """The oldest first."""
+        return sorted((row for rows in self._sizes.values() for row in rows), key=lambda r: r[-1])
+
+    def take_unsaved(self) -> bool:
+        unsaved, self._unsaved = self._unsaved, False
+        return unsaved
+
+    def solved(self, features: Callable[[list[float]], list[float]]) -> tuple[float, ...] | None:
+        """See `fit`; None without measurements. Solved anew (some milliseconds) when an eighth of
+        them is new."""
+        count = sum(map(len, self._sizes.values()))
+        if count and (self._solved is None or self._unsolved * 8 >= count):
+            rows = self.rows()
+            self._solved = fit([features(row) for row in rows], [row[-2] for row in rows])
+            self._unsolved = 0
+        return self._solved
+
+
+def _features(row: list[float]) -> list[float]:
+    start, end = row[:2]
+    return [end - start, (end - start) * (start + end) / 2, 1.0]

@@ -1,0 +1,87 @@
+"""Saving: every tier gets the chunks it lacks, as far as its budget reaches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from preread.metrics import Metrics
+from preread.store.asking import Asker
+from preread.store.chunk import ChunkHeader
+from preread.store.keys import OVERHEAD, Box
+from preread.store.layout import Layout
+from preread.store.reports import SaveReport
+from preread.store.tiers.base import ChunkKey, Tier
+
+if TYPE_CHECKING:
+    from preread.store.codec import Tensor
+    from preread.store.keys import Tokens
+
+Source = Callable[[Box], "Tensor"]  # box -> tensor of that shape and the geometry's dtype
+
+
+class Saver:
+    """Writes KV of one layout to the tiers."""
+
+    def __init__(self, asker: Asker, layout: Layout, metrics: Metrics) -> None:
+        self._asker = asker
+        self._layout = layout
+        self._metrics = metrics
+
+    def save(self, tokens: Tokens, start: int, source: Source) -> SaveReport:
+        """See Store.save."""
+        wanted = [
+            (span.end, chunk)
+            for span in self._layout.spans(tokens)
+            for chunk in self._layout.chunks(span)
+        ]
+        plans = {tier: self._plan(tier, wanted, start) for tier in self._asker.tiers}
+        known = bool(wanted) or len(tokens) == 0  # else the epochs cannot be told, see Layout
+        stored = known and all(whole for _, whole in plans.values())
+        chunks = nbytes = skipped = 0
+        for chunk in (chunk for end, chunk in wanted if end > start):
+            takers = [tier for tier, (lacking, _) in plans.items() if chunk.key in lacking]
+            if not takers:
+                skipped += 1
+                continue
+            parts = self._layout.pack(chunk, source(chunk.box))
+            for tier in takers:
+                if self._asker.write(tier, chunk.key, parts):
+                    chunks += 1
+                    nbytes += chunk.payload_nbytes + OVERHEAD
+                else:
+                    stored, plans[tier] = False, (set(), False)
+        self._metrics.add("store.save_chunks", chunks)
+        self._metrics.add("store.save_bytes", nbytes)
+        self._metrics.add("store.save_skipped", skipped)
+        keys = tuple(chunk.key.hex() for _, chunk in wanted)
+        return SaveReport(chunks, nbytes, skipped, stored, keys)
+
+    def _plan(
+        self, tier: Tier, wanted: list[tuple[int, ChunkHeader]], start: int
+    ) -> tuple[set[ChunkKey], bool]:
+        """Which chunks to write to the tier, and whether it can then hold the whole prefix. What
+        would go beyond its budget is left out: it would evict the prefix's own beginning, without
+        which the rest is worth nothing. A sixteenth stays free, see DiskTier. What is held is
+        touched, or else it might be the first to make room for what is written now."""
+        held = self._asker.held(tier, [chunk.key for _, chunk in wanted], touch=True)
+        if held is None or len(held) == len(wanted):
+            return set(), held is not None  # usage looks at every chunk there is: not for nothing
+        if (usage := self._asker.usage(tier)) is None:
+            return set(), False
+        budget = usage.budget
+        limit = budget - budget // 16 if budget else sys.maxsize
+        size, lacking, gap = 0, set(), False
+        for end, chunk in wanted:
+            size += chunk.payload_nbytes + OVERHEAD
+            if chunk.key not in held and size <= limit:
+                gap = gap or end <= start
+                lacking.update([chunk.key] if end > start else [])
+        if size > limit:
+            self._asker.refused(tier, f"one context of {size} bytes in a budget of {budget}")
+        if gap:
+            self._asker.refused(
+                tier, f"chunks before token {start} are gone; save from 0 to mend it"
+            )
+        return lacking, size <= limit and not gap
