@@ -1,6 +1,6 @@
 """Which block sizes suit the attention kernels? Milliseconds of one layer, by CUDA events.
 
-    .venv/bin/python benchmarks/gpu_attention.py [reading] [decoding] [tails]
+    .venv/bin/python benchmarks/gpu_attention.py [reading] [decoding] [tails]    KV=int8: in int8
 
 Reading: 16,384 rows in stretches of 50 over a prefix of 2,000, stock calls over the same prefix
 beside it (TFLOP/s of the prefix alone). Decoding: rows over shared keys. Tails: rows over their own
@@ -25,9 +25,10 @@ from preread.engine.tiled import Device, Lists, Writes
 from preread.engine.tiles import parts_of, tail_of, tiles_of
 from preread.kernels.cuda import attention as kernels
 from preread.kernels.cuda.attention import Blocks
+from preread.kernels.kv import FORMATS, quantise
 from preread.kernels.lists import Parts, Tail, Tiles
 
-PART = os.environ.get("PART", "")
+PART, PRECISION = os.environ.get("PART", ""), os.environ.get("KV", "full")
 CUDA, BF16 = torch.device("cuda"), torch.bfloat16
 SHAPES = {"8b": (32, 8, 128), "0.5b": (14, 2, 64)}
 NONE = np.zeros(0, np.int32)
@@ -74,6 +75,14 @@ def rand(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, device=CUDA, dtype=BF16)
 
 
+def kept(kv: torch.Tensor) -> kernels.LayerKV:
+    """KV [2, G, *tokens, D] as the programs take it."""
+    if PRECISION == "full":
+        return kv, kv
+    codes, scales = quantise(kv, PRECISION)
+    return codes.view(FORMATS[PRECISION].code), scales
+
+
 def reading(out: Results) -> None:
     for name, (heads, groups, size) in SHAPES.items():
         rows, own, prefix, fold = 16350, 50, 2000, heads // groups
@@ -95,7 +104,16 @@ def reading(out: Results) -> None:
         for sizes in variants((64, 128), (32, 64, 128), (4, 8), (2, 3)):
             tiles = on_device(tiles_of(step, sizes[0] // fold, np.zeros((0, 3), np.int32))).tiles
             call = partial(
-                kernels.attend_tiles, q, k, v, got, tiles, arena, pages, 0.1, Blocks(*sizes)
+                kernels.attend_tiles,
+                q,
+                k,
+                v,
+                got,
+                tiles,
+                kept(arena),
+                kept(pages),
+                0.1,
+                Blocks(*sizes),
             )
             made[str(sizes)] = t = round(ms(call), 4)
             made[str(sizes)] = (t, round(flops / t / 1e9))
@@ -138,7 +156,7 @@ def decoding(out: Results) -> None:
                 kernels.attend_parts,
                 q,
                 there.parts,
-                arena,
+                kept(arena),
                 part,
                 part[..., 0].clone(),
                 0.1,
@@ -175,10 +193,11 @@ def tails(out: Results) -> None:
         made = out.setdefault(f"{name} tails {count} x {own}", {})
         for sizes in variants((16,), (16, 32, 64, 128), (1, 2, 4), (1, 2, 3)):
             call = partial(
-                kernels.attend_tail, q, got, there, pages, part, lse, 0.1, Blocks(*sizes)
+                kernels.attend_tail, q, got, there, kept(pages), part, lse, 0.1, Blocks(*sizes)
             )
             t = ms(call)
-            made[str(sizes)] = (round(t, 4), round(4 * count * own * groups * size / t / 1e6))
+            nbytes = 2 * count * own * groups * (2 * size if PRECISION == "full" else size + 4)
+            made[str(sizes)] = (round(t, 4), round(nbytes / t / 1e6))
 
 
 def main() -> None:
@@ -195,7 +214,12 @@ def main() -> None:
         print(case, *(f"\n   {text}: {value}" for text, value in ranked[:6]), flush=True)
     print(
         json.dumps(
-            {"benchmark": "gpu_attention", "machine": torch.cuda.get_device_name(), "cases": out}
+            {
+                "benchmark": "gpu_attention",
+                "kv": PRECISION,
+                "machine": torch.cuda.get_device_name(),
+                "cases": out,
+            }
         )
     )
 

@@ -30,6 +30,7 @@ from preread.engine.engine import Engine
 from preread.engine.group.leader import GroupParts
 from preread.engine.group.open import Wanted, open_group
 from preread.kernels.fp8 import fp8
+from preread.kernels.kv import PRECISIONS
 from preread.kernels.linear import PlainLinear
 from preread.kernels.rope import Rope
 from preread.models.config import ModelConfig
@@ -147,8 +148,10 @@ def limits(device: torch.device) -> tuple[float, float]:
     return rates[0], rates[1]
 
 
-def floor_s(c: ModelConfig, work: Work, rows: int, flops: float, rate: float) -> float:
-    """The least time of a work with `rows` at once, on these rates."""
+def floor_s(
+    c: ModelConfig, work: Work, rows: int, kv: int, flops: float, rate: float
+) -> float:  # fmt: skip
+    """The least time of a work with `rows` at once, KV of `kv` bytes a token, on these rates."""
     weights = parameter_count(c) - (0 if c.tied else c.vocab_size * c.hidden_size)
     linear = weights - c.vocab_size * c.hidden_size
     head = c.vocab_size * c.hidden_size
@@ -158,7 +161,6 @@ def floor_s(c: ModelConfig, work: Work, rows: int, flops: float, rate: float) ->
     read = work.requests * (work.own * (2 * linear + wide * past) + heads * 2 * head) / flops
     if work.out <= 1 or work.kind == "score":
         return read
-    kv = 4 * c.layers * c.kv_heads * c.head_dim
     now = min(rows, work.requests)
     shared = work.prefix * work.prefixes
     own = work.own + work.out / 2
@@ -241,7 +243,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sequences", type=int, default=1024)
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--weights", choices=("full", "fp8"), default="full")
-    parser.add_argument("--kv", choices=("full", "fp8", "int8"), default="full")
+    parser.add_argument("--kv", choices=PRECISIONS, default="full")
     parser.add_argument("--gpus", type=int, default=1, help="limits are of one")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--profile", action="store_true")
@@ -256,7 +258,8 @@ def main() -> None:
     for text in args.work:
         work = Work.of(text)
         best, spent, tokens = measure(engine, work, args.rounds)
-        least = floor_s(config(args.shape), work, args.sequences, flops, rate)
+        kv = engine.arena.token_bytes
+        least = floor_s(config(args.shape), work, args.sequences, kv, flops, rate)
         figures.append({
             "work": text, "s": round(best, 3), "req_s": round(work.requests / best, 1),
             "out_tok_s": round(tokens / best), "limit_req_s": round(work.requests / least, 1),
@@ -271,8 +274,8 @@ def main() -> None:
     print(json.dumps({
         "benchmark": "gpu_shared_prefix", "date": datetime.date.today().isoformat(),
         "shape": args.shape, "kernels": args.kernels,
-        "weights": args.weights, "gpus": args.gpus,
-        "kv": args.kv, "machine": name, "torch": torch.__version__,
+        "weights": args.weights, "kv": args.kv, "gpus": args.gpus, "machine": name,
+        "torch": torch.__version__,
         "batch_tokens": engine.config.batch_tokens, "sequences": args.sequences,
         "tflops": round(flops / 1e12), "gb_s": round(rate / 1e9), "figures": figures,
     }))  # fmt: skip

@@ -19,6 +19,7 @@ import torch
 from gpu_shared_prefix import SHAPES, Work, config, engine_for, floor_s, limits, measure
 
 from preread.cli.plots import Plot, line_plot
+from preread.kernels.kv import PRECISIONS
 
 BASE = Work("generate", 1024, 2000, 50, 16)
 SEQUENCES = 512
@@ -46,7 +47,9 @@ def swept(args: argparse.Namespace, device: torch.device) -> dict[str, list[dict
             works += [("own", n, replace(plain, own=n)) for n in SWEEPS["own"]]
         for name, value, work in works:
             best, _, _ = measure(engine, work, args.rounds)
-            least = floor_s(config(args.shape), work, sequences, flops, rate)
+            least = floor_s(
+                config(args.shape), work, sequences, engine.arena.token_bytes, flops, rate
+            )
             out[name].append({
                 "value": value, "req_s": round(work.requests / best, 2),
                 "limit_req_s": round(work.requests / least, 2), "share": round(least / best, 3),
@@ -94,8 +97,8 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=0)
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--weights", choices=("full", "fp8"), default="full")
+    parser.add_argument("--kv", choices=PRECISIONS, default="full")
     parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--kv", choices=("full", "fp8", "int8"), default="full")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--html", type=Path)
     args = parser.parse_args()
@@ -106,7 +109,7 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     print(json.dumps({
         "benchmark": "gpu_sweep", "date": datetime.date.today().isoformat(), "shape": args.shape,
-        "machine": name, "torch": torch.__version__, "sweeps": made,
+        "kv": args.kv, "machine": name, "torch": torch.__version__, "sweeps": made,
     }))  # fmt: skip
 
 
