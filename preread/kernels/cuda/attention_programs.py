@@ -201,9 +201,8 @@ def parts_program(
         m = tl.full((BM,), float("-inf"), tl.float32)
         total = tl.zeros((BM,), tl.float32)
         acc = tl.zeros((BM, BD), tl.float32)
-        slot = slot.to(tl.int64)
         acc, m, total = _over_run(
-            acc, m, total, q, arena_ptr + g * arena_head + slot * D, arena_side,
+            acc, m, total, q, arena_ptr + g * arena_head + slot.to(tl.int64) * D, arena_side,
             arena_scales_ptr + g * arena_head // D + slot, n, scale, D, BD, BN,
         )  # fmt: skip
         row = (part * rows + place).to(tl.int64) + (token - first)
