@@ -1,4 +1,4 @@
-"""Every kind of damage and fraud, counted, in memory and on disk, plain and sealed: what a tier
+"""Every kind of damage and fraud, counted, in every kind of tier, plain and sealed: what a tier
 gives back wrong is a miss. `Truth.sink` compares every tensor that is delivered, so one wrong read
 fails. The counts are printed when the file is done."""
 
@@ -7,20 +7,27 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from preread.store.chunk import Fault
 from preread.store.keys import Epochs, Geometry, fingerprint
 from preread.store.seal import Keyring
 from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Tier
+from preread.store.tiers.bucket import Bucket
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
+from preread.store.tiers.object import ObjectTier
+from preread.store.tiers.redis import open_redis
+from preread.store.tiers.redis.tier import RedisTier
+from preread.store.tiers.urls import parse_tiers
 from tests.attacks.tools import CHECKSUM, FINGERPRINT, GEOMETRY, HEADER, Den, Truth, draws
+from tests.store.valkey import Valkey
 
 RING = Keyring((bytes(range(32)),))
 OTHER_RING = Keyring((bytes(range(1, 33)),))
@@ -32,8 +39,8 @@ CHANCES = 10_000
 class Vault:
     """One store on one tier, whose values are known and can be replaced by others."""
 
-    def __init__(self, tier: Tier, keyring: Keyring | None) -> None:
-        self.tier, self.keyring = tier, keyring
+    def __init__(self, tier: Tier, keyring: Keyring | None, kind: str = "memory") -> None:
+        self.tier, self.keyring, self.kind = tier, keyring, kind
         self.truth = Truth.of(GEOMETRY, len(TOKENS))
         self.store = self.open()
         report = self.store.save(TOKENS, 0, self.truth.source)
@@ -94,12 +101,41 @@ def counts(request: pytest.FixtureRequest) -> Iterator[Counts]:
         print("", *counts.lines(), sep="\n")
 
 
-@pytest.fixture(scope="module", params=["memory", "memory sealed", "disk", "disk sealed"])
-def vault(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Vault:
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Tier]]:
+    """A tier of the kind; servers end with the file."""
+    servers: list[Valkey] = []
+    tiers: list[RedisTier] = []
+
+    def open_one(kind: str) -> Tier:
+        root: Path = tmp_path_factory.mktemp("kv")
+        if kind == "memory":
+            return MemoryTier()
+        if kind == "disk":
+            return DiskTier(root, fsync=False)
+        if kind == "object":
+            return ObjectTier(Bucket(MemoryStore(), "object"))
+        servers.append(Valkey(root / "server"))
+        (url,) = parse_tiers(f"redis://127.0.0.1:{servers[-1].port}?deadline=5s")
+        tiers.append(open_redis(url))
+        return tiers[-1]
+
+    yield open_one
+    for tier in tiers:
+        tier.close()
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        f"{kind}{how}" for kind in ("memory", "disk", "redis", "object") for how in ("", " sealed")
+    ],
+)
+def vault(request: pytest.FixtureRequest, opened: Callable[[str], Tier]) -> Vault:
     kind, _, sealed = request.param.partition(" ")
-    root: Path = tmp_path_factory.mktemp("kv")
-    tier = MemoryTier() if kind == "memory" else DiskTier(root, fsync=False)
-    vault = Vault(tier, RING if sealed else None)
+    vault = Vault(opened(kind), RING if sealed else None, kind)
     assert vault.attack({}) == {}
     return vault
 
@@ -111,7 +147,7 @@ def flipped(value: bytes, bit: int) -> bytes:
 
 
 def noted(counts: Counts, vault: Vault, attack: str, found: Counter[str]) -> Counter[str]:
-    where = vault.tier.name + (" sealed" if vault.keyring else "")
+    where = vault.kind + (" sealed" if vault.keyring else "")
     counts.rows[attack, where] = found
     return found
 
