@@ -65,6 +65,8 @@ def open_stores(
     kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
     if kept.load not in LOADS:
         raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
+    chosen = config.model
+    rates = open_rates(config, machine, (chosen.model, chosen.dtype, chosen.weights_precision))
     return [
         Store(
             tiers,
@@ -76,21 +78,22 @@ def open_stores(
             codec=codec_of(kept.codec),
             keyring=keyring,
             epochs=partial(_epochs, catalog, kept, identity),
-            rates=open_rates(config, machine, identity),
+            rates=rates,
             always=kept.load == "always",
         )
         for identity in identities
     ]
 
 
-def open_rates(config: Config, machine: str, identity: Fingerprint) -> Rates:
-    """What is known of the tiers and of computing that model on that machine."""
+def open_rates(config: Config, machine: str, model: tuple[str, str, str]) -> Rates:
+    """What is known of the tiers and of computing that model (name, dtype, precision of the
+    weights) on that machine."""
     from preread.capacity.remembered import Remembered
     from preread.store.rates import Rates
     from preread.store.tiers.urls import parse_tiers
 
     places = {url.name: url.place for url in parse_tiers(config.store.tiers)}
-    return Rates(_Memory(Remembered(config.home), machine, identity, places))
+    return Rates(_Memory(Remembered(config.home), machine, " ".join(model), places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class _Memory:
 
     home: Remembered
     machine: str
-    identity: Fingerprint
+    model: str
     places: Mapping[str, str]
 
     def get(self, key: str) -> list[list[float]]:
@@ -110,7 +113,7 @@ class _Memory:
 
     def _whole(self, key: str) -> str:
         kind, _, name = key.partition("/")
-        what = f"{kind} {self.places.get(name, name)}" if name else f"{kind} {self.identity}"
+        what = f"{kind} {self.places.get(name, name)}" if name else f"{kind} {self.model}"
         return f"{self.machine} | {what}"
 
 

@@ -17,6 +17,7 @@ from preread.capacity.machine import (
 from preread.capacity.plan import ENOUGH, Plan, make_plan
 from preread.capacity.remembered import Remembered
 from preread.capacity.shape import read_shape
+from preread.cli.breakeven import break_even, print_break_even
 from preread.cli.output import FAILURES, emit, note, size, table
 from preread.cli.plots import text_bars
 from preread.config import load_config, local_model
@@ -39,7 +40,7 @@ class MachineOptions:
 
 
 def plan_command(
-    model: str, options: MachineOptions, load: Load, *, dtype: str, json: bool
+    model: str, options: MachineOptions, load: Load, *, dtype: str, tiers: bool, json: bool
 ) -> None:
     """See `preread plan --help`. Exit code 3 when not even one sequence fits."""
     from preread.models.folder import read_json, resolve
@@ -48,6 +49,11 @@ def plan_command(
         raise RequestError(
             "--measure measures this machine, and other rates were given.",
             hint="Leave out --machine, --flops or --bandwidth.",
+        )
+    if tiers and options.machine:
+        raise RequestError(
+            "--tiers goes by what was measured on this machine, and --machine names another.",
+            hint="Leave out one.",
         )
     config = load_config()
     name = local_model(model or config.model.model)
@@ -59,10 +65,13 @@ def plan_command(
         machine = _with_rates(machine, computed, options, config)
     precisions = config.model.weights_precision, config.model.kv_precision
     plan = make_plan(shape, machine, computed, load, config.engine, *precisions)
+    found = break_even(name, plan, config, dtype) if tiers else None
     if json:
-        emit({"model": name, **plan.to_json()})
+        emit({"model": name, **plan.to_json(), **({"tiers": found.to_json()} if found else {})})
     else:
         _print(name, plan)
+        if found:
+            print_break_even(found)
     if not plan.sequences:
         raise SystemExit(FAILURES)
 

@@ -36,6 +36,7 @@ def plan(
     flops: Annotated[str, typer.Option(help="Attainable rate of products, as 794T.")] = "",
     bandwidth: Annotated[str, typer.Option(help="Attainable rate of reads, as 3TB/s.")] = "",
     measure: Annotated[bool, typer.Option(help="Measure this machine's rates again.")] = False,
+    tiers: Annotated[bool, typer.Option(help="Where loading KV beats computing it, here.")] = False,
     json: Json = False,
 ) -> None:
     """How many sequences fit, what limits them, how fast they could be; no weights are read."""
@@ -44,7 +45,7 @@ def plan(
 
     load = Load(context, contexts if context else 0, question, output)
     options = MachineOptions(machine, memory, flops, bandwidth, measure)
-    plan_command(model, options, load, dtype=dtype, json=json)
+    plan_command(model, options, load, dtype=dtype, tiers=tiers, json=json)
 
 
 @commands.command()

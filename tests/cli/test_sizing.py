@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typer.testing import Result
 
 import preread
 from preread.app.measuring import bytes_used, device_name, measured_rates
+from preread.capacity.machine import this_machine
 from preread.capacity.remembered import Remembered
 from preread.capacity.trial import Sample
 from preread.capacity.tuning import Tuned
@@ -332,3 +334,21 @@ def test_bars_for_a_terminal_are_as_long_as_their_values() -> None:
         " 2 ▎ z",
     ]
     assert text_bars([("1", 0.0, "x")]) == ["1  x"]
+
+
+def test_where_loading_beats_computing(call: Callable[..., Result], home: Path) -> None:
+    assert "was never loaded from here" in call("plan", "--tiers").stdout
+    remembered = Remembered(home)
+    machine = this_machine("auto").name
+    remembered.keep_measured(f"{machine} | tier disk", [[1e4, 0.002, 0.0], [1e9, 1.001, 0.0]])
+    name = os.environ["PREREAD_MODEL_MODEL"]
+    rows = [[0.0, 100.0, 0.01, 0.0], [0.0, 10_000.0, 1.0, 0.0]]
+    remembered.keep_measured(f"{machine} | prefill {name} auto full", rows)
+    value = one_json(call("plan", "--tiers", "--json"))["tiers"]
+    assert value["compute_measured"] and value["compute_s"]["1024"] == pytest.approx(0.1024)
+    (disk,) = value["tiers"]
+    assert disk["place"] == "disk" and disk["bytes_per_s"] == pytest.approx(1e9, rel=0.1)
+    assert 0 < disk["from_tokens"] <= 1024
+    said = call("plan", "--tiers").stdout
+    assert "loads faster than computing from" in said and " *" in said
+    assert call("plan", "--tiers", "--machine", "h100").exit_code == 2

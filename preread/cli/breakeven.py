@@ -1,0 +1,105 @@
+"""`preread plan --tiers`: from which length on a tier beats computing, as measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from preread.cli.output import note, size, table
+
+if TYPE_CHECKING:
+    from preread.capacity.plan import Plan
+    from preread.config import Config
+    from preread.store.rates import Pace
+
+LENGTHS = (256, 1024, 4096, 16384, 65536)
+STEP, MOST = 64, 1 << 17  # tokens: how finely, and how far, a break-even is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """token_bytes: of the KV as it is stored; compute: tokens -> seconds, as measured or else as
+    the plan has it; tiers: (name, place, pace; None: never measured), nearest first."""
+
+    token_bytes: float
+    compute: Callable[[int], float]
+    measured: bool
+    tiers: tuple[tuple[str, str, Pace | None], ...]
+
+    def begins(self, pace: Pace) -> int | None:
+        """The least tokens that load at least as fast as they are computed; None: never."""
+        lengths = range(STEP, MOST + 1, STEP)
+        return next((n for n in lengths if self.load(pace, n) <= self.compute(n)), None)
+
+    def load(self, pace: Pace, tokens: int) -> float:
+        """Seconds."""
+        return pace.seconds(int(tokens * self.token_bytes))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "token_bytes": self.token_bytes,
+            "compute_measured": self.measured,
+            "compute_s": {n: self.compute(n) for n in LENGTHS},
+            "tiers": [
+                {
+                    "name": name,
+                    "place": place,
+                    "fixed_s": pace.fixed_s if pace else None,
+                    "bytes_per_s": 1 / pace.byte_s if pace else None,
+                    "from_tokens": self.begins(pace) if pace else None,
+                    "load_s": {n: self.load(pace, n) for n in LENGTHS} if pace else None,
+                }
+                for name, place, pace in self.tiers
+            ],
+        }
+
+
+def break_even(model: str, plan: Plan, config: Config, dtype: str) -> BreakEven:
+    """Of this machine. Raises ConfigError for a list of tiers that cannot be read."""
+    from preread.app.storing import open_rates
+    from preread.capacity.roofline import Roofline
+    from preread.store.codec import codec_of
+    from preread.store.tiers.urls import parse_tiers
+
+    rates = open_rates(config, plan.machine.name, (model, dtype, plan.precision))
+    shape, codec = (1, 2, 1, config.store.chunk_tokens, 128), codec_of(config.store.codec)
+    share = codec.nbytes(shape, plan.dtype) / codec_of("raw").nbytes(shape, plan.dtype)
+    rate = plan.machine.rate(plan.dtype)
+    precisions = (plan.precision, plan.kv_precision)
+    batch = config.engine.limited("cuda" if plan.machine.on_gpu else "cpu").batch_tokens
+    roof = Roofline(plan.shape, plan.dtype, rate, plan.machine.bandwidth, batch, *precisions)
+    prefill = rates.prefill()
+    return BreakEven(
+        plan.shape.kv_token_bytes(plan.dtype) * share,
+        (lambda n: prefill.seconds(0, n)) if prefill else (lambda n: roof.reading(n).seconds),
+        prefill is not None,
+        tuple((t.name, t.place, rates.pace(t.name)) for t in parse_tiers(config.store.tiers)),
+    )
+
+
+def print_break_even(found: BreakEven) -> None:
+    """A row for each length; a star where loading wins."""
+    print()
+    rows = []
+    for n in LENGTHS:
+        computing = found.compute(n)
+        loads = [found.load(pace, n) if pace else None for _, _, pace in found.tiers]
+        cells = ["not yet" if s is None else _ms(s) + " *" * (s <= computing) for s in loads]
+        rows.append((f"{n:,}", size(int(n * found.token_bytes)), _ms(computing), *cells))
+    table(("tokens", "KV", "computing", *(name for name, _, _ in found.tiers)), rows)
+    print()
+    for name, place, pace in found.tiers:
+        if pace is None:
+            print(f"{name} ({place}) was never loaded from here: it is tried, and measured then.")
+            continue
+        begins = found.begins(pace)
+        when = f"loads faster than computing from {begins:,} tokens on" if begins else "never pays"
+        pace_text = f"{pace.fixed_s * 1e3:,.3g} ms + {1 / pace.byte_s / 1e9:,.3g} GB/s"
+        print(f"{name} ({place}): {pace_text}; {when}.")
+    if not found.measured:
+        note("computing: as planned from the machine's rates; measured when a context is read")
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.3g} ms" if seconds < 10 else f"{seconds:,.3g} s"
