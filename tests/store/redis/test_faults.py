@@ -39,9 +39,10 @@ def proxy(server: Valkey) -> Iterator[Proxy]:
 @pytest.fixture
 def tier(opened: Opener, proxy: Proxy) -> RedisTier:
     """Behind the proxy, holding values 0 to 9."""
-    made = opened(f"redis://127.0.0.1:{proxy.port}?deadline=0.4s")
+    made = opened(f"redis://127.0.0.1:{proxy.port}?deadline=1s")
+    patient = opened(f"redis://127.0.0.1:{proxy.port}?deadline=30s")
     for n in range(10):
-        put(made, n, value(n))
+        put(patient, n, value(n))
     return made
 
 
@@ -99,7 +100,7 @@ def test_a_hanging_server_costs_one_deadline(proxy: Proxy, tier: RedisTier) -> N
 
 def test_a_value_that_trickles_is_late(proxy: Proxy, tier: RedisTier) -> None:
     """Every piece comes soon, the whole does not."""
-    proxy.behave(Manner(rate=100_000.0))
+    proxy.behave(Manner(rate=50_000.0))
     with pytest.raises(TierError, match="deadline"):
         get(tier, 0)
     proxy.behave()
@@ -136,6 +137,7 @@ def test_killed_between_two_values_of_a_read(server: Valkey, tier: RedisTier) ->
 
 def test_a_restart_between_two_calls_goes_unnoticed(server: Valkey, tier: RedisTier) -> None:
     """Connections that were kept are looked at before they are used."""
+    assert tier.find([key(0)]) == [True]
     server.kill(signal.SIGTERM)
     server.start()
     assert tier.find([key(0)]) == [False]
@@ -371,7 +373,7 @@ def test_a_bit_that_flips_on_the_way_is_a_miss_and_mended(
 ) -> None:
     """Law 2 over the wire: 40 places of one chunk, its reply included."""
     den = Den(tmp_path / "kv")
-    tier = opened(f"redis://127.0.0.1:{proxy.port}?deadline=0.4s&window=1")
+    tier = opened(f"redis://127.0.0.1:{proxy.port}?deadline=1s&window=1")
     store = den.open([tier])
     store.save(den.tokens, 0, den.truth.source)
     length = next(iter(tier.scan())).nbytes

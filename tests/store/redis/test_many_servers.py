@@ -85,6 +85,17 @@ def test_one_hangs_and_the_others_go_on(listed: list[Valkey], copies: RedisTier)
     listed[2].thaw()
 
 
+def test_one_that_refuses_is_spoken_of_and_the_other_copy_is_enough(
+    listed: list[Valkey], copies: RedisTier, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed[0].command("CONFIG", "SET", "maxmemory", 1)
+    for n in range(N, 2 * N):
+        assert put(copies, n, value(n))
+    assert caplog.text.count("OOM") == 1 and f":{listed[0].port}: OOM" in caplog.text
+    assert copies.find([key(n) for n in range(2 * N)]) == [True] * 2 * N
+    assert outcomes(copies) == [value(n) for n in range(N)]
+
+
 def test_one_comes_back_empty(listed: list[Valkey], copies: RedisTier) -> None:
     listed[0].kill()
     outcomes(copies)

@@ -99,7 +99,7 @@ def judged(node: Node, replies: list[Reply]) -> Answer:
     first = replies[0]
     if not isinstance(first, ServerError) or first.code == "WRONGTYPE" or first == NO_SUCH_KEY:
         return replies
-    return node.down(f"{first.code} {first.text}".rstrip(" ."), _HINTS.get(first.code, ""))
+    return node.refused(first.code, first.text, _HINTS.get(first.code, ""))
 
 
 def verdict(placement: Placement, asked: Iterable[Node], answers: Iterable[Answer]) -> None:
@@ -126,7 +126,7 @@ def _ask_one(
     try:
         replies = iter(to.node.ask(flat, room))
     except NodeDown as exc:
-        return exc
+        return exc.bare()
     if to.asking:
         replies = iter(list(replies)[1::2])
     return [[next(replies) for _ in some] for some in per_key]

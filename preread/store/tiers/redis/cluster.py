@@ -117,19 +117,20 @@ class Cluster:
                 self._stale = False
                 return
             except NodeDown as exc:
-                error = error or exc
+                error = error or exc.bare()
         if error is not None and not self._owners:
             raise error
 
     def _parsed(self, ranges: list[Reply], teller: Node) -> list[Node | None]:
-        """[[first slot, last slot, [host, port, …] of the primary, replicas …] …]; an empty host
-        is that of the teller."""
+        """[[first slot, last slot, [host, port, …] of the primary, replicas …] …]; a host
+        that is not given is that of the teller."""
         owners: list[Node | None] = [None] * SLOTS
         for entry in ranges:
             match entry:
                 case [int(first), int(last), [host, int(port), *_], *_]:
                     name = bytes(host).decode() if isinstance(host, memoryview) else ""
-                    node = self._node(Address(name or teller.address.host, port))
+                    known = name not in ("", "?")
+                    node = self._node(Address(name if known else teller.address.host, port))
                     owners[first : last + 1] = [node] * (last + 1 - first)
                 case _:
                     raise teller.down(f"a map of slots that makes no sense: {entry!r}")

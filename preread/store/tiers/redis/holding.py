@@ -79,7 +79,7 @@ def _scan(node: Node) -> list[_Found] | NodeDown:
             if cursor == b"0":
                 return list(found.values())
     except NodeDown as exc:
-        return exc
+        return exc.bare()
 
 
 def _sized(node: Node, names: list[bytes]) -> list[_Found]:

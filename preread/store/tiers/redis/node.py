@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -19,12 +20,18 @@ from preread.store.tiers.redis.wire import Command, Connection, ProtocolError, R
 T = TypeVar("T")
 
 DEADLINE_S = 1.0
+SAY_S = 60.0  # a server that refuses is spoken of this often
 IDLE = 4  # connections kept for the next requests
 MAX_BULK = 512 << 20  # bytes of a value, proto-max-bulk-len of a server that says nothing else
 
 
 class NodeDown(TierError):
     """One server cannot be asked, or does not do what it is asked."""
+
+    def bare(self) -> NodeDown:
+        """To be kept as a value: without the frames it came through, which would stay alive with
+        it, and so would the connections they hold."""
+        return NodeDown(self.message, hint=self.hint)
 
 
 class Node:
@@ -48,6 +55,7 @@ class Node:
         self._login = login
         self._most_idle = idle
         self._hint = ""  # of the last failure
+        self._said: dict[str, float] = {}  # error code -> when it was logged
         self._log = log or logging.getLogger("preread.store")
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -132,6 +140,16 @@ class Node:
         if self.breaker.circuit is not Circuit.CLOSED:
             self._log.info("redis server %s answers again.", self.address)
         self.breaker.succeeded()
+
+    def refused(self, code: str, text: str, hint: str) -> NodeDown:
+        """It answers, but does not do what it is asked. Said here, as another server may do it and
+        then nobody else would say so; once a minute."""
+        error = self.down(f"{code} {text}".rstrip(" ."), hint)
+        now = time.monotonic()
+        if now - self._said.get(code, -SAY_S) >= SAY_S:
+            self._said[code] = now
+            self._log.warning("%s", error)
+        return error
 
     def down(self, why: str, hint: str = "") -> NodeDown:
         return NodeDown(

@@ -36,17 +36,17 @@ class Lane:
             with self.node.guard():
                 self._fill(Deadline(self.node.deadline_s))
         except NodeDown as exc:
-            self._failure = exc
+            self._failure = exc.bare()
 
     def take(self, room: Room) -> Reply:
         """The reply about the next key. Raises NodeDown, and what `room` raises."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.bare()
         try:
             with self.node.guard():
                 return self._next(Deadline(self.node.deadline_s), room)
         except NodeDown as exc:
-            self._failure = exc
+            self._failure = exc.bare()
             raise
 
     def close(self) -> None:

@@ -161,7 +161,7 @@ class RedisTier:
             reply = lane.take(room)
         except NodeDown as exc:
             self._placement.failed(lane.node)
-            return exc
+            return exc.bare()
         return followed(self._placement, lane.node, [reply], key, self._get, room)
 
     # -- commands about a key --
