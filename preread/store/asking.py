@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from preread.errors import TierError
@@ -27,6 +28,7 @@ class Asker:
         # Bad chunks that could not be set aside: neither found nor read until written anew.
         self._suspect: set[tuple[str, ChunkKey]] = set()
         self._seen: dict[ChunkKey, None] = {}  # held when last looked at, the latest last
+        self._lock = threading.Lock()  # of what was seen
 
     def held(
         self, tier: Tier, keys: Sequence[ChunkKey], *, touch: bool = False
@@ -84,7 +86,8 @@ class Asker:
 
     def reject(self, tier: Tier, key: ChunkKey, reason: Fault, detail: str = "") -> None:
         """A bad chunk: log, count and set aside."""
-        self._seen.pop(key, None)
+        with self._lock:
+            self._seen.pop(key, None)
         if not self._upkeep.reject(tier, key, reason, detail):
             self._suspect.add((tier.name, key))
 
@@ -100,8 +103,9 @@ class Asker:
         return key in self._seen
 
     def _see(self, keys: Mapping[ChunkKey, Tier]) -> None:
-        for key in keys:
-            self._seen.pop(key, None)
-            self._seen[key] = None
-        while len(self._seen) > KNOWN:
-            self._seen.pop(next(iter(self._seen)), None)
+        with self._lock:
+            for key in keys:
+                self._seen.pop(key, None)
+                self._seen[key] = None
+            while len(self._seen) > KNOWN:
+                self._seen.pop(next(iter(self._seen)))

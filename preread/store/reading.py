@@ -102,7 +102,8 @@ class Reading:
 
     def _leave(self, tier: Tier, exc: TierError) -> None:
         self._asker.failed(tier, exc)
-        self._alive.remove(tier)
+        if tier in self._alive:  # else it has failed before, when another's chunk was asked of it
+            self._alive.remove(tier)
         self._failed = True
 
     def _judge(self, tier: Tier, outcome: Outcome, expected: ChunkHeader) -> Taken | Miss:
@@ -121,8 +122,9 @@ class Reading:
 
     def _behind(self, tier: Tier, expected: ChunkHeader, why: Miss) -> Taken | Miss:
         """The chunk from a tier behind this one, which did not have it as it must be."""
-        for other in self._alive[self._alive.index(tier) + 1 :]:
-            if self._asker.suspects(other, expected.key):
+        tiers = self._asker.tiers
+        for other in tiers[tiers.index(tier) + 1 :]:
+            if other not in self._alive or self._asker.suspects(other, expected.key):
                 continue
             try:
                 stream = self._stream(other, [expected.key])

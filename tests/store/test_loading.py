@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from preread.metrics import Metrics
 from preread.store.asking import Asker
 from preread.store.chunk import Fault
 from preread.store.reports import End, Miss
 from preread.store.tiers.base import ChunkKey, Outcome, Room, fresh
 from preread.store.tiers.memory import MemoryTier
+from preread.store.upkeep import Upkeep
 from preread.testing.faulty import FaultyTier, Trouble, at
 from tests.attacks.tools import Den, flip, forge
 
@@ -114,6 +119,18 @@ def test_values_are_read_to_the_stores_room(den: Den) -> None:
 
 
 # --- what goes wrong on the way ---
+
+
+@pytest.mark.parametrize("then", [Trouble.RAISE, Trouble.FLIP])
+def test_a_tier_that_failed_behind_another_may_fail_again_in_its_own_stream(
+    den: Den, then: Trouble
+) -> None:
+    inner = filled(den, "near", 1, 2, 3)
+    near = FaultyTier(inner, at({("read", 0): Trouble.FLIP}))
+    far = FaultyTier(filled(den, "far"), at({("read", 0): Trouble.RAISE, ("read", 1): then}))
+    report = den.load(den.open([near, far]))
+    assert report.tokens == 0 and report.end is not None
+    assert [trouble for _, _, trouble in far.happened] == [Trouble.RAISE, then]
 
 
 def test_a_tier_that_dies_in_mid_stream_is_left_and_those_behind_take_over(den: Den) -> None:
@@ -236,3 +253,29 @@ def test_what_was_seen_is_remembered_within_bounds(
     asker: Asker = store._loader._asker
     store.find(TOKENS)
     assert [asker.gone(key) for key in keys(den, *range(8))].count(True) == 4
+
+
+def test_what_was_seen_is_remembered_by_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preread.store.asking.KNOWN", 50)
+    tier, log = MemoryTier(), logging.getLogger("preread.test")
+    asker = Asker([tier], Upkeep([tier], Metrics(), log), Metrics(), log)
+    failed: list[BaseException] = []
+
+    def write(who: int) -> None:
+        try:
+            for n in range(10_000):
+                asker.write(tier, ChunkKey(bytes([who]) + n.to_bytes(31, "big")), [b""])
+        except BaseException as exc:
+            failed.append(exc)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads meet wherever they can
+    try:
+        threads = [threading.Thread(target=write, args=(who,)) for who in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert failed == []
