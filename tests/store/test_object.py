@@ -97,8 +97,10 @@ DENIED = (
         (b"", "it failed or is gone"),
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n" % len(DENIED) + DENIED, "denied"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\n\r\ns3cr3t", "it failed or is gone"),
+        (b"HTTP/1.1 409 Busy\r\nContent-Length: 6\r\n\r\ns3cr3t", "it failed or is gone"),
+        (b"HTTP/1.1 412 Leased\r\nContent-Length: 6\r\n\r\ns3cr3t", "it failed or is gone"),
     ],
-    ids=["hangs", "closes", "denies", "fails"],
+    ids=["hangs", "closes", "denies", "fails", "is busy", "is leased"],
 )
 def test_a_bad_server_is_a_tier_error_without_secrets(
     operation: str, reply: bytes | None, says: str

@@ -89,14 +89,16 @@ class Bucket:
     def swap(self, path: str, data: bytes, tag: str | None) -> None:
         """Write an object if nobody has since it had this tag (None: since there was none). Raises
         Changed. The data must be like no other's: a put whose reply was lost is known by it."""
-        try:
-            with self._border("write to"):
-                mode: PutMode = "create" if tag is None else {"e_tag": tag}
+        mode: PutMode = "create" if tag is None else {"e_tag": tag}
+        with self._border("write to"):
+            try:
                 obstore.put(self.store, path, data, mode=mode, use_multipart=False)
-        except Changed:
-            there = self.get(path)
-            if there is None or there.data != data:
-                raise
+                return
+            except _CHANGED:  # anywhere else such a reply is a failure like any other
+                pass
+        there = self.get(path)
+        if there is None or there.data != data:
+            raise Changed
 
     def copy(self, path: str, to: str) -> bool:
         """False if there is nothing to copy."""
@@ -134,8 +136,6 @@ class Bucket:
         """Foreign errors become TierError, without their text."""
         try:
             yield
-        except _CHANGED:
-            raise Changed from None
         except (exceptions.BaseError, OSError) as exc:
             why, hint = _explained(exc)
             raise TierError(f"Cannot {what} {self.place}: {why}.", hint=hint) from None
