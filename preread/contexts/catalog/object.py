@@ -90,7 +90,9 @@ class ObjectCatalog:
             self._check_newest(self._head(name)[0], name, expected)
             self._bucket.put(path, [pack_whole(record)])
 
-            def publish(head: Head) -> tuple[Head, None]:
+            def publish(head: Head) -> tuple[Head | None, None]:
+                if path in (one[1] for one in head.versions.values()):
+                    return None, None  # it had been put, and others have changed the name since
                 self._check_newest(head, name, expected)
                 versions = head.versions | {record.version: (summary_of(record), path)}
                 return Head(head.born or uuid4().hex, versions), None

@@ -4,6 +4,7 @@ a store far away can do wrong."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,7 +16,7 @@ from preread.contexts.catalog.base import Catalog, Standing
 from preread.contexts.catalog.object import ObjectCatalog
 from preread.contexts.catalog.opening import open_catalog_at
 from preread.errors import CatalogConflict, ConfigError, HomeError
-from preread.store.tiers.bucket import Bucket
+from preread.store.tiers.bucket import Bucket, Changed
 from preread.testing.conformance_catalog import CatalogConformance, record
 from tests.contexts.catalog.racing import race
 from tests.servers import bad_server, s3_server
@@ -91,6 +92,26 @@ def test_a_publication_that_comes_too_late_leaves_nothing(
         late.put(record(text="late"), expected=0)
     assert other.get("handbook") == record()
     assert len(list(Bucket(store, "memory").list("records"))) == 1
+
+
+def test_a_publication_whose_reply_was_lost_keeps_its_record(
+    store: MemoryStore, other: ObjectCatalog
+) -> None:
+    """The put went through, its reply did not, and others changed the name before we looked."""
+
+    lost: list[str] = []
+
+    class Lossy(Bucket):
+        def swap(self, path: str, data: bytes, tag: str | None) -> None:
+            super().swap(path, data, tag)
+            if not lost:
+                lost.append(path)
+                other.invalidate("handbook", "recall")
+                raise Changed
+
+    ObjectCatalog(Lossy(store, "memory")).put(record(), expected=0)
+    assert other.standing([("handbook", 1)]) == [Standing(1, "recall")]
+    assert other.get("handbook") == replace(record(), invalidated="recall")
 
 
 def test_changes_that_do_not_meet_both_happen(store: MemoryStore, other: ObjectCatalog) -> None:
