@@ -105,7 +105,7 @@ class Client:
             why, hint, again = _explained(exc, self)
             error = HomeError(f"Catalog {self.place}: {why}.", hint=hint)
             error.retryable = again
-            raise error from exc
+            raise error from None  # its text may quote what the server was given
 
 
 class RedisHints:
@@ -154,7 +154,8 @@ class RedisHints:
 
 def _explained(exc: Exception, client: Client) -> tuple[str, str, bool]:
     """(what happened, what to do, whether the same call may succeed later)."""
-    said, ping = str(exc), f"Start it, or mend store.catalog: redis-cli -u {client.place} ping"
+    said = str(exc).partition(", with args")[0]  # else an unknown AUTH quotes the password
+    ping = f"Start it, or mend store.catalog: redis-cli -u {client.place} ping"
     if isinstance(exc, exceptions.AuthenticationError | exceptions.AuthorizationError):
         return "user or password was refused", "Mend them in store.catalog.", False
     if isinstance(exc, exceptions.NoPermissionError):

@@ -3,6 +3,7 @@ far away can do wrong."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +160,15 @@ def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
                 catalog.get("handbook")
             assert "wr0ng" not in str(caught.value)
         assert catalog_at(server.url.replace("//", "//:right@")).get("handbook") is None
+
+
+def test_a_server_that_quotes_the_password_is_not_quoted(tmp_path: Path) -> None:
+    """One that does not know AUTH answers with what it was given."""
+    with running(tmp_path, "--rename-command", "AUTH", "") as server:
+        catalog = catalog_at(server.url.replace("//", "//bob:s3cr3t@"))
+        with pytest.raises(HomeError, match="unknown command 'AUTH'") as caught:
+            catalog.get("handbook")
+        assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:

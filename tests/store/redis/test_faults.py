@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -297,6 +298,17 @@ def test_wrong_and_missing_passwords(opened: Opener, tmp_path: Path) -> None:
         tier = opened(f"redis://:right%2Fone@{host}/3")
         assert put(tier, 1, b"x") and get(tier, 1) == b"x"
         assert server.command("EXISTS", chunk_name(key(1)), password="right/one", db=3) == 1
+
+
+def test_a_server_that_quotes_the_password_is_not_quoted(
+    opened: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that does not know AUTH answers with what it was given."""
+    with running(tmp_path, "--rename-command", "AUTH", "") as server:
+        tier = opened(server.url.replace("//", "//bob:s3cr3t@"))
+        with pytest.raises(TierError, match=r"AUTH was refused.*Check user, password") as caught:
+            tier.find([key(1)])
+        assert "s3cr3t" not in "".join(traceback.format_exception(caught.value)) + caplog.text
 
 
 def test_a_user_who_may_only_read(opened: Opener, server: Valkey, direct: RedisTier) -> None:

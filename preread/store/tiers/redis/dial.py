@@ -87,9 +87,12 @@ def _log_in(connection: Connection, login: Login, deadline: Deadline) -> None:
     if not commands:
         return
     connection.send(commands, deadline)
-    for reply in [connection.reply(deadline) for _ in commands]:
+    replies = [connection.reply(deadline) for _ in commands]
+    for command, reply in zip(commands, replies, strict=True):
         if isinstance(reply, ServerError):
-            raise LoginRefused(f"{reply.code} {reply.text}")
+            # A server that does not know AUTH quotes what it was given: the password.
+            text = "AUTH was refused" if command[0] == b"AUTH" else reply.text
+            raise LoginRefused(f"{reply.code} {text}")
 
 
 def _connected(address: Address, deadline: Deadline) -> socket.socket:
