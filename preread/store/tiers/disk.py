@@ -97,7 +97,11 @@ class DiskTier:
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
         paths = [self._path(key) for key in keys]
-        read = ahead(lambda path: self._read(path, room), paths, self._window, self._deadline_s)
+        read = ahead(
+            lambda path: self._read(path, room),
+            *(paths, self._window, self._deadline_s),
+            hangs=True,  # a file system that is gone
+        )
         with self._border("read"):
             yield from read
 
