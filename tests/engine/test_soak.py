@@ -12,13 +12,16 @@ import torch
 from preread.engine import line
 from preread.engine.arena import Arena
 from preread.engine.engine import Engine
+from preread.engine.kv import KV, At, EightBitKV
 from preread.engine.pages import Pages
+from preread.kernels.kv import FORMATS
 from preread.testing.models import greedy as recomputed
+from preread.testing.models import load_decoder, write_tiny_model
 from preread.tokens.batch import ChooseSpec, LikelihoodSpec
 from preread.tokens.labels import label_trie
 from preread.tokens.share import share
 from preread.types import Finish
-from tests.engine.helpers import SMALL, Answers, Flaky, batch, greedy
+from tests.engine.helpers import SMALL, Answers, Flaky, batch, greedy, run
 
 
 @pytest.fixture
@@ -29,23 +32,52 @@ def poison(monkeypatch):
     def free_and_poison(self, runs):
         free(self, runs)
         for slot, n in runs:
-            self.kv[:, :, :, slot : slot + n] = torch.nan
+            spoil(self.kv, slice(slot, slot + n), torch.nan)
 
     def give_and_poison(self, ids, *, scrub=False):
         give(self, ids, scrub=scrub)
-        self.kv[:, :, :, self.index(ids)] = 1e4  # masked keys are read, but must be finite
+        spoil(self.kv, self.index(ids), 1e4)  # masked keys are read, but must be finite
 
     monkeypatch.setattr(Arena, "free", free_and_poison)
     monkeypatch.setattr(Pages, "give", give_and_poison)
 
 
+def spoil(kv: KV, at: At, value: float) -> None:
+    if isinstance(kv, EightBitKV):
+        kv.values[:, :, :, at], kv.scales[:, :, :, at] = 1, value
+    else:
+        kv.values[:, :, :, at] = value
+
+
 ENDS = tuple(range(0, 320, 9))  # tokens that end an answer
+
+
+def alone(decoder, precision: str, prompts: list[list[int]]) -> list[list[int]]:
+    """Six greedy tokens after each, by engines that do nothing else."""
+    if precision == "full":
+        return recomputed(decoder, prompts, 6)
+    engines = (Engine(decoder, SMALL, kv_precision=precision) for _ in prompts)
+    return [
+        run(e, batch([p], greedy(6)))[0].tokens[0] for e, p in zip(engines, prompts, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize(("seed", "extents"), [*((n, 70) for n in range(5)), (5, 26), (6, 26)])
 @pytest.mark.usefixtures("poison")
 def test_whatever_happens(decoder, seed, extents, ahead, monkeypatch):
+    whatever_happens(decoder, seed, extents, ahead, monkeypatch)
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.usefixtures("poison")
+def test_whatever_happens_in_eight_bits(tmp_path, precision, monkeypatch):
+    """In float64, where no value falls to the other side of an edge between two codes."""
+    decoder = load_decoder(write_tiny_model(tmp_path / "m", "qwen3"), "float64")
+    whatever_happens(decoder, 6, 26, True, monkeypatch, precision)
+
+
+def whatever_happens(decoder, seed, extents, ahead, monkeypatch, precision="full"):
     """The smaller memory changes hands all the time. ahead: steps are launched before the one
     before has told what it chose."""
     monkeypatch.setattr(line, "PATIENCE", 64 if extents > 26 else 2)
@@ -53,8 +85,9 @@ def test_whatever_happens(decoder, seed, extents, ahead, monkeypatch):
     flaky = Flaky(decoder)
     plan = replace(Engine(decoder, SMALL).plan, extents=extents, pages=120)
     engine = Engine(
-        flaky, replace(SMALL, max_sequences=10, batch_tokens=96), plan=plan, ahead=ahead
-    )
+        flaky, replace(SMALL, max_sequences=10, batch_tokens=96), plan=plan, ahead=ahead,
+        kv_precision=precision,
+    )  # fmt: skip
     books = [make.integers(0, 4, int(n)).tolist() for n in make.integers(20, 300, 5)]
     asked: dict[int, list[list[int]]] = {}
     cancelled: set[tuple[int, int]] = set()
@@ -112,7 +145,7 @@ def test_whatever_happens(decoder, seed, extents, ahead, monkeypatch):
     assert not any(segment.pins for segment in engine.tree.segments)
     wrong = ended = 0
     for job, prompts in asked.items():
-        want = recomputed(decoder, prompts, 6)
+        want = alone(decoder, precision, prompts)
         for row, tokens in enumerate(want):
             finish = answers[job].finish[row]
             if finish is Finish.CANCELLED:
