@@ -120,7 +120,20 @@ def _tiers(config: Config) -> list[Finding]:
         room = f" of {size(usage.budget)}" if usage.budget else ""
         detail = f"{usage.chunks:,} chunks, {size(usage.nbytes)}{room}"
         findings.append(Finding(f"tier {tier.name}", True, detail))
-    return findings or [Finding("tiers", None, "none: KV is kept in memory only")]
+    return [
+        *(findings or [Finding("tiers", None, "none: KV is kept in memory only")]),
+        _seal(config),
+    ]
+
+
+def _seal(config: Config) -> Finding:
+    """Which keys there are shows in nothing but their number."""
+    from preread.home import open_keyring
+
+    if (ring := open_keyring(config)) is None:
+        return Finding("seal", None, "none: kept KV can be read by who can read a tier")
+    ring.seal(b"")  # is the package there?
+    return Finding("seal", True, f"kept KV is sealed; {len(ring.keys)} key(s), the first one seals")
 
 
 def _chunks(config: Config) -> list[Finding]:

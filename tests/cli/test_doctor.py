@@ -31,6 +31,17 @@ def test_a_tier_that_is_down_is_a_finding(
     assert "BAD tier redis" in result.stdout and "hush" not in result.output
 
 
+def test_a_key_is_counted_and_not_shown(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREREAD_KEY", "ab12" * 16 + "," + "cd34" * 16)
+    result = call("doctor", "--prompts", "0")
+    assert "kept KV is sealed; 2 key(s)" in result.stdout and "ab12" not in result.output
+    monkeypatch.setenv("PREREAD_KEY", "ab12")
+    result = call("doctor", "--prompts", "0")
+    assert result.exit_code == 3 and "24 bits, not 256" in result.stdout
+
+
 def test_what_eight_bits_change_is_measured(
     call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
