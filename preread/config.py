@@ -74,6 +74,8 @@ class StoreSection:
     chunk_bytes: int = 2 * 1024 * 1024 - 64  # most bytes of one chunk, header included
     tiers: str = field(default="disk", repr=False)  # or PREREAD_TIERS: nearest first, store.md
     load: str = "auto"  # auto | always: what is quicker than computing it, or all that is kept
+    behind_mb: int = 256  # MiB that may wait to be written to servers and buckets; more: slower
+    drain_s: float = 30.0  # the end waits so long for that; what is then not written is said
     disk_budget_mb: int = 10_240  # MiB; of a disk tier whose URL says nothing else
     fsync: bool = True
     codec: str = "raw"  # raw | fp8 | int8: half the bytes, not quite the same KV (docs/store.md)

@@ -60,11 +60,17 @@ def open_stores(
     remembered."""
     from preread.home import open_keyring, open_tiers
     from preread.store.codec import codec_of
+    from preread.store.saving import Manner
     from preread.store.store import Store
+    from preread.store.tiers.urls import EXTRAS, parse_tiers
 
     kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
     if kept.load not in LOADS:
         raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
+    manners = {
+        url.name: Manner(url.scheme in EXTRAS, url.count("touches", 1) > 1)
+        for url in parse_tiers(kept.tiers)
+    }
     chosen = config.model
     rates = open_rates(config, machine, (chosen.model, chosen.dtype, chosen.weights_precision))
     return [
@@ -80,6 +86,9 @@ def open_stores(
             epochs=partial(_epochs, catalog, kept, identity),
             rates=rates,
             always=kept.load == "always",
+            manners=manners,
+            behind_bytes=kept.behind_mb << 20,
+            drain_s=kept.drain_s,
         )
         for identity in identities
     ]

@@ -192,7 +192,8 @@ class LocalBackend:
         try:
             replies.loaded(part.rows, ready.brought.ms)
             self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
-            if ready.computed and not kept:  # while the rows run, a tier gets what it lacked
+            news = ready.computed or ready.brought.tokens  # or brought: nearer tiers lack it
+            if news and not kept:  # while the rows run, a tier gets what it lacked
                 self._builder.save(part.prefix, ready.reading)
         finally:
             self._builder.release(ready, self._lease_s)

@@ -150,7 +150,7 @@ class ForeignBackend:
         replies.loaded(part.rows, ready.brought.ms)
         stream.submit(part, ready.computed)
         # What a tier had lost is given back while the rows run; a session's turns are not kept.
-        if ready.computed and not part.batch.keep:
+        if (ready.computed or ready.brought.tokens) and not part.batch.keep:
             self._builder.save(part.prefix, ready)
 
     async def _aside(self, work: Callable[[threading.Event], T]) -> T:

@@ -73,6 +73,10 @@ class Asker:
         self.refused(tier, "no room within its budget")
         return False
 
+    def take(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
+        """See `write`."""
+        return self.write(tier, key, [value])
+
     def usage(self, tier: Tier) -> TierUsage | None:
         """None when it cannot be asked."""
         try:

@@ -70,11 +70,13 @@ def brought(report: LoadReport | None, load_s: float, end: End | None, start: in
 
 class SaveReport(NamedTuple):
     """chunks, nbytes: written, counted per tier; skipped: not tried, as every tier holds them, has
-    failed or has no room; stored: every tier now holds the whole prefix, to its knowledge; keys:
-    hex keys of all chunks of the tokens, for the catalog."""
+    failed or has no room; stored: every tier now holds the whole prefix, to its knowledge, or will
+    soon, or does not want it yet; keys: hex keys of all chunks of the tokens, for the catalog;
+    pending: chunks that are written in the background, counted per tier."""
 
     chunks: int
     nbytes: int
     skipped: int
     stored: bool
     keys: tuple[str, ...]
+    pending: int = 0

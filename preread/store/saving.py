@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from preread.metrics import Metrics
 from preread.store.asking import Asker
@@ -13,21 +13,42 @@ from preread.store.keys import OVERHEAD, Box
 from preread.store.layout import Layout
 from preread.store.reports import SaveReport
 from preread.store.tiers.base import ChunkKey, Tier
+from preread.store.writeback import WriteBack
 
 if TYPE_CHECKING:
     from preread.store.codec import Tensor
     from preread.store.keys import Tokens
 
+
+class Manner(NamedTuple):
+    """How a tier is written. behind: in the background; second_touch: only what a nearer tier
+    holds already, which is what is used a second time."""
+
+    behind: bool = False
+    second_touch: bool = False
+
+
+THROUGH = Manner()
 Source = Callable[[Box], "Tensor"]  # box -> tensor of that shape and the geometry's dtype
 
 
 class Saver:
     """Writes KV of one layout to the tiers."""
 
-    def __init__(self, asker: Asker, layout: Layout, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        layout: Layout,
+        metrics: Metrics,
+        manners: Mapping[str, Manner],
+        behind: WriteBack,
+    ) -> None:
+        """manners: by the tier's name, THROUGH for others."""
         self._asker = asker
         self._layout = layout
         self._metrics = metrics
+        self._manners = manners
+        self._behind = behind
 
     def save(self, tokens: Tokens, start: int, source: Source) -> SaveReport:
         """See Store.save."""
@@ -36,17 +57,25 @@ class Saver:
             for span in self._layout.spans(tokens)
             for chunk in self._layout.chunks(span)
         ]
-        plans = {tier: self._plan(tier, wanted, start) for tier in self._asker.tiers}
+        plans = self._plans(wanted, start)
         known = bool(wanted) or len(tokens) == 0  # else the epochs cannot be told, see Layout
         stored = known and all(whole for _, whole in plans.values())
-        chunks = nbytes = skipped = 0
+        chunks = nbytes = skipped = pending = 0
         for chunk in (chunk for end, chunk in wanted if end > start):
             takers = [tier for tier, (lacking, _) in plans.items() if chunk.key in lacking]
             if not takers:
                 skipped += 1
                 continue
             parts = self._layout.pack(chunk, source(chunk.box))
-            for tier in takers:
+            later = [tier for tier in takers if self._manner(tier).behind]
+            if later:  # the tensor's memory may be another's soon
+                value = b"".join(parts)
+                for tier in later:
+                    if self._behind.add(tier, chunk.key, value):
+                        pending += 1
+                    else:
+                        stored, plans[tier] = False, (set(), False)
+            for tier in (tier for tier in takers if tier not in later):
                 if self._asker.write(tier, chunk.key, parts):
                     chunks += 1
                     nbytes += chunk.payload_nbytes + OVERHEAD
@@ -56,18 +85,44 @@ class Saver:
         self._metrics.add("store.save_bytes", nbytes)
         self._metrics.add("store.save_skipped", skipped)
         keys = tuple(chunk.key.hex() for _, chunk in wanted)
-        return SaveReport(chunks, nbytes, skipped, stored, keys)
+        return SaveReport(chunks, nbytes, skipped, stored, keys, pending)
+
+    def _manner(self, tier: Tier) -> Manner:
+        return self._manners.get(tier.name, THROUGH)
+
+    def _plans(
+        self, wanted: list[tuple[int, ChunkHeader]], start: int
+    ) -> dict[Tier, tuple[set[ChunkKey], bool]]:
+        """See _plan, of each tier; what is on its way to one counts as held."""
+        plans: dict[Tier, tuple[set[ChunkKey], bool]] = {}
+        nearer: set[ChunkKey] = set()
+        keys = [chunk.key for _, chunk in wanted]
+        for tier in self._asker.tiers:
+            held = self._asker.held(tier, keys, touch=True)
+            if held is None:
+                plans[tier] = set(), False
+                continue
+            held |= self._behind.waiting(tier).intersection(keys)
+            lacking, whole = self._plan(tier, wanted, start, held)
+            if self._manner(tier).second_touch:
+                lacking &= nearer
+            plans[tier] = lacking, whole
+            nearer |= held
+        return plans
 
     def _plan(
-        self, tier: Tier, wanted: list[tuple[int, ChunkHeader]], start: int
+        self,
+        tier: Tier,
+        wanted: list[tuple[int, ChunkHeader]],
+        start: int,
+        held: set[ChunkKey],
     ) -> tuple[set[ChunkKey], bool]:
         """Which chunks to write to the tier, and whether it can then hold the whole prefix. What
         would go beyond its budget is left out: it would evict the prefix's own beginning, without
-        which the rest is worth nothing. A sixteenth stays free, see DiskTier. What is held is
+        which the rest is worth nothing. A sixteenth stays free, see DiskTier. What is held was
         touched, or else it might be the first to make room for what is written now."""
-        held = self._asker.held(tier, [chunk.key for _, chunk in wanted], touch=True)
-        if held is None or len(held) == len(wanted):
-            return set(), held is not None  # usage looks at every chunk there is: not for nothing
+        if len(held) == len(wanted):
+            return set(), True  # usage looks at every chunk there is: not for nothing
         if (usage := self._asker.usage(tier)) is None:
             return set(), False
         budget = usage.budget

@@ -7,7 +7,7 @@ or foreign ends the loaded prefix, and the engine computes the rest.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from preread.metrics import Metrics
@@ -19,9 +19,10 @@ from preread.store.loading import Found, Loader, Sink
 from preread.store.policy import Choice
 from preread.store.rates import Rates
 from preread.store.reports import LoadReport, SaveReport
-from preread.store.saving import Saver, Source
+from preread.store.saving import Manner, Saver, Source
 from preread.store.tiers.base import Room, Tier, fresh
 from preread.store.upkeep import SweepReport, Upkeep, VerifyReport
+from preread.store.writeback import DRAIN_S, QUEUE_BYTES, WriteBack
 from preread.types import Fingerprint
 
 if TYPE_CHECKING:
@@ -49,9 +50,13 @@ class Store:
         room: Room = fresh,
         rates: Rates | None = None,
         always: bool = False,
+        manners: Mapping[str, Manner] | None = None,
+        behind_bytes: int = QUEUE_BYTES,
+        drain_s: float = DRAIN_S,
     ) -> None:
         """shared, keyring, epochs: see Layout. room: where values are read to. rates: what is
-        known of this machine. always: load whatever is held, also where computing were quicker."""
+        known of this machine. always: load whatever is held, also where computing were quicker.
+        manners: how tiers are written, by name; behind_bytes, drain_s: see WriteBack."""
         self._layout = Layout(
             geometry,
             fingerprint,
@@ -67,7 +72,8 @@ class Store:
         self._upkeep = Upkeep(tiers, metrics, log)
         asker = Asker(tiers, self._upkeep, metrics, log)
         self._loader = Loader(asker, self._layout, metrics, self._rates, room, always)
-        self._saver = Saver(asker, self._layout, metrics)
+        self._behind = WriteBack(asker.take, metrics, log, limit=behind_bytes, drain_s=drain_s)
+        self._saver = Saver(asker, self._layout, metrics, manners or {}, self._behind)
 
     @property
     def chunk_tokens(self) -> int:
@@ -128,9 +134,12 @@ class Store:
         """
         return self._saver.save(tokens, start, source)
 
-    def close(self) -> None:
-        """Remember what was measured."""
+    def close(self) -> dict[str, int]:
+        """Write what waits to be written and remember what was measured. Returns what could not be
+        written in time, tier name -> chunks; it is logged too."""
+        unwritten = self._behind.drain()
         self._rates.save()
+        return unwritten
 
     def verify(self, keys: Iterable[str] | None = None, *, deep: bool = True) -> VerifyReport:
         """See Upkeep.verify."""

@@ -42,7 +42,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         **dict.fromkeys(("s3", "gs", "az", "file"), ("object", "obstore")),
     }
 )
-_BYTES = {"": 1, "B": 1} | {
+_BYTES = {"": 1, "B": 1, "kB": 1000} | {
     f"{unit}{kind}": base**power
     for power, unit in enumerate("KMGT", 1)
     for kind, base in (("B", 1000), ("iB", 1024))
@@ -170,7 +170,12 @@ def _parse(part: str, taken: list[str]) -> TierUrl:
         parse_bytes(path, name)
     url = TierUrl(name, scheme, hosts, path, user, password, _options(name, scheme, query))
     url.nbytes("budget"), url.seconds("deadline"), url.seconds("ttl")
-    url.count("window"), url.count("touches")
+    url.count("window")
+    if url.count("touches", 1) not in (1, 2) or (url.count("touches", 1) == 2 and not taken):
+        raise ConfigError(
+            f"{name}: touches={url.text('touches')}.",
+            hint="Give 1, or 2 for a tier that is not the nearest: it gets what is used again.",
+        )
     return url
 
 

@@ -1,0 +1,159 @@
+"""Writing behind: chunks for slow tiers wait in a bounded queue and are written by a thread of
+their own, so that nobody waits for the network; what could not be written is said."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from preread.metrics import Metrics
+from preread.store.tiers.base import ChunkKey, Tier
+
+QUEUE_BYTES = 256 << 20
+DRAIN_S = 30.0
+RETRY_S = 5.0  # a tier that has failed is offered nothing for so long
+IDLE_S = 5.0  # then the thread ends; the next chunk starts another
+
+Write = Callable[[Tier, ChunkKey, bytes], bool]  # False: the tier failed or has no room
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    tier: Tier
+    key: ChunkKey
+    value: bytes
+
+
+class WriteBack:
+    """A queue of at most so many bytes: who adds to a full one waits (back-pressure), but never for
+    a tier that fails: with its first failure all that waits for it is given up, logged and counted.
+    At the end of the process what still waits is written, for drain_s at most."""
+
+    def __init__(
+        self,
+        write: Write,
+        metrics: Metrics,
+        log: logging.Logger,
+        *,
+        limit: int = QUEUE_BYTES,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        self._queue = _Queue(write, metrics, log, limit)
+        self._drain_s = drain_s
+        # Also for who never closes: runs before the interpreter takes the threads away.
+        self._end = weakref.finalize(self, _Queue.drain, self._queue, drain_s)
+
+    def add(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
+        """Write it soon. Waits while the queue is full, drain_s at most. False: it will not be
+        written, as the queue stayed full or the tier has just failed."""
+        return self._queue.add(_Waiting(tier, key, value), self._drain_s)
+
+    def waiting(self, tier: Tier) -> frozenset[ChunkKey]:
+        """Keys on their way to the tier."""
+        return self._queue.waiting(tier)
+
+    def drain(self) -> dict[str, int]:
+        """Wait until all is written, drain_s at most; what then still waits is given up and logged:
+        tier name -> chunks."""
+        return self._queue.drain(self._drain_s)
+
+
+class _Queue:
+    """Apart from WriteBack, so that its thread does not keep that alive."""
+
+    def __init__(self, write: Write, metrics: Metrics, log: logging.Logger, limit: int) -> None:
+        self._write = write
+        self._metrics = metrics
+        self._log = log
+        self._limit = limit
+        self._nbytes = 0
+        self._items: deque[_Waiting] = deque()
+        self._busy: _Waiting | None = None
+        self._failed: dict[Tier, float] = {}  # when, of `time.monotonic`
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, item: _Waiting, seconds: float) -> bool:
+        def free() -> bool:
+            return self._hopeless(item.tier) or not (
+                self._nbytes and self._nbytes + len(item.value) > self._limit
+            )
+
+        with self._changed:
+            if not self._changed.wait_for(free, seconds) or self._hopeless(item.tier):
+                return False
+            self._items.append(item)
+            self._nbytes += len(item.value)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="preread-write", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return True
+
+    def _hopeless(self, tier: Tier) -> bool:
+        """It has failed a moment ago."""
+        return time.monotonic() - self._failed.get(tier, -inf) < RETRY_S
+
+    def waiting(self, tier: Tier) -> frozenset[ChunkKey]:
+        with self._changed:
+            items = [*self._items, *([self._busy] if self._busy else [])]
+        return frozenset(item.key for item in items if item.tier is tier)
+
+    def drain(self, seconds: float) -> dict[str, int]:
+        until = time.monotonic() + seconds
+        with self._changed:
+            while self._items or self._busy:
+                if not self._changed.wait(max(0.0, until - time.monotonic())):
+                    break
+            left = [*self._items, *([self._busy] if self._busy else [])]
+            self._items.clear()
+            self._nbytes = len(self._busy.value) if self._busy else 0
+            self._changed.notify_all()
+        return self._given_up(left, f"not written within {seconds:g} s")
+
+    def _run(self) -> None:
+        while (item := self._next()) is not None:
+            written = self._write(item.tier, item.key, item.value)
+            with self._changed:
+                self._busy = None
+                self._nbytes -= len(item.value)
+                lost = [] if written else self._remove(item)
+                self._changed.notify_all()
+            self._given_up(lost, "the tier failed or is full")
+
+    def _next(self) -> _Waiting | None:
+        with self._changed:
+            if not self._items and not self._changed.wait_for(lambda: self._items, IDLE_S):
+                self._thread = None
+                return None
+            self._busy = self._items.popleft()
+            return self._busy
+
+    def _remove(self, failed: _Waiting) -> list[_Waiting]:
+        """Take out all that waits for the tier; under the lock."""
+        self._failed[failed.tier] = time.monotonic()
+        lost = [item for item in self._items if item.tier is failed.tier]
+        self._items = deque(item for item in self._items if item.tier is not failed.tier)
+        self._nbytes -= sum(len(item.value) for item in lost)
+        return [failed, *lost]
+
+    def _given_up(self, items: list[_Waiting], why: str) -> dict[str, int]:
+        counts = Counter(item.tier.name for item in items)
+        for name, count in counts.items():
+            nbytes = sum(len(item.value) for item in items if item.tier.name == name)
+            self._metrics.add(f"store.unwritten.{name}", count)
+            self._log.warning(
+                "tier %s: %d chunks (%d bytes) were not written: %s. They are written when their "
+                "context is built or loaded again.",
+                name,
+                count,
+                nbytes,
+                why,
+            )
+        return dict(counts)
