@@ -73,7 +73,8 @@ class Lane:
         if self._connection is None:
             self._connection = self.node.lend(deadline)
         batch: list[Command] = []
-        while self._wanted and len(self._flying) < self._window:
+        due = len(self._flying) <= self._window // 2  # several requests in one go: fewer wake-ups
+        while due and self._wanted and len(self._flying) < self._window:
             key = self._wanted.popleft()
             commands = self._commands(key)
             self._flying.append((key, len(commands)))
