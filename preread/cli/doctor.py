@@ -75,16 +75,13 @@ def _versions() -> list[Finding]:
 
 
 def _home(config: Config) -> list[Finding]:
-    from preread.home import open_catalog
-
     home = config.home
     there = home
     while not there.exists():
         there = there.parent
     writable = os.access(there, os.W_OK | os.X_OK)
     free = shutil.disk_usage(there).free
-    contexts = len(open_catalog(config).summaries())
-    detail = f"{home}: {contexts} context(s), {size(free)} free"
+    detail = f"{home}: {size(free)} free"
     advice = "Make it writable, or set PREREAD_HOME to a folder that is."
     budget = config.store.disk_budget_mb * 1024 * 1024
     room = Finding(
@@ -93,7 +90,19 @@ def _home(config: Config) -> list[Finding]:
         f"{size(budget)} for kept KV",
         "Lower store.disk_budget_mb in config.toml.",
     )
-    return [Finding("home", writable, detail, advice), room]
+    return [Finding("home", writable, detail, advice), _catalog(config), room]
+
+
+def _catalog(config: Config) -> Finding:
+    """Asked what it holds, so one that cannot be reached is found."""
+    from preread.home import open_catalog
+
+    try:
+        contexts = len(open_catalog(config).summaries())
+    except PrereadError as exc:
+        return Finding("catalog", False, exc.message, exc.hint)
+    where = "shared, by store.catalog" if config.store.catalog else "of this home"
+    return Finding("catalog", True, f"{contexts} context(s), {where}")
 
 
 def _search() -> list[Finding]:

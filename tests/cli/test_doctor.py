@@ -42,6 +42,15 @@ def test_a_key_is_counted_and_not_shown(
     assert result.exit_code == 3 and "24 bits, not 256" in result.stdout
 
 
+def test_a_catalog_that_is_down_is_a_finding(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREREAD_STORE_CATALOG", "redis://someone:hush@127.0.0.1:1")
+    result = call("doctor", "--prompts", "0")
+    assert result.exit_code == 3 and "BAD catalog" in result.stdout
+    assert "redis-cli -h 127.0.0.1 -p 1 ping" in result.stdout and "hush" not in result.output
+
+
 def test_what_eight_bits_change_is_measured(
     call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,8 @@ Answer: TypeAlias = Any  # what a server replied: bytes, int, list or dict of th
 
 
 class Client:
-    """place: the URL for messages, without credentials. Thread-safe. Connects at the first call;
+    """place: the URL for messages, without credentials; ping: the command that asks it whether it
+    is there. Thread-safe. Connects at the first call;
     one that fails is not repeated: a script that may have run must not run twice."""
 
     def __init__(self, url: TierUrl) -> None:
@@ -44,6 +45,8 @@ class Client:
                 f"{url.place}: {url.path!r} is no database.",
                 hint="A cluster has only 0." if self._cluster else "Write a number, as in /0.",
             )
+        first = url.hosts[0]
+        self.ping = f"redis-cli -h {first.name.strip('[]')} -p {first.port or PORT} ping"
         self._lock = threading.Lock()
         self._opened: Any = None
 
@@ -155,7 +158,7 @@ class RedisHints:
 def _explained(exc: Exception, client: Client) -> tuple[str, str, bool]:
     """(what happened, what to do, whether the same call may succeed later)."""
     said = str(exc).partition(", with args")[0]  # else an unknown AUTH quotes the password
-    ping = f"Start it, or mend store.catalog: redis-cli -u {client.place} ping"
+    ping = f"Start it, or mend store.catalog: {client.ping}"
     if isinstance(exc, exceptions.AuthenticationError | exceptions.AuthorizationError):
         return "user or password was refused", "Mend them in store.catalog.", False
     if isinstance(exc, exceptions.NoPermissionError):

@@ -112,7 +112,9 @@ def test_a_restarted_server_is_used_again(tmp_path: Path) -> None:
         catalog = catalog_at(server.url)
         catalog.put(record(), expected=0)
         server.kill()
-        with pytest.raises(HomeError, match=rf"cannot be reached.*redis-cli -u {server.url} ping"):
+        with pytest.raises(
+            HomeError, match=rf"cannot be reached.*redis-cli -h 127.0.0.1 -p {server.port} ping"
+        ):
             catalog.get("handbook")
         server.start()
         assert catalog.get("handbook") is None  # it kept nothing
