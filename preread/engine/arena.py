@@ -54,7 +54,7 @@ class Arena:
     def read(self, runs: list[Run], cell: Cell | None = None) -> torch.Tensor:
         """What `write` would be given for them, on the CPU; a copy. Any thread, as above."""
         part = _part(cell)
-        return torch.cat([self.kv.copied(slice(s, s + n), *part) for s, n in runs], dim=3).cpu()
+        return torch.cat([self.kv.select(slice(s, s + n), *part) for s, n in runs], dim=3).cpu()
 
     def keep(self, runs: list[Run], pages: Pages, ids: Int32Array, first: int) -> None:
         """Fill a holding with what lies in pages of a sequence, from its token `first` on."""

@@ -67,7 +67,7 @@ class KV:
         for side, x in enumerate((k, v)):
             _put(self.values[layer, side].flatten(1, -2), at, x.transpose(0, 1))
 
-    def copied(self, at: At, layers: slice = ALL, heads: slice = ALL) -> torch.Tensor:
+    def select(self, at: At, layers: slice = ALL, heads: slice = ALL) -> torch.Tensor:
         """[layers, 2, heads, *at, …, D]; where `at` is a slice perhaps a view."""
         return self.values[layers, :, heads, at]
 
@@ -104,7 +104,7 @@ class EightBitKV(KV):
         _put(self.values[layer].flatten(2, -2), at, codes)
         _put(self.scales[layer].flatten(2)[..., None], at, scales[..., None])
 
-    def copied(self, at: At, layers: slice = ALL, heads: slice = ALL) -> torch.Tensor:
+    def select(self, at: At, layers: slice = ALL, heads: slice = ALL) -> torch.Tensor:
         return self._restored(self.values[layers, :, heads, at], self.scales[layers, :, heads, at])
 
     def fill(self, at: slice, kv: torch.Tensor, layers: slice = ALL, heads: slice = ALL) -> None:

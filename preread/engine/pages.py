@@ -51,7 +51,7 @@ class Pages:
 
     def read(self, ids: Int32Array) -> torch.Tensor:
         """The KV in these pages, in order: [layers, 2, G, tokens, D], a copy."""
-        return self.kv.copied(self.index(ids)).flatten(3, 4)
+        return self.kv.select(self.index(ids)).flatten(3, 4)
 
     def index(self, ids: Int32Array) -> torch.Tensor:
         return staged([ids], self.kv.shape.device)[0]

@@ -3,7 +3,7 @@
 A scale is a power of two, as in the shared exponents of microscaling formats (OCP MX 1.0;
 Rouhani et al. 2023, arXiv 2310.10537). So scale * code is exact in the model's type, and rounding
 what was rounded changes nothing: KV may be read, stored, moved and written again. Where the model
-is float16, values from 65,024 on may become infinite, which its rows report.
+is float16, values from 63,488 on may become infinite, which its rows report.
 
 int8 is the closer one where a head's elements are of one size; eight-bit floats (e4m3, Micikevicius
 et al. 2022, arXiv 2209.05433) keep three bits of mantissa of large and small ones alike.

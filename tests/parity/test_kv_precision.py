@@ -109,7 +109,7 @@ def test_a_kept_turn_is_not_rounded_again(folders: dict[str, Path], precision: s
         engine.read(reading)
         drain(engine)
         slots = [s for slot, n in reading.runs for s in range(slot, slot + n)]
-        kept.append(engine.arena.kv.copied(torch.tensor(slots))[:, :, :, : len(head)])
+        kept.append(engine.arena.kv.select(torch.tensor(slots))[:, :, :, : len(head)])
         assert reading.cached == (len(head + turn) if keep else len(head))
     assert torch.equal(*kept)
 
@@ -127,7 +127,7 @@ def test_what_is_stored_comes_back_as_it_was_and_to_its_own_precision_alone(
                 assert (made.loaded_tokens > 250) == stored
                 backend = engine._parts.backend
                 kv = backend._builder._arena.kv
-                arenas.append(kv.copied(slice(0, 300)).clone())
+                arenas.append(kv.select(slice(0, 300)).clone())
                 assert engine.info.kv_bytes_per_token == kv.shape.token_bytes
             found.setdefault(precision, (engine.info.fingerprint, *made.chunk_keys))
         loaded = made.loaded_tokens
