@@ -5,9 +5,9 @@
 KV of an 8B shape (32 layers, 8 KV heads of 128, bfloat16: chunks of 2 MiB) is loaded into an arena,
 as an engine does, from RAM and from disk (in the page cache: the medium itself would only hide the
 cost). Three arms in turn, A B C A B C: chunks as they are, unverified; verified by checksum and
-every field; sealed and opened. Reading goes on while a chunk is verified. Physical limit: one copy
-out of the tier and one into the arena, at the measured copy rate. Goal: verified <= 1.05 x, sealed
-<= 1.20 x of unverified.
+every field; sealed and opened. Reading from disk goes on while a chunk is verified, where a core is
+free. Physical limit: from the tier's memory to the arena's once, at the measured copy rate. Goal:
+verified <= 1.05 x, sealed <= 1.20 x of unverified.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     tokens = range(args.tokens)
     nbytes = args.tokens * GEOMETRY.bytes_per_token
     arena = torch.ones(32, 2, 8, args.tokens, 128, dtype=torch.bfloat16)
-    floor = 2 * 2 * nbytes / limits["copy_gbps"] / 1e9  # two copies, each read and written
+    floor = 2 * nbytes / limits["copy_gbps"] / 1e9  # read and written
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         tiers: dict[str, Tier] = {"ram": MemoryTier(), "disk": DiskTier(Path(folder), fsync=False)}
