@@ -19,8 +19,9 @@ from preread.store.loading import Found, Loader, Sink
 from preread.store.policy import Choice
 from preread.store.rates import Rates
 from preread.store.reports import LoadReport, SaveReport
+from preread.store.room import Recycled
 from preread.store.saving import Manner, Saver, Source
-from preread.store.tiers.base import Room, Tier, fresh
+from preread.store.tiers.base import Room, Tier
 from preread.store.upkeep import SweepReport, Upkeep, VerifyReport
 from preread.store.writeback import DRAIN_S, QUEUE_BYTES, WriteBack
 from preread.types import Fingerprint
@@ -47,14 +48,15 @@ class Store:
         codec: Codec | None = None,
         keyring: Keyring | None = None,
         epochs: Callable[[], Epochs | None] = Epochs.never,
-        room: Room = fresh,
+        room: Room | None = None,
         rates: Rates | None = None,
         always: bool = False,
         manners: Mapping[str, Manner] | None = None,
         behind_bytes: int = QUEUE_BYTES,
         drain_s: float = DRAIN_S,
     ) -> None:
-        """shared, keyring, epochs: see Layout. room: where values are read to. rates: what is
+        """shared, keyring, epochs: see Layout. room: where values are read to, Recycled
+        where none is given. rates: what is
         known of this machine. always: load whatever is held, also where computing were quicker.
         manners: how tiers are written, by name; behind_bytes, drain_s: see WriteBack."""
         self._layout = Layout(
@@ -71,7 +73,7 @@ class Store:
         self._rates = rates or Rates()
         self._upkeep = Upkeep(tiers, metrics, log)
         asker = Asker(tiers, self._upkeep, metrics, log)
-        self._loader = Loader(asker, self._layout, metrics, self._rates, room, always)
+        self._loader = Loader(asker, self._layout, metrics, self._rates, room or Recycled(), always)
         self._behind = WriteBack(asker.take, metrics, log, limit=behind_bytes, drain_s=drain_s)
         self._saver = Saver(asker, self._layout, metrics, manners or {}, self._behind)
 
