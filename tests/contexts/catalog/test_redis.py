@@ -3,6 +3,7 @@ far away can do wrong."""
 
 from __future__ import annotations
 
+import ssl
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from preread.contexts.catalog.redis_client import Client
 from preread.errors import ConfigError, HomeError
 from preread.store.tiers.urls import parse_tiers
 from preread.testing.conformance_catalog import CatalogConformance, record
+from preread.testing.proxy import Proxy
 from tests.contexts.catalog.racing import race
+from tests.servers import certificate
 from tests.store.valkey import Valkey, cluster, running
 
 
@@ -171,6 +174,27 @@ def test_a_server_that_quotes_the_password_is_not_quoted(tmp_path: Path) -> None
         with pytest.raises(HomeError, match="unknown command 'AUTH'") as caught:
             catalog.get("handbook")
         assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_tls(tmp_path: Path) -> None:
+    pem = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    with (
+        running(tmp_path / "valkey", "--requirepass", "pw") as server,
+        Proxy(("127.0.0.1", server.port), tls=context) as proxy,
+    ):
+        place = f"rediss://:pw@127.0.0.1:{proxy.port}"
+        catalog = catalog_at(f"{place}?ca={pem}&deadline=20s")
+        catalog.put(record(), expected=0)
+        hints = catalog.listen()
+        hints.wait(0.01)
+        assert catalog_at(f"{place}?insecure=1&deadline=20s").get("handbook") == record()
+        catalog.bump("tenant:a")
+        hints.wait(600.0)
+        hints.close()
+        with pytest.raises(HomeError, match="cannot be reached"):
+            catalog_at(f"{place}?deadline=20s").get("handbook")
 
 
 def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
