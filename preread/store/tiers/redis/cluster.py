@@ -18,6 +18,7 @@ from preread.store.tiers.redis.placement import Redirect
 from preread.store.tiers.redis.wire import Reply, ServerError
 
 SLOTS = 16384
+PORTS = 65535
 RELOAD_S = 1.0  # the map of slots is asked for at most this often
 
 
@@ -69,7 +70,7 @@ class Cluster:
         if not isinstance(reply, ServerError) or reply.code not in ("MOVED", "ASK"):
             return None
         host, _, port = reply.text.partition(" ")[2].rpartition(":")
-        if not port.isdecimal():
+        if not port.isdecimal() or not 0 < int(port[:6]) <= PORTS:
             return None
         if reply.code == "MOVED":
             self._stale = True
@@ -127,8 +128,11 @@ class Cluster:
         owners: list[Node | None] = [None] * SLOTS
         for entry in ranges:
             match entry:
-                case [int(first), int(last), [host, int(port), *_], *_]:
-                    name = bytes(host).decode() if isinstance(host, memoryview) else ""
+                case [int(first), int(last), [host, int(port), *_], *_] if (
+                    0 <= first <= last < SLOTS and 0 < port <= PORTS
+                ):
+                    text = bytes(host) if isinstance(host, memoryview) else b""
+                    name = text.decode("utf-8", "replace")
                     known = name not in ("", "?")
                     node = self._node(Address(name if known else teller.address.host, port))
                     owners[first : last + 1] = [node] * (last + 1 - first)

@@ -54,27 +54,30 @@ class LoginRefused(Exception):
 
 def dial(address: Address, login: Login, deadline: Deadline) -> Connection:
     """Connect, encrypt, AUTH, SELECT. Raises OSError, ProtocolError, LoginRefused."""
-    sock = _connected(address, deadline)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        stream: Stream
-        if login.tls:
-            sock.settimeout(deadline.left())
-            secured = login.context().wrap_socket(sock, server_hostname=address.host)
-            stream = TlsStream(secured)
-        else:
-            stream = PlainStream(sock)
-    except BaseException:
-        sock.close()
-        raise
-    connection = Connection(stream)
+        connection = Connection(_stream(address, login, deadline))
+    except ValueError as exc:  # a name that can be none, sent by a server of a cluster
+        raise OSError(str(exc)) from exc
     try:
         _log_in(connection, login, deadline)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _stream(address: Address, login: Login, deadline: Deadline) -> Stream:
+    sock = _connected(address, deadline)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if not login.tls:
+            return PlainStream(sock)
+        sock.settimeout(deadline.left())
+        return TlsStream(login.context().wrap_socket(sock, server_hostname=address.host))
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _log_in(connection: Connection, login: Login, deadline: Deadline) -> None:
@@ -120,7 +123,7 @@ def _resolved(address: Address, deadline: Deadline) -> list[tuple[int, Any]]:
             answers.put([(family, place) for family, _, _, _, place in found])
         except OSError as exc:
             answers.put(exc)
-        except UnicodeError as exc:  # a name that can be none, such as one with an empty part
+        except ValueError as exc:  # a name that can be none, such as one with an empty part
             answers.put(OSError(str(exc)))
 
     if _literal(address.host):

@@ -46,8 +46,9 @@ def look(placement: Placement, ttl_s: float, clock: Callable[[], float]) -> Held
     now = clock()
     outcomes = at_once([partial(_scan, node) for node in placement.nodes()])
     answered = [found for found in outcomes if not isinstance(found, NodeDown)]
-    if not answered:
-        raise next(found for found in outcomes if isinstance(found, NodeDown))
+    down = [found for found in outcomes if isinstance(found, NodeDown)]
+    if down and not answered:
+        raise down[0]
     chunks: dict[ChunkKey, ChunkEntry] = {}
     aside: dict[ChunkKey, ChunkEntry] = {}
     for found in (one for some in answered for one in some):

@@ -9,6 +9,7 @@ from preread.store.tiers.redis.node import Node, NodeDown
 from preread.store.tiers.redis.wire import Command
 
 NAMES = ("maxmemory", "maxmemory-policy", "proto-max-bulk-len", "cluster-require-full-coverage")
+NUMBERS = ("maxmemory", "proto-max-bulk-len")
 
 
 def inspect(node: Node, log: logging.Logger, *, cluster: bool, budget: int) -> None:
@@ -24,7 +25,10 @@ def inspect(node: Node, log: logging.Logger, *, cluster: bool, budget: int) -> N
     for reply in replies:
         match reply:
             case [memoryview() as name, memoryview() as value]:
-                found[bytes(name).decode()] = bytes(value).decode()
+                found[_text(name)] = _text(value)
+    for number in NUMBERS:
+        if not found.get(number, "0").isdecimal():
+            del found[number]  # as if it did not tell
     node.settings = found
     for line in advice(found, str(node.address), cluster=cluster, budget=budget):
         log.warning("%s", line)
@@ -57,3 +61,7 @@ def memory_limit(nodes: Sequence[Node]) -> int:
     """Bytes that the servers may hold together; 0 where one has no limit or does not tell."""
     limits = [int((node.settings or {}).get("maxmemory", 0)) for node in nodes]
     return sum(limits) if all(limits) else 0
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).decode("utf-8", "replace")

@@ -19,6 +19,7 @@ Argument: TypeAlias = bytes | tuple[Buffer, ...]  # a tuple's parts are sent as 
 Command: TypeAlias = Sequence[Argument]
 
 _SMALL = 4096  # shorter parts are copied together, longer ones sent from where they lie
+_DEEPEST = 8  # arrays in arrays; a map of slots has three
 _INBOX = 16 * 1024  # bytes received at once where no buffer of the reader's is known yet
 
 
@@ -94,7 +95,7 @@ class Connection:
 
     # -- receiving --
 
-    def _reply(self, deadline: Deadline, room: Room) -> Reply:
+    def _reply(self, deadline: Deadline, room: Room, depth: int = 0) -> Reply:
         line = self._line(deadline)
         kind, text = line[:1], line[1:]
         if kind == b"$":
@@ -106,8 +107,8 @@ class Connection:
         if kind == b"-":
             code, _, rest = text.decode("utf-8", "replace").partition(" ")
             return ServerError(code, rest)
-        if kind == b"*":
-            return [self._reply(deadline, room) for _ in range(_integer(text))]
+        if kind == b"*" and depth < _DEEPEST:
+            return [self._reply(deadline, room, depth + 1) for _ in range(_integer(text))]
         raise ProtocolError(f"a reply begins with {kind!r}")
 
     def _line(self, deadline: Deadline) -> bytes:
