@@ -20,6 +20,8 @@ from preread.store.tiers.urls import TierUrl
 
 DEADLINE_S = 2.0
 PORT = 6379
+# All that the client raises; that of a cluster has a root of its own.
+FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 LOOK_S = 0.2  # how soon a wait notices that it was closed
 Answer: TypeAlias = Any  # what a server replied: bytes, int, list or dict of them
 
@@ -67,10 +69,13 @@ class Client:
 
     @property
     def client(self) -> Any:
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._connect()
-            return self._opened
+        if self._opened is None:
+            opened = self._connect()  # asks a cluster: nobody is to wait for somebody else's try
+            with self._lock:
+                self._opened = self._opened or opened
+            if opened is not self._opened:
+                opened.close()
+        return self._opened
 
     def _connect(self) -> Any:
         url = self._url
@@ -104,7 +109,7 @@ class Client:
         """Foreign errors become HomeError; their texts quote no credentials, ours neither."""
         try:
             yield
-        except (exceptions.RedisError, OSError) as exc:
+        except FAILURES as exc:
             why, hint, again = _explained(exc, self)
             error = HomeError(f"Catalog {self.place}: {why}.", hint=hint)
             error.retryable = again
@@ -128,7 +133,7 @@ class RedisHints:
                 with self._lock:
                     if self._next(min(left, LOOK_S)):
                         return
-            except (exceptions.RedisError, OSError):
+            except FAILURES:
                 with self._lock:
                     self._drop()
                 self._closed.wait(left)  # whoever waits looks for himself then
@@ -151,7 +156,7 @@ class RedisHints:
     def _drop(self) -> None:
         messages, self._messages = self._messages, None
         if messages is not None:
-            with suppress(exceptions.RedisError, OSError):
+            with suppress(*FAILURES):
                 messages.close()
 
 
@@ -171,6 +176,10 @@ def _explained(exc: Exception, client: Client) -> tuple[str, str, bool]:
         return "the server is still loading", "Ask again in a moment.", True
     if isinstance(exc, exceptions.TimeoutError | TimeoutError):
         return f"no answer within {client.deadline_s:g} s", ping, True
+    if "Cluster mode is not enabled" in said:
+        return "no part of a cluster", "Write redis:// instead of redis+cluster://.", False
+    if isinstance(exc, exceptions.RedisClusterException):
+        return "no server of the cluster can be asked", ping, True
     if isinstance(exc, exceptions.ClusterError):
         return "the cluster has no node for it", ping, True
     if isinstance(exc, exceptions.ConnectionError | OSError):

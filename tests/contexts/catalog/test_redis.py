@@ -157,6 +157,25 @@ def test_a_server_that_hangs_is_not_waited_for(server: Valkey, call: str, connec
         server.thaw()
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_a_cluster_that_is_gone_is_an_error_like_any_other(call: str) -> None:
+    with pytest.raises(HomeError, match=r"no server of the cluster can be asked.*ping") as caught:
+        CALLS[call](catalog_at("redis+cluster://127.0.0.1:1"))
+    assert caught.value.retryable
+
+
+def test_a_single_server_is_no_cluster(server: Valkey) -> None:
+    catalog = catalog_at(f"redis+cluster://127.0.0.1:{server.port}")
+    with pytest.raises(HomeError, match=r"no part of a cluster. Write redis://"):
+        catalog.get("handbook")
+
+
+def test_hints_of_a_cluster_that_is_gone_raise_nothing() -> None:
+    hints = catalog_at("redis+cluster://127.0.0.1:1").listen()
+    hints.wait(0.01)
+    hints.close()
+
+
 def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
     with running(tmp_path, "--requirepass", "right") as server:
         for login in (":wr0ng@", "user:wr0ng@", ""):
