@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from preread.errors import UnsupportedModel
+from preread.errors import ConfigError, UnsupportedModel
 
 EXACT = ("llama", "mistral", "qwen2", "qwen3")  # the decoder's families, see docs/models.md
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 WEIGHT_BYTES = {"int8": 1, "fp8": 1}  # of a weight in products, by model.weights_precision
+KV_PRECISIONS = ("full", "int8", "fp8")  # of model.kv_precision; see kernels/kv.py
 KV_SCALE_BYTES = 4  # of a head of KV in eight bits, keys or values
 _HINT = "Give a causal language model with a published config.json."
 
@@ -61,7 +62,11 @@ class Shape:
 
     def kv_token_bytes(self, dtype: str, precision: str = "full") -> int:
         """KV of one token: K and V of every KV head of every layer (not of every query head).
-        precision: model.kv_precision."""
+        precision: model.kv_precision. Raises ConfigError for an unknown one."""
+        if precision not in KV_PRECISIONS:
+            raise ConfigError(
+                f"kv_precision = {precision!r}.", hint=f"Give one of {', '.join(KV_PRECISIONS)}."
+            )
         full = precision == "full"
         head = self.head_dim * ITEMSIZE[dtype] if full else self.head_dim + KV_SCALE_BYTES
         return 2 * self.kv_layers * self.kv_heads * head

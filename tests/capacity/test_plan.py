@@ -8,10 +8,12 @@ import torch
 from preread.capacity.machine import Machine, named
 from preread.capacity.plan import PAYS, Plan, doubled, make_plan, memory_of
 from preread.capacity.roofline import Load, Roofline
+from preread.capacity.shape import KV_PRECISIONS
 from preread.config import EngineSection
 from preread.engine.kv import KVShape
 from preread.engine.plan import plan_memory
 from preread.errors import ConfigError, ContextTooLong
+from preread.kernels.kv import PRECISIONS
 from tests.capacity.made import LLAMA_8B, TINY
 
 ENGINE = EngineSection()
@@ -132,6 +134,9 @@ def test_smaller_kv_lets_more_sequences_fit() -> None:
     assert eight.sequences > 1.9 * full.sequences
     one, two = (p.rates[5].requests_per_s for p in (full, eight))
     assert two > one, "a step reads fewer bytes"
+    assert KV_PRECISIONS == PRECISIONS
+    with pytest.raises(ConfigError, match="int4"):
+        make_plan(LLAMA_8B, H100, "bfloat16", load, EngineSection(), "full", "int4")
 
 
 def test_a_tied_head_of_smaller_weights_is_a_copy() -> None:

@@ -51,14 +51,15 @@ def test_a_catalog_that_is_down_is_a_finding(
     assert "redis-cli -h 127.0.0.1 -p 1 ping" in result.stdout and "hush" not in result.output
 
 
+@pytest.mark.parametrize(("knob", "what"), [("WEIGHTS", "int8 weights"), ("KV", "int8 KV")])
 def test_what_eight_bits_change_is_measured(
-    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, knob: str, what: str
 ) -> None:
-    monkeypatch.setenv("PREREAD_MODEL_WEIGHTS_PRECISION", "int8")
+    monkeypatch.setenv(f"PREREAD_MODEL_{knob}_PRECISION", "int8")
     monkeypatch.setenv("PREREAD_MODEL_DEVICE", "cpu")
     value = one_json(call("doctor", "--prompts", "4", "--json"))
     found = {finding["what"]: finding["detail"] for finding in value["findings"]}
-    assert "int8 weights against full precision, 512 tokens" in found["agreement"]
+    assert f"{what} against full precision, 512 tokens" in found["agreement"]
     assert value["ok"] and "cached = uncached" in found["parity"]
 
 

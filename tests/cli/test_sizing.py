@@ -57,6 +57,18 @@ def test_plan_is_one_object_from_the_config_alone(call: Call, tiny: Path, tmp_pa
     assert value["by_sequences"][-1]["sequences"] == value["sequences"]
 
 
+def test_plan_knows_kv_in_eight_bits(
+    call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREREAD_MODEL_KV_PRECISION", "fp8")
+    value = one_json(call("plan", "--model", tiny, *GPU, "--json"))
+    assert value["kv_bytes_per_token"] == 2 * 2 * 2 * (16 + 4) and value["kv_precision"] == "fp8"
+    assert "160 bytes of KV in fp8 a token" in call("plan", "--model", tiny, *GPU).stdout
+    monkeypatch.setenv("PREREAD_MODEL_KV_PRECISION", "fp4")
+    refused = call("plan", "--model", tiny, *GPU)
+    assert refused.exit_code == 2 and "full, int8, fp8" in str(refused.exception)
+
+
 def test_plan_imports_nothing_heavy_and_answers_at_once(tiny: Path) -> None:
     code = (
         "import sys\nsys.argv = ['preread', *sys.argv[1:]]\n"
