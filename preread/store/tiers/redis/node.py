@@ -71,7 +71,8 @@ class Node:
         return self.breaker.closed()
 
     def ask(self, commands: Sequence[Command], room: Room = fresh) -> list[Reply]:
-        """One round trip. Raises NodeDown."""
+        """One round trip. A value that is too long ends the connection: what comes after it in the
+        same trip is None. Raises NodeDown."""
         if not commands:
             return []
         deadline = Deadline(self.deadline_s)
@@ -79,11 +80,13 @@ class Node:
             connection = self.lend(deadline)
             try:
                 connection.send(commands, deadline)
-                replies = [connection.reply(deadline, room) for _ in commands]
+                replies: list[Reply] = []
+                while len(replies) < len(commands) and not connection.closed:
+                    replies.append(connection.reply(deadline, room))
             finally:
                 self.take_back(connection)
         self.worked()
-        return replies
+        return replies + [None] * (len(commands) - len(replies))
 
     def lend(self, deadline: Deadline) -> Connection:
         """A connection for the caller alone, to be given to `take_back`; inside `guard`."""
