@@ -62,7 +62,7 @@ def test_two_copies_spread_evenly(listed: list[Valkey], copies: RedisTier) -> No
     places = [holders(listed, n) for n in range(N)]
     assert {len(place) for place in places} == {2}
     count = Counter(i for place in places for i in place)
-    assert min(count.values()) >= N // 2  # of 2 N / 3 each
+    assert min(count.values()) > N // 4  # 40, give or take six standard deviations: ports vary
     assert (copies.usage().chunks, len(list(copies.scan()))) == (N, N)
     assert copies.usage().nbytes == sum(len(value(n)) for n in range(N))
 
@@ -150,7 +150,7 @@ def test_keys_stay_when_a_server_joins(
     assert all(len(place) == 1 for place in before)
     wider = opened(list_url([listed[2], listed[1], listed[0]], "?copies=1"))
     held = wider.find([key(n) for n in range(N)])
-    assert N // 2 < sum(held) < N  # two thirds stay
+    assert N // 4 < sum(held) < N  # two thirds stay, give or take six standard deviations
     for n in range(N):
         put(wider, n, value(n))
     after = [holders(listed, n) for n in range(N)]
