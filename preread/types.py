@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, NewType
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,6 +182,11 @@ class Served(NamedTuple):
     nbytes: int
     ms: float
 
+    def plus(self, more: Served) -> Served:
+        """Both loads from this tier."""
+        counts = self.chunks + more.chunks, self.tokens + more.tokens, self.nbytes + more.nbytes
+        return Served(self.tier, *counts, self.ms + more.ms)
+
 
 class Brought(NamedTuple):
     """What came from the tiers for one prefix. tokens: that were not in memory before; ms: wall
@@ -193,6 +199,27 @@ class Brought(NamedTuple):
     served: tuple[Served, ...] = ()
     miss: str = ""
     at: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As `build --json` and `warm --json` say it."""
+        times = {"ms": round(self.ms, 3), "predicted_ms": round(self.predicted_ms, 3)}
+        tiers = [row._asdict() | {"ms": round(row.ms, 3)} for row in self.served]
+        return {"tokens": self.tokens, **times, "tiers": tiers, "miss": self.miss, "at": self.at}
+
+    def plus(self, other: Brought) -> Brought:
+        """Both as one; of what they lack the first."""
+        rows: dict[str, Served] = {}
+        for row in (*self.served, *other.served):
+            rows[row.tier] = rows[row.tier].plus(row) if row.tier in rows else row
+        lacking = self if self.miss else other
+        return Brought(
+            self.tokens + other.tokens,
+            self.ms + other.ms,
+            self.predicted_ms + other.predicted_ms,
+            tuple(rows.values()),
+            lacking.miss,
+            lacking.at,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,4 +250,5 @@ def summed(built: Iterable[Built]) -> Built:
         load_ms=sum(b.load_ms for b in parts),
         seconds=sum(b.seconds for b in parts),
         stored=all(b.stored for b in parts),
+        brought=reduce(Brought.plus, (b.brought for b in parts), Brought()),
     )

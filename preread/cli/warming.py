@@ -78,6 +78,7 @@ def _warmed(context: Context, lease_s: float) -> Iterator[Event]:
             "loaded_tokens": result.loaded_tokens,
             "computed_tokens": result.computed_tokens,
             "seconds": round(result.seconds, 3),
+            "brought": result.brought.to_json(),
         }
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from preread.backend import Backend, Progress
@@ -25,7 +25,7 @@ from preread.contexts.shard import Plan, plan_shards
 from preread.contexts.sources import Sources, in_order_of, read_sources
 from preread.contexts.state import epochs_of, state_of
 from preread.errors import CatalogConflict
-from preread.types import Built, Prefix, summed
+from preread.types import Brought, Built, Prefix, summed
 
 RATE_SHARE = 0.5  # of the tokens must have been computed for their rate to describe the context
 
@@ -64,6 +64,7 @@ class BuildOutcome:
     unchanged: bool
     changes: Changes | None
     notes: tuple[str, ...]
+    brought: Brought = field(default_factory=Brought)
 
     def describe(self) -> str:
         """ "3 of 40 files changed: 65 % reused"."""
@@ -78,6 +79,7 @@ class BuildOutcome:
             "name": self.record.name,
             "version": self.record.version,
             "tokens": self.tokens,
+            "brought": self.brought.to_json(),
             "reused_tokens": self.reused_tokens,
             "computed_tokens": self.computed_tokens,
             "kv_bytes": self.kv_bytes,
@@ -139,6 +141,7 @@ async def build_context(
         unchanged=not published,
         changes=compare(previous.sources, sources.records) if previous else None,
         notes=notes,
+        brought=total.brought,
     )
 
 

@@ -17,6 +17,7 @@ from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Outcome, Room, Tier, fresh
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_tier import Clock
+from preread.types import Brought, Served
 from tests.attacks.tools import FINGERPRINT, Den
 
 TOKENS = Den.tokens
@@ -224,3 +225,21 @@ def test_a_pump_does_not_wait_for_ever() -> None:
         pump.take(time.perf_counter())
     go.set()
     assert pump.take(soon()) == 1
+
+
+# --- what a build says of it ---
+
+
+def test_what_came_for_several_prefixes_is_one_report() -> None:
+    one = Brought(8, 2.0, 1.0, (Served("disk", 2, 8, 100, 2.0),))
+    two = Brought(16, 5.0, 4.0, (Served("disk", 1, 4, 50, 1.0), Served("far", 3, 12, 150, 4.0)))
+    short = Brought(0, 0.0, 0.0, (), "gone", 24)
+    both = one.plus(short).plus(two)
+    disk, far = Served("disk", 3, 12, 150, 3.0), Served("far", 3, 12, 150, 4.0)
+    assert both == Brought(24, 7.0, 5.0, (disk, far), "gone", 24)
+    assert Brought().plus(one) == one
+    said = both.to_json()
+    assert said["tiers"][1] == {
+        "tier": "far", "chunks": 3, "tokens": 12, "nbytes": 150, "ms": 4.0
+    }  # fmt: skip
+    assert (said["miss"], said["at"], said["predicted_ms"]) == ("gone", 24, 5.0)
