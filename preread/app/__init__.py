@@ -37,15 +37,22 @@ def open(
     weights: Weights = "load",
     home: str | Path | None = None,
     sequences: int = 0,
+    codec: str = "",
 ) -> Engine:
     """An engine on a model. model: "reader" (bundled), a local folder or a hub id; "": as
     configured. dtype: auto, float32, bfloat16 or float16. device: auto, cpu or cuda. weights
     "random" initialises the model's shape, for timings. home: where contexts and KV are kept.
     sequences: most that run at once; 0: as configured, else as `preread tune` found, else 256
-    (CUDA: 1,024).
+    (CUDA: 1,024). codec: in which KV is kept, raw, fp8 or int8; "": as configured.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError, HomeError."""
     parts = open_parts(
-        model, dtype=dtype, device=device, weights=weights, home=home, sequences=sequences
+        model,
+        dtype=dtype,
+        device=device,
+        weights=weights,
+        home=home,
+        sequences=sequences,
+        codec=codec,
     )
     return Engine(parts)

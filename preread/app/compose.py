@@ -53,6 +53,7 @@ def open_parts(
     weights: Weights = "load",
     home: str | Path | None = None,
     sequences: int = 0,
+    codec: str = "",
 ) -> Parts:
     """Resolve the configuration and put the parts together. See `preread.open`."""
     from preread.home import make_home
@@ -66,7 +67,8 @@ def open_parts(
     )
     make_home(config.home)
     engine = replace(config.engine, max_sequences=sequences or config.engine.max_sequences)
-    config = replace(config, model=chosen, engine=engine)
+    store = replace(config.store, codec=codec or config.store.codec)
+    config = replace(config, model=chosen, engine=engine, store=store)
     parts = _by(
         config, lambda: _native(config, weights), lambda why: _foreign(config, weights, why)
     )

@@ -143,7 +143,7 @@ class _Arms:
         from preread.engine.local import LocalBackend
 
         identity = fingerprint(self.loaded.fingerprint_parts)
-        store = Store([tier], self.geometry, identity, codec=self.codec)
+        store = Store([tier], self.geometry, identity, codec=self.codec, always=True)
         engine = self.config.engine.limited(self.loaded.decoder.device.type)
         backend = LocalBackend(self.loaded, store, engine)
         try:

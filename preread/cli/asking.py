@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preread.cli.output import FAILURES, ReadingBar, emit, note
-from preread.config import load_config
 from preread.errors import PrereadError, RequestError
 
 if TYPE_CHECKING:
@@ -81,13 +80,10 @@ def ask_command(request: AskRequest, *, resident: bool, json: bool) -> None:
 def local_events(request: AskRequest) -> Generator[Event]:
     """Open an engine in this process and ask it."""
     from preread.app import open as open_engine
-    from preread.cli.target import resolve
-    from preread.home import open_catalog
+    from preread.cli.target import meant
 
-    config = load_config()
-    asked = (request.target, request.cwd, request.model, config.model.model)
-    target, model = resolve(open_catalog(config), *asked)
-    with open_engine(model) as engine:
+    target, model, codec = meant(request.target, request.model, request.cwd)
+    with open_engine(model, codec=codec) as engine:
         yield from answer_events(engine, replace(request, target=target))
 
 

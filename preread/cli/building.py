@@ -13,13 +13,25 @@ if TYPE_CHECKING:
 
 
 def build_command(
-    name: str, paths: list[str], *, model: str, ttl: str, system: str, force: bool, json: bool
+    name: str,
+    paths: list[str],
+    *,
+    model: str,
+    ttl: str,
+    system: str,
+    codec: str,
+    force: bool,
+    json: bool,
 ) -> None:
     from preread.app import open as open_engine
-    from preread.cli.target import model_of
+    from preread.cli.target import meant
 
     stdin = sys.stdin.buffer.read() if "-" in paths else None
-    with open_engine(model_of(name, model)) as engine, progress_bar("reading", quiet=json) as bar:
+    _, model, kept = meant(name, model)
+    with (
+        open_engine(model, codec=codec or kept) as engine,
+        progress_bar("reading", quiet=json) as bar,
+    ):
         outcome = engine.build(
             name,
             *paths,

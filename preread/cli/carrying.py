@@ -65,7 +65,13 @@ def import_(
     check_writable(config.home)
     keyring, tiers = open_keyring(config), open_tiers(config)
     done = import_context(
-        open_catalog(config), tiers, file, name=name, force=force, chunks=not texts_only
+        open_catalog(config),
+        tiers,
+        file,
+        name=name,
+        force=force,
+        chunks=not texts_only,
+        kept=config.store,
     )
     record = done.record
     notes = list(done.errors)

@@ -18,9 +18,10 @@ HELP = "/fork NAME continue in a copy · /new NAME start over · /history · /qu
 
 def chat_command(name: str, *, session: str, model: str, max_tokens: int) -> None:
     from preread.app import open as open_engine
-    from preread.cli.target import model_of
+    from preread.cli.target import meant
 
-    with open_engine(model_of(name, model)) as engine:
+    _, model, codec = meant(name, model)
+    with open_engine(model, codec=codec) as engine:
         context = engine.open(name, on_note=note)
         current = context.session(session or f"chat-{time.strftime('%Y%m%d-%H%M%S')}")
         note(f"{context.name}, version {context.version}, session {current.name}. {HELP}")

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,11 @@ def address(home: Path) -> str:
 
 def settings_of(config: Config) -> dict[str, Any]:
     """What must be equal for two processes to answer alike."""
-    return {name: asdict(getattr(config, name)) for name in ("model", "store", "context")}
+    settings = {name: asdict(getattr(config, name)) for name in ("model", "store", "context")}
+    for knob in ("key", "tiers", "catalog"):  # may hold secrets, which no message needs to tell
+        digest = sha256(settings["store"][knob].encode("utf-8", "surrogateescape")).hexdigest()
+        settings["store"][knob] = digest
+    return settings
 
 
 def resident_events(request: dict[str, Any], op: str = "ask") -> Generator[Event] | None:

@@ -37,14 +37,15 @@ def compare_command(
     """See `preread compare --help`. Everything the user can get wrong is said before the model is
     loaded. Exit code 3 when a question failed or the page could not be written."""
     from preread.app import open as open_engine
-    from preread.cli.target import model_of
+    from preread.cli.target import meant
     from preread.contexts.compare import CompareOptions, compare_arms, parse_arms
     from preread.contexts.questions import read_questions
 
     check_place(html)
     names = parse_arms(arms)
     asked = read_questions(questions)[: limit or None]
-    with open_engine(model_of(name, "")) as engine:
+    _, model, codec = meant(name, "")
+    with open_engine(model, codec=codec) as engine:
         settings = engine.config.context
         options = CompareOptions(
             arms=names,

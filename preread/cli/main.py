@@ -59,13 +59,18 @@ def build(
     model: Model = "",
     ttl: Annotated[str, typer.Option(help="Expires this long after the build: 7d, 12h.")] = "",
     system: System = "",
+    codec: Annotated[
+        str, typer.Option(help="raw, fp8 or int8, of this context from now on; see verify --codec.")
+    ] = "",
     force: Annotated[bool, typer.Option(help="Build even if nothing changed.")] = False,
     json: Json = False,
 ) -> None:
     """Read documents once and keep what the model made of them under NAME."""
     from preread.cli.building import build_command
 
-    build_command(name, paths, model=model, ttl=ttl, system=system, force=force, json=json)
+    build_command(
+        name, paths, model=model, ttl=ttl, system=system, codec=codec, force=force, json=json
+    )
 
 
 @app.command()

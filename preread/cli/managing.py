@@ -65,6 +65,7 @@ def show_command(name: str, *, json: bool) -> None:
         "state": asdict(shown.state),
         "model": record.model,
         "dtype": record.dtype,
+        "codec": record.codec,
         "fingerprint": record.fingerprint,
         "tokens": record.tokens,
         "kv_bytes": sum(shard.kv_bytes for shard in record.shards),
@@ -92,7 +93,7 @@ def show_command(name: str, *, json: bool) -> None:
     state = value["state"]
     assert isinstance(state, dict)
     print(f"{record.name}, version {record.version}: {state['label']} {state['reason']}".rstrip())
-    for key in ("model", "dtype", "fingerprint", "created_at", "expires_at"):
+    for key in ("model", "dtype", "codec", "fingerprint", "created_at", "expires_at"):
         if value[key]:
             print(f"  {key.replace('_', ' '):12} {value[key]}")
     kept = ", ".join(map(str, shown.versions))

@@ -168,8 +168,9 @@ class Handler(socketserver.StreamRequestHandler):
         self, request: AskRequest | WarmRequest, settings: dict[str, Any]
     ) -> Iterator[Event]:
         server = self.server
-        asked = (request.target, request.cwd, request.model, settings["model"]["model"])
-        target, settings["model"]["model"] = resolve(server.engine.catalog, *asked)
+        model, store = settings["model"], settings["store"]
+        asked = (request.target, request.cwd, request.model, (model["model"], store["codec"]))
+        target, model["model"], store["codec"] = resolve(server.engine.catalog, *asked)
         if settings["model"]["model"] != server.model:
             yield {"declined": f"it holds {server.model}"}
         elif settings != server.settings:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from preread.cli.asking import Event, RemoteError
 from preread.cli.output import ReadingBar, emit, note
-from preread.config import load_config
 from preread.errors import PrereadError
 
 if TYPE_CHECKING:
@@ -85,13 +84,10 @@ def _warmed(context: Context, lease_s: float) -> Iterator[Event]:
 
 def _here(request: WarmRequest) -> Generator[Event]:
     from preread.app import open as open_engine
-    from preread.cli.target import resolve
-    from preread.home import open_catalog
+    from preread.cli.target import meant
 
-    config = load_config()
-    asked = (request.target, request.cwd, request.model, config.model.model)
-    target, model = resolve(open_catalog(config), *asked)
-    with open_engine(model) as engine:
+    target, model, codec = meant(request.target, request.model, request.cwd)
+    with open_engine(model, codec=codec) as engine:
         yield from warm_events(engine, replace(request, target=target))
 
 

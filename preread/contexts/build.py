@@ -123,7 +123,7 @@ async def build_context(
     epochs = await asyncio.to_thread(epochs_of, *asked)
     built = await _build_shards(backend, plan, config.engine.lease_s, progress)
     record = await _record(backend, request, sources, plan, built, previous)
-    record = replace(record, epochs=epochs)
+    record = replace(record, epochs=epochs, codec=config.store.codec)
     kept, published = await asyncio.to_thread(_publish, catalog, record, previous, request, now)
     total = summed(built)
     notes = sources.notes

@@ -42,7 +42,7 @@ def carried(record: ContextRecord) -> ContextRecord:
     """What of a record leaves the machine: neither paths of its files nor what became of it here.
     So the copy does not go stale by files that are not there; it expires as the original does."""
     sources = tuple(replace(source, origin="") for source in record.sources)
-    return replace(record, sources=sources, patterns=(), invalidated="")
+    return replace(record, sources=sources, patterns=(), invalidated="", epochs=0)
 
 
 class Member:

@@ -17,6 +17,7 @@ from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
+from preread.config import StoreSection
 from preread.contexts.catalog.base import Catalog, ContextRecord
 from preread.contexts.catalog.codec import compress, unpack
 from preread.contexts.exported import (
@@ -31,6 +32,7 @@ from preread.contexts.exported import (
     damaged,
 )
 from preread.contexts.names import check_name
+from preread.contexts.state import epochs_of
 from preread.errors import SourceError, TierError, UsageError
 from preread.store.chunk import SEALED, ChunkFault, opening
 from preread.store.seal import check
@@ -58,11 +60,13 @@ def import_context(
     name: str = "",
     force: bool = False,
     chunks: bool = True,
+    kept: StoreSection | None = None,
 ) -> Imported:
     """name: another one than it had. force: publish over a context of that name that says
-    something else. chunks: False takes the texts alone and has the KV computed here. Raises
-    SourceError when the file cannot be read, is damaged or of a newer format, UsageError when the
-    name is taken, CatalogConflict when somebody else publishes it meanwhile."""
+    something else. chunks: False takes the texts alone and has the KV computed here. kept: whose
+    epochs count here. Raises SourceError when the file cannot be read, is damaged or of a newer
+    format, UsageError when the name is taken, CatalogConflict when somebody else publishes it
+    meanwhile."""
     reader = _Reader(path, tiers if chunks else ())
     try:
         with path.open("rb") as file:
@@ -81,7 +85,8 @@ def import_context(
             hint=f"preread import {path} --name OTHER; or --force, for version {expected + 1}.",
         )
     if not unchanged:
-        catalog.put(record, expected=expected)
+        epochs = epochs_of(catalog, kept, record.fingerprint) if kept else 0
+        catalog.put(replace(record, epochs=epochs), expected=expected)
     keys = {key for shard in record.shards for key in shard.chunk_keys}
     return Imported(
         record=newest if newest and unchanged else record,

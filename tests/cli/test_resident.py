@@ -163,3 +163,17 @@ def test_a_process_that_is_killed_while_answering(home: Path, said: bytes) -> No
     else:
         with pytest.raises(PrereadError, match="in the middle"):
             render(iter(events or ()), json=True)
+
+
+def test_no_secret_is_told_to_whoever_listens(tmp_path: Path) -> None:
+    """Equal settings are seen without telling them: keys, and passwords in URLs."""
+    from preread.cli.client import settings_of
+    from preread.config import load_config
+
+    def told(**env: str) -> str:
+        return json.dumps(settings_of(load_config(tmp_path, env)))
+
+    env = {"PREREAD_KEY": "ab12" * 16, "PREREAD_TIERS": "redis://me:hush@host"}
+    assert "ab12ab12" not in told(**env) and "hush" not in told(**env)
+    assert told(**env) == told(**env) != told(**{**env, "PREREAD_KEY": "ab13" * 16})
+    assert told(**env) != told(PREREAD_KEY=env["PREREAD_KEY"])

@@ -83,6 +83,7 @@ class ContextRecord:
     embedding: EmbeddingRecord | None = None
     prefill_tok_s: float = 0.0  # measured when it was computed; 0: not known
     epochs: int = 0  # of its owner and its model together; either one's bump voids its KV
+    codec: str = "raw"  # in which its KV is kept
 
     @property
     def tokens(self) -> int:
