@@ -13,7 +13,7 @@ from obstore.store import MemoryStore
 
 from preread.errors import ConfigError, TierError
 from preread.store.tiers.base import ChunkUnreadable, Tier
-from preread.store.tiers.bucket import Bucket, Changed, open_bucket
+from preread.store.tiers.bucket import Bucket, Changed, Listed, open_bucket
 from preread.store.tiers.object import ObjectTier, open_object
 from preread.store.tiers.urls import TierUrl, parse_tiers
 from preread.store.tiers.uses import MOST, Uses
@@ -210,6 +210,39 @@ def test_counting_lists_once(bucket: Bucket) -> None:
     assert (one.usage().chunks, one.usage().nbytes) == (2, 10)
     one.remove([key(1)])
     assert (one.usage().chunks, one.usage().nbytes) == (1, 4)
+
+
+def test_a_new_process_begins_with_what_another_has_counted(bucket: Bucket) -> None:
+    class Blind(Bucket):
+        def list(self, folder: str) -> Iterator[Listed]:
+            raise AssertionError("a listing for nothing")
+
+    clock = Clock()
+    one = ObjectTier(bucket, clock=clock)
+    put(one, 1, b"x" * 100)
+    assert one.usage().nbytes == 100
+    two = ObjectTier(Blind(bucket.store, "memory"), clock=clock)
+    put(two, 2, b"x" * 50)
+    assert (two.usage().chunks, two.usage().nbytes) == (1, 100)  # its own was before the count
+    put(two, 3, b"x" * 7)
+    assert (two.usage().chunks, two.usage().nbytes) == (2, 107)
+    clock.tick(3700)
+    assert ObjectTier(bucket, clock=clock).usage().nbytes == 157
+    bucket.put("count", [b"torn"])
+    assert ObjectTier(bucket, clock=clock).usage().nbytes == 157
+
+
+def test_a_budget_is_kept_whatever_others_have_counted(bucket: Bucket) -> None:
+    clock = Clock()
+    one, two = (ObjectTier(bucket, budget=1000, clock=clock) for _ in range(2))
+    assert one.usage().nbytes == 0
+    for n in range(5):
+        put(one, n, b"x" * 180)
+        clock.tick(100)
+    assert two.usage().chunks == 0
+    assert put(two, 9, b"x" * 180)
+    held = sum(entry.nbytes for entry in one.scan())
+    assert held <= 1000 and two.find([key(0), key(4), key(9)]) == [False, True, True]
 
 
 def test_quarantine_is_kept_apart_counted_and_short(bucket: Bucket) -> None:

@@ -3,15 +3,19 @@
     PREFIX/chunks/3f/3f…<64 hex digits>     values; a put is atomic
     PREFIX/uses/…                           when they were last used, see uses.py
     PREFIX/quarantine/…                     set aside for diagnosis, the newest sixteen
+    PREFIX/count                            how much there was at the last counting
 
 The store is the index: a look-up asks for each key (`window` at a time), so what others write or
 remove is seen at once. The only state is an estimate of the bytes held, renewed by a listing when
-it is old, or when a sixteenth of the budget has been written since.
+it is old, or when a sixteenth of the budget has been written since. A new process begins with what
+another has counted within the hour; only keeping to a budget needs a listing of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +41,10 @@ WINDOW = 8
 LOOK_UPS = 32  # in flight: small requests, most of whose time is the way there and back
 TOUCH_S = 60.0  # last use is written at most this often
 COUNT_S = 300.0  # an older count of what is held is made anew
+OTHERS_COUNT_S = 3600.0  # ditto, of one that another process has made
 QUARANTINE_OBJECTS = 16
-_CHUNKS, _ASIDE = "chunks", "quarantine"
+_CHUNKS, _ASIDE, _COUNT = "chunks", "quarantine", "count"
+_COUNTED = struct.Struct("<dQQ")  # when, chunks, bytes
 _PATH = re.compile(r"chunks/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
@@ -68,6 +74,7 @@ class ObjectTier:
         self._uses = Uses(bucket, clock, touch_s)
         self._lock = threading.Lock()  # of the estimate
         self._counted: float | None = None  # when; None: never
+        self._listed_here = False  # and not just taken over from another process
         self._chunks = self._held = 0  # held then, and written or removed by us since
         self._unseen = 0  # bytes written since
         self._serial = 0
@@ -122,11 +129,17 @@ class ObjectTier:
         return (_entry(listed, uses) for listed in self._listed())
 
     def usage(self) -> TierUsage:
-        with self._lock:
-            now = self._clock()
-            if self._counted is None or abs(now - self._counted) > COUNT_S:
-                self._count(list(self._listed()))
-            return TierUsage(self._chunks, self._held, self._budget)
+        now = self._clock()
+        if self._counted is None and (count := self._others_count(now)):
+            with self._lock:
+                self._chunks, self._held = count
+                self._counted = now
+        elif self._counted is None or abs(now - self._counted) > COUNT_S:
+            entries = list(self._listed())  # takes its time, and others write meanwhile
+            with self._lock:
+                self._count(entries)
+            self._tell_count()
+        return TierUsage(self._chunks, self._held, self._budget)
 
     def tidy(self, older_than_s: float) -> int:
         """See base.Tidy: quarantine older than this, and what was not used for `ttl_s`."""
@@ -162,22 +175,35 @@ class ObjectTier:
     # -- the budget; under the lock --
 
     def _add(self, chunks: int, nbytes: int) -> None:
-        self._chunks += chunks
-        self._held += nbytes
+        self._chunks = max(0, self._chunks + chunks)  # others may have changed it since
+        self._held = max(0, self._held + nbytes)
         self._unseen += max(0, nbytes)
+
+    def _others_count(self, now: float) -> tuple[int, int] | None:
+        """(chunks, bytes), if somebody has counted lately."""
+        found = self._bucket.get(_COUNT)
+        if found is None or found.data.nbytes != _COUNTED.size:
+            return None
+        when, chunks, nbytes = _COUNTED.unpack(found.data)
+        return (chunks, nbytes) if abs(now - when) <= OTHERS_COUNT_S else None
+
+    def _tell_count(self) -> None:
+        with contextlib.suppress(TierError):  # one that cannot be written can still be read
+            value = _COUNTED.pack(self._clock(), self._chunks, self._held)
+            self._bucket.put(_COUNT, [value])
 
     def _count(self, entries: Sequence[Listed]) -> None:
         self._chunks = len(entries)
         self._held = sum(entry.nbytes for entry in entries)
         self._held += sum(aside.nbytes for aside in self._bucket.list(_ASIDE))
-        self._counted, self._unseen = self._clock(), 0
+        self._counted, self._unseen, self._listed_here = self._clock(), 0, True
 
     def _make_room(self, nbytes: int) -> bool:
         """Keep to the budget: quarantine goes first, then the least recently used chunks, a
         sixteenth more than needed so that the next writes need no listing."""
         if not self._budget or nbytes > self._budget:
             return not self._budget
-        known = self._counted is not None and self._unseen <= self._slack
+        known = self._listed_here and self._unseen <= self._slack
         if known and self._held + nbytes <= self._budget:
             return True
         listed = list(self._listed())
