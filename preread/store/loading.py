@@ -121,8 +121,9 @@ class Loader:
                     tally.served(taken.tier, chunk.box, taken.payload.nbytes, ends)
                     if ends and patience and patience.ends(tally.done, tally.elapsed_s):
                         tally.missed(Miss.TOO_SLOW, tally.done)
-                if tally.end and (not reading.faults or tally.end.reason is Miss.TOO_SLOW):
-                    break  # nothing more is to be found out
+                over = Miss.TOO_SLOW in (taken, tally.end and tally.end.reason)
+                if tally.end and (over or not reading.faults):
+                    break  # nothing more is to be found out; a late value is not the next one's
         tally.measure(self._rates, reading.late)
         whole = tally.report(began, reading.faults, self._asker.tiers)
         self._count(whole, found)

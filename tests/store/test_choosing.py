@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from preread.store.chunk import ChunkHeader
+from preread.store.keys import Span
+from preread.store.layout import Layout
 from preread.store.loading import STALE_S
 from preread.store.pump import Pump
 from preread.store.rates import Rates
@@ -225,6 +228,32 @@ def test_a_pump_does_not_wait_for_ever() -> None:
         pump.take(time.perf_counter())
     go.set()
     assert pump.take(soon()) == 1
+
+
+def test_a_value_that_comes_too_late_is_not_taken_for_the_next_one(
+    den: Den, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad chunk first: then the rest is read as well, to find all that is bad."""
+    tier, rates = Hung(2), Rates()
+    store = opened(den, [tier], rates)
+    slow(rates, 0.2 / 29)
+    (damaged,) = tier.read([ChunkKey(bytes.fromhex(den.keys[0]))])
+    assert isinstance(damaged, memoryview)
+    damaged[300] ^= 1
+    tier.write(ChunkKey(bytes.fromhex(den.keys[0])), [damaged])
+    found = store.find(TOKENS)
+    chunks = Layout.chunks
+
+    def late(self: Layout, span: Span) -> list[ChunkHeader]:
+        if span.start == 16:  # the value that was waited for comes before the next is asked for
+            tier.go.set()
+            time.sleep(0.5)
+        return chunks(self, span)
+
+    monkeypatch.setattr(Layout, "chunks", late)
+    report = store.load(TOKENS, 29, den.truth.sink, found=found, choice=store.choose(found))
+    assert [key for _, key in report.faults] == [den.keys[0]]
+    assert tier.find([ChunkKey(bytes.fromhex(key)) for key in den.keys]) == [False, *[True] * 7]
 
 
 # --- what a build says of it ---
