@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from math import isfinite
 from typing import NamedTuple, Protocol
 
 from preread.store.fit import fit
@@ -113,7 +114,8 @@ class Rates:
 
     def _samples(self, key: str) -> Samples:
         if key not in self._kept:
-            self._kept[key] = Samples(self._memory.get(key) if self._memory else [])
+            rows = self._memory.get(key) if self._memory else []
+            self._kept[key] = Samples([row for row in rows if _sound(row, key)])
         return self._kept[key]
 
 
@@ -161,6 +163,14 @@ class Samples:
             self._solved = fit([features(row) for row in rows], [row[-2] for row in rows])
             self._unsolved = 0
         return self._solved
+
+
+def _sound(row: list[float], key: str) -> bool:
+    """As it is kept here; not what is damaged, or of another release."""
+    if len(row) != (4 if key == _PREFILL else 3) or not all(map(isfinite, row)):
+        return False
+    first, *rest = row[:-1]
+    return min(rest) > 0 and (0 <= first < rest[0] if key == _PREFILL else first > 0)
 
 
 def _features(row: list[float]) -> list[float]:

@@ -156,6 +156,19 @@ def test_what_was_measured_is_known_to_the_next_process() -> None:
     assert pace is not None and pace.seconds(10**7) == pytest.approx(1.0, rel=0.01)
 
 
+BAD = ([], [1.0], [0.0, 2.0, 5.0], [1.0, 0.0, 5.0], [math.nan, 1.0, 1.0], [math.inf] * 3, [1.0] * 4)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_damaged_measurement_is_none(bad: list[float]) -> None:
+    notes = Notes()
+    notes.rows = {"tier/disk": [bad, [100.0, 2.0, 5.0]], "prefill": [bad, [0.0, 10.0, 2.0, 5.0]]}
+    rates = Rates(notes)
+    pace, prefill = rates.pace("disk"), rates.prefill()
+    assert pace is not None and pace.seconds(100) == pytest.approx(2.0)
+    assert prefill is not None and prefill.seconds(0, 10) == pytest.approx(2.0)
+
+
 def test_it_is_saved_now_and_then() -> None:
     clock, notes = Clock(), Notes()
     rates = Rates(notes, clock=clock)
