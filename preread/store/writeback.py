@@ -119,7 +119,11 @@ class _Queue:
 
     def _run(self) -> None:
         while (item := self._next()) is not None:
-            written = self._write(item.tier, item.key, item.value)
+            try:
+                written = self._write(item.tier, item.key, item.value)
+            except Exception:  # a bug of that tier: the others still want to be written
+                self._log.exception("tier %s: cannot be written", item.tier.name)
+                written = False
             with self._changed:
                 self._busy = None
                 self._nbytes -= len(item.value)

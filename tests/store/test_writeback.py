@@ -203,3 +203,18 @@ for n in range(20):
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert len(list(tmp_path.rglob("*.kv"))) == 20
+
+
+def test_a_tier_with_a_bug_does_not_stop_the_others() -> None:
+    class Broken(MemoryTier):
+        def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
+            raise RuntimeError("a bug")
+
+    broken, well = Broken(name="broken"), MemoryTier(name="well")
+
+    def write(tier: Tier, key: ChunkKey, value: bytes) -> bool:
+        return tier.write(key, [value])
+
+    queue = WriteBack(write, Metrics(), LOG, drain_s=10.0)
+    assert queue.add(broken, key(1), b"x") and queue.add(well, key(1), b"x")
+    assert queue.drain() == {} and get(well, 1) == b"x"
