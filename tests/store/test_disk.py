@@ -223,3 +223,21 @@ def test_two_processes_keep_one_budget(root: Path) -> None:
         put(pair[n % 7 > 2], n, b"x" * 100)
         assert pair[0].usage().nbytes <= 16_000 * 18 / 16
     assert pair[0].usage().nbytes > 16_000 * 14 / 16
+
+
+def test_a_clock_that_was_ahead_pins_nothing(root: Path) -> None:
+    clock = Clock()
+    tier = DiskTier(root, budget=1000, fsync=False, clock=clock)
+    clock.tick(1e8)
+    for n in range(10):
+        put(tier, n, b"x" * 90)
+    clock.tick(-1e8)
+    for n in range(10, 20):
+        clock.tick()
+        put(tier, n, b"x" * 90)
+    assert tier.find([key(n) for n in range(12, 20)]) == [True] * 8
+    clock.tick(1e8)
+    put(tier, 20, b"x")
+    clock.tick(-1e8)
+    tier.tidy(0)
+    assert all(entry.last_used <= clock() for entry in tier.scan())

@@ -3,6 +3,7 @@ a store far away can do wrong."""
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,3 +298,17 @@ def test_a_swap_is_one_writers(bucket: Bucket) -> None:
         bucket.swap("x", b"three", first.tag)
     last = bucket.get("x")
     assert last is not None and last.data == b"two"
+
+
+def test_a_clock_that_was_ahead_pins_nothing(bucket: Bucket) -> None:
+    clock = Clock()
+    clock.now = time.time()  # as the store's own
+    tier = ObjectTier(bucket, budget=1000, clock=clock, touch_s=0)
+    clock.tick(1e8)
+    for n in range(10):
+        put(tier, n, b"x" * 90)
+    clock.tick(-1e8)
+    for n in range(10, 20):
+        clock.tick()
+        put(tier, n, b"x" * 90)
+    assert tier.find([key(n) for n in range(12, 20)]) == [True] * 8

@@ -18,7 +18,8 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from preread.errors import TierError
@@ -37,6 +38,7 @@ from preread.store.tiers.base import (
 
 WINDOW = 4  # files read at once
 TOUCH_S = 60.0  # last use is written at most this often
+AHEAD_S = 3600.0  # machines' clocks may differ by this much
 QUARANTINE_FILES = 16
 _NAME = re.compile(r"[0-9a-f]{64}\.kv")
 # What says that one entry is bad, not that the tier is.
@@ -139,8 +141,10 @@ class DiskTier:
             return TierUsage(len(sizes), sum(sizes) + self._aside_bytes(), self._budget)
 
     def tidy(self, older_than_s: float) -> int:
-        """See base.Tidy: temp files of dead writers, and quarantine older than this."""
+        """See base.Tidy: temp files of dead writers, and quarantine older than this. A use in the
+        future is set right, so that its chunk can become idle."""
         with self._lock, self._border("tidy"):
+            list(self._set_right(self.scan()))
             return self._sweep_temp() + self._drop_quarantine(self._clock() - older_than_s)
 
     # -- names and errors --
@@ -203,7 +207,7 @@ class DiskTier:
         known = self._held is not None and self._unscanned <= self._slack
         if known and (self._held or 0) + nbytes <= self._budget:
             return True
-        entries = sorted(self.scan(), key=lambda entry: entry.last_used)
+        entries = sorted(self._set_right(self.scan()), key=lambda entry: entry.last_used)
         held = sum(entry.nbytes for entry in entries)
         if held + self._aside_bytes() + nbytes > self._budget:
             self._drop_quarantine(None)
@@ -215,6 +219,17 @@ class DiskTier:
                 held -= entry.nbytes
         self._held, self._unscanned = held + self._aside_bytes(), 0
         return True
+
+    def _set_right(self, entries: Iterable[ChunkEntry]) -> Iterator[ChunkEntry]:
+        """What was used by a clock that was ahead would be the last to go for as long: it was used
+        now."""
+        now = self._clock()
+        for entry in entries:
+            if entry.last_used > now + AHEAD_S:
+                with contextlib.suppress(OSError):  # gone, or read-only: the order of use is lost
+                    os.utime(self._path(entry.key), (now, now), follow_symlinks=False)
+                entry = replace(entry, last_used=now)
+            yield entry
 
     def _scan_folder(self, first: str, second: str) -> Iterator[ChunkEntry]:
         for entry in files.listed(Path(self._chunks, first, second)):

@@ -20,6 +20,7 @@ from preread.store.tiers.bucket import Bucket
 FOLDER = "uses"
 RECORD = struct.Struct("<32sd")  # key, seconds since the epoch
 MOST = 64  # objects; more are folded
+AHEAD_S = 3600.0  # machines' clocks may differ by this much
 
 
 class Uses:
@@ -62,11 +63,13 @@ class Uses:
     def _merged(self, paths: list[str]) -> dict[ChunkKey, float]:
         with self._lock:
             uses = dict(self._pending)
+        latest = self._clock() + AHEAD_S
         for path in paths:
             found = self._bucket.get(path)  # None: somebody has just folded it
             whole = found.data.nbytes - found.data.nbytes % RECORD.size if found else 0
             for key, when in RECORD.iter_unpack(found.data[:whole]) if found else ():
-                uses[ChunkKey(key)] = max(when, uses.get(ChunkKey(key), when))
+                if when <= latest:  # else a clock was ahead, and it would never be idle
+                    uses[ChunkKey(key)] = max(when, uses.get(ChunkKey(key), when))
         return uses
 
     def _write(self, uses: dict[ChunkKey, float]) -> None:
