@@ -187,12 +187,12 @@ def _native(config: Config, weights: Weights) -> Parts:
     loaded, parts = open_model(config, weights)
     geometry = geometry_of(loaded, config.store)
     identity = fingerprint(loaded.fingerprint_parts)
-    machine = device_name(str(loaded.decoder.device))
-    tuned = Remembered(config.home).limit(machine, identity)
+    device = str(loaded.decoder.device)
+    tuned = Remembered(config.home).limit(device_name(device), identity)
     kind = loaded.decoder.device.type
     config = replace(config, engine=config.engine.limited(kind, tuned))
     catalog = open_catalog(config)
-    store = open_stores(config, geometry, [identity], catalog, metrics, machine)[0]
+    store = open_stores(config, geometry, [identity], catalog, metrics, device)[0]
     backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
     parameters = parameter_count(loaded.config)
     scopes = scopes_of(config.store, identity)
@@ -200,7 +200,6 @@ def _native(config: Config, weights: Weights) -> Parts:
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
-    from preread.app.measuring import device_name
     from preread.app.storing import lossy_note, open_stores
     from preread.contexts.state import scopes_of
     from preread.foreign.backend import ForeignBackend
@@ -216,8 +215,7 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     if net.layout is not None:
         geometry = net.layout.geometry(kept.chunk_tokens, kept.chunk_bytes)
         identities = [loaded.fingerprint(regime) for regime in range(net.regimes)]
-        machine = device_name(str(net.device))
-        stores = open_stores(config, geometry, identities, catalog, metrics, machine)
+        stores = open_stores(config, geometry, identities, catalog, metrics, str(net.device))
     room = _prefix_room(config, net.device)
     backend = ForeignBackend(loaded, stores, config.engine, room, metrics, name=chosen.model)
     notes = [f"transformers computes this model, slower than our own decoder: {why}"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from preread.models.load import LoadedModel
     from preread.store.keys import Epochs, Geometry
     from preread.store.rates import Rates
+    from preread.store.room import Recycled
     from preread.store.store import Store
     from preread.types import Fingerprint
 
@@ -54,10 +55,11 @@ def open_stores(
     identities: list[Fingerprint],
     catalog: Catalog,
     metrics: Metrics,
-    machine: str,
+    device: str,
 ) -> list[Store]:
-    """One store for each fingerprint, on the same tiers. machine: under whose name its rates are
-    remembered."""
+    """One store for each fingerprint, on the same tiers. device: where KV is loaded to, and under
+    whose name the rates of that are remembered."""
+    from preread.app.measuring import device_name
     from preread.home import open_keyring, open_tiers
     from preread.store.codec import codec_of
     from preread.store.saving import Manner
@@ -72,7 +74,9 @@ def open_stores(
         for url in parse_tiers(kept.tiers)
     }
     chosen = config.model
-    rates = open_rates(config, machine, (chosen.model, chosen.dtype, chosen.weights_precision))
+    rates = open_rates(
+        config, device_name(device), (chosen.model, chosen.dtype, chosen.weights_precision)
+    )
     return [
         Store(
             tiers,
@@ -85,6 +89,7 @@ def open_stores(
             keyring=keyring,
             epochs=partial(_epochs, catalog, kept, identity),
             rates=rates,
+            room=room_for(device),
             always=kept.load == "always",
             manners=manners,
             behind_bytes=kept.behind_mb << 20,
@@ -92,6 +97,24 @@ def open_stores(
         )
         for identity in identities
     ]
+
+
+def room_for(device: str) -> Recycled:
+    """Where values are read to: for CUDA pinned memory, from which the device copies at the full
+    rate of its bus; ordinary memory where no more can be pinned."""
+    import torch
+
+    from preread.store.room import Recycled
+    from preread.store.tiers.base import fresh
+
+    def pinned(nbytes: int) -> memoryview:
+        try:
+            return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy().data
+        except RuntimeError as exc:
+            log.debug("no pinned memory for a chunk: %s", exc)
+            return fresh(nbytes)
+
+    return Recycled(pinned) if torch.device(device).type == "cuda" else Recycled()
 
 
 def open_rates(config: Config, machine: str, model: tuple[str, str, str]) -> Rates:

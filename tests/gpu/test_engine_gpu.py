@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from preread.app.storing import room_for
 from preread.backend import Choose, LogLikelihood, RequestBatch
 from preread.config import EngineSection
 from preread.contexts.rows import collect
@@ -178,6 +179,22 @@ def test_real_memory_running_out_lowers_and_goes_on(folders):
     assert greedy_decoder.failures > 0 and len(seen) == 30
 
 
+def test_values_are_read_to_pinned_memory_that_is_used_again():
+    room = room_for("cuda")
+    places = set()
+    for n in range(1, 9):
+        view = room(1 << 20)
+        view[:] = bytes([n]) * len(view)
+        host = torch.frombuffer(view[256:-256], dtype=torch.bfloat16)
+        assert host.is_pinned()
+        there = torch.zeros(8, len(host), dtype=torch.bfloat16, device="cuda")
+        there[n - 1].copy_(host)
+        places.add(host.data_ptr())
+        del view, host
+        assert set(there[n - 1].view(torch.uint8).cpu().numpy().tolist()) == {n}
+    assert len(places) == 1
+
+
 def test_a_backend_saves_from_and_loads_into_the_device(folders):
     model = load_model(str(folders["qwen3"]), dtype="bfloat16", device="cuda")
     tier = MemoryTier()
@@ -191,12 +208,13 @@ def test_a_backend_saves_from_and_loads_into_the_device(folders):
         return scores
 
     async def both() -> tuple[list[list[float]], list[list[float]]]:
+        room = room_for("cuda")
         first = LocalBackend(model, store_of(model, tier), CONFIG)
         built = await first.build(BOOK)
         assert built.stored and built.computed_tokens == built.tokens
         here = await ask(first)
         await first.close()
-        second = LocalBackend(model, store_of(model, tier), CONFIG)
+        second = LocalBackend(model, store_of(model, tier, room=room), CONFIG)
         again = await second.build(BOOK)
         assert again.loaded_tokens == again.tokens
         there = await ask(second)

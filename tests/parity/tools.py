@@ -6,7 +6,7 @@ from preread.config import EngineSection
 from preread.models.load import LoadedModel
 from preread.store.keys import Geometry, fingerprint
 from preread.store.store import Store
-from preread.store.tiers.base import Tier
+from preread.store.tiers.base import Room, Tier
 
 CONFIG = EngineSection(
     prefix_memory_mb=8,
@@ -18,8 +18,8 @@ CONFIG = EngineSection(
 )
 
 
-def store_of(model: LoadedModel, *tiers: Tier) -> Store:
+def store_of(model: LoadedModel, *tiers: Tier, room: Room | None = None) -> Store:
     geometry = Geometry(
         model.config.layers, model.config.kv_heads, model.config.head_dim, model.dtype, 64, 40_000
     )
-    return Store(tiers, geometry, fingerprint(model.fingerprint_parts))
+    return Store(tiers, geometry, fingerprint(model.fingerprint_parts), room=room)

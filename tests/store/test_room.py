@@ -4,6 +4,7 @@ import threading
 
 import torch
 
+from preread.app.storing import room_for
 from preread.store.room import KEPT, Recycled
 from preread.store.tiers.base import fresh
 
@@ -56,6 +57,12 @@ def test_memory_that_somebody_holds_is_never_given_again() -> None:
     for _ in range(10):
         room(1024)
     assert len(made.made) == 6
+
+
+def test_the_room_of_a_cpu_is_ordinary_memory() -> None:
+    view = room_for("cpu")(100)
+    view[:] = bytes(100)
+    assert len(view) == 100
 
 
 def test_no_more_is_remembered_than_said() -> None:
