@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from preread.contexts.catalog.base import Catalog, Hints
-from preread.errors import PrereadError
+from preread.errors import HomeError, PrereadError
 
 EVERY_S = 0.5
 Kind = Literal["published", "invalidated", "removed", "erased"]
@@ -59,6 +59,8 @@ class Watcher:
         self._newest: dict[tuple[str, int], int] = {}  # held (name, version) -> newest version
         self._epochs: dict[str, int | None] = dict.fromkeys(scopes)  # None: not known yet
         self._looked: float | None = None
+        self._failed = 0.0  # when the catalog last could not be asked, and why
+        self._error: HomeError | None = None
         self._thread: threading.Thread | None = None
         self._hints: Hints | None = None
         self._closed = threading.Event()
@@ -80,8 +82,14 @@ class Watcher:
     def look(self) -> None:
         """Before a use: nothing to do if it was looked at lately. Raises HomeError when the catalog
         cannot be asked: what may have been invalidated must not answer."""
-        looked = self._looked
-        if looked is None or self._clock() - looked > 2 * self._every_s:
+        if self._lately(self._looked):
+            return
+        came = self._clock()
+        with self._looking:
+            if self._lately(self._looked):
+                return
+            if self._error is not None and self._failed > came:  # who waited need not ask again
+                raise _again(self._error)
             self.look_now()
 
     def look_now(self) -> None:
@@ -90,15 +98,21 @@ class Watcher:
             began = self._clock()
             with self._lock:
                 held = list(self._newest)
-            # All of it is known before any of it counts as seen.
-            epochs = {scope: self._catalog.epoch(scope) for scope in self._epochs}
-            standings = self._catalog.standing(held)
+            try:  # all of it is known before any of it counts as seen
+                epochs = {scope: self._catalog.epoch(scope) for scope in self._epochs}
+                standings = self._catalog.standing(held)
+            except HomeError as exc:
+                self._failed, self._error = self._clock(), exc
+                raise
             changes = self._of_epochs(epochs)
             for key, standing in zip(held, standings, strict=True):
                 changes += self._of(key, standing.newest, standing.invalidated)
             self._looked = began
             for change in changes:
                 self._tell(change)
+
+    def _lately(self, when: float | None) -> bool:
+        return when is not None and self._clock() - when <= 2 * self._every_s
 
     def close(self) -> None:
         """End the thread. Idempotent."""
@@ -150,3 +164,10 @@ class Watcher:
                     self._log.warning("changes elsewhere are not seen until it is back: %s", exc)
                 failing = True
             hints.wait(self._every_s)
+
+
+def _again(error: HomeError) -> HomeError:
+    """The same for another thread."""
+    made = HomeError(error.message, hint=error.hint)
+    made.retryable = error.retryable
+    return made

@@ -165,3 +165,33 @@ def test_nothing_runs_before_something_is_held(catalog: Away) -> None:
     watcher = Watcher(catalog, print)
     assert threading.active_count() == before
     watcher.close()
+
+
+def test_a_catalog_that_hangs_is_waited_for_once_by_all_who_want_it(catalog: Away) -> None:
+    asked, go = threading.Semaphore(0), threading.Event()
+
+    class Hung(SqliteCatalog):
+        def standing(self, held: object) -> list[Standing]:
+            asked.release()
+            go.wait(60)
+            raise HomeError("no answer.", hint="Mend it.")
+
+    watcher = Watcher(Hung(catalog.path), print)
+    said: list[HomeError] = []
+
+    def use() -> None:
+        try:
+            watcher.look()
+        except HomeError as exc:
+            said.append(exc)
+
+    threads = [threading.Thread(target=use) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert asked.acquire(timeout=60)
+    threading.Event().wait(0.3)  # the others have come as well
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert len(said) == len(set(map(id, said))) == 5
+    assert not asked.acquire(blocking=False)
