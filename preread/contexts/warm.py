@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from preread.backend import Backend, Progress
 from preread.contexts.opened import Opened
 from preread.types import Built, Prefix, summed
@@ -13,7 +15,7 @@ async def warm(
     """Every shard's prefix is loaded from the nearest tier that has it, or computed, and stays in
     memory for `lease_s` (as configured, if that is longer) where memory allows. Returns what that
     took, over all shards. Raises StateError when the context may not answer any more."""
-    opened.check()
+    await asyncio.to_thread(opened.check)  # what it finds may want this loop
     shards = opened.record.shards
     total, done = opened.record.tokens, 0
     built: list[Built] = []

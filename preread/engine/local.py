@@ -69,6 +69,7 @@ class LocalBackend:
         self._builder = Builder(self._thread, engine, store, self.metrics)
         self._unstored = Builder(self._thread, engine, None, self.metrics)
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
+        self._cleaner = ThreadPoolExecutor(1, "preread-forget")  # waits for no build
         self._requests = Requests(
             model.text, model.decoder.vocab_size, model.stop_ids, config.private_tokens
         )
@@ -103,11 +104,13 @@ class LocalBackend:
         return await self._aside(work)
 
     async def forget(self, prefixes: Sequence[Prefix]) -> None:
-        def work(_: Caller) -> None:
+        def work() -> None:
             for tokens in map(self._model.chat.prefix, prefixes):
                 self._thread.call(partial(_forget, tokens))
 
-        await self._aside(work)
+        if self._closed:
+            raise EngineError("The engine was closed.", hint="Open another one.")
+        await asyncio.get_running_loop().run_in_executor(self._cleaner, work)
 
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the
@@ -149,6 +152,7 @@ class LocalBackend:
         await asyncio.to_thread(self._thread.stop)
         await asyncio.to_thread(self._parts.close)
         self._workers.shutdown(wait=False)
+        self._cleaner.shutdown(wait=False)
         await asyncio.to_thread(self._builder.close)
 
     async def _feed(

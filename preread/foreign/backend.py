@@ -66,6 +66,7 @@ class ForeignBackend:
         self._builder = Builder(*shared, stores, self.metrics, config.save_every_s)
         self._unstored = Builder(*shared, (), self.metrics, config.save_every_s)
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
+        self._cleaner = ThreadPoolExecutor(1, "preread-forget")  # waits for no build
         self._requests = Requests(model.text, net.vocab_size, model.stop_ids, NOTHING_APART)
         self._texts = Texts(model.text.tokenizer)
         self._info = BackendInfo(
@@ -97,11 +98,13 @@ class ForeignBackend:
         return await self._aside(work)
 
     async def forget(self, prefixes: Sequence[Prefix]) -> None:
-        def work(_: threading.Event) -> None:
+        def work() -> None:
             for prefix in prefixes:
                 self._memory.forget(self._model.text.chat.prefix(prefix))
 
-        await self._aside(work)
+        if self._closed:
+            raise EngineError("The engine was closed.", hint="Open another one.")
+        await asyncio.get_running_loop().run_in_executor(self._cleaner, work)
 
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the
@@ -132,6 +135,7 @@ class ForeignBackend:
         self._closed = True
         await asyncio.to_thread(self._thread.stop)
         self._workers.shutdown(wait=False)
+        self._cleaner.shutdown(wait=False)
         await asyncio.to_thread(self._builder.close)
 
     async def _start(self, part: Part, stream: Stream, replies: Replies) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
@@ -163,3 +164,27 @@ def test_a_process_that_was_away_looks_before_its_next_use(
                 return
             with pytest.raises(StateError, match="recall"):
                 uses[use](engine, context)
+
+
+def test_warming_what_was_invalidated_while_nobody_looked(folder: Path, docs: Path) -> None:
+    """What is found is told from the thread that looks: not the loop's, which is wanted for it."""
+    said: list[Exception] = []
+    engine = preread.open(str(folder), dtype="float32")
+    engine.build("docs", docs)
+    context = engine.open("docs")
+    watcher = engine._events._watcher
+    watcher.close()  # it looks no more by itself
+    watcher._looked = None
+    engine.catalog.invalidate("docs", "recall")
+
+    def warm() -> None:
+        try:
+            context.warm()
+        except StateError as exc:
+            said.append(exc)
+
+    thread = threading.Thread(target=warm, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert "recall" in str(said[0])
+    engine.close()

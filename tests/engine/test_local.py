@@ -414,3 +414,13 @@ async def test_a_large_batch_of_texts_runs_block_by_block(model, monkeypatch):
     at_once = await collect(backend, batch)
     assert [row.text for row in at_once] == [texts[i] for i in range(100)]
     await backend.close()
+
+
+async def test_forgetting_waits_for_no_build(backend):
+    gate = threading.Event()
+    builds = [backend._workers.submit(gate.wait, 60) for _ in range(50)]
+    try:
+        await asyncio.wait_for(backend.forget([BOOK]), 30)
+    finally:
+        gate.set()
+    assert all(build.result() for build in builds)

@@ -255,3 +255,13 @@ def test_a_raw_prefix_without_an_event_loop(load):
     assert (built.reused_tokens, built.computed_tokens) == (100, 0)
     assert len(list(tier.scan())) == len(built.chunk_keys) > 0
     asyncio.run(backend.close())
+
+
+async def test_forgetting_waits_for_no_build(backend):
+    gate = threading.Event()
+    builds = [backend._workers.submit(gate.wait, 60) for _ in range(50)]
+    try:
+        await asyncio.wait_for(backend.forget([BOOK]), 30)
+    finally:
+        gate.set()
+    assert all(build.result() for build in builds)
