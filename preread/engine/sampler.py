@@ -124,6 +124,8 @@ class Sampler:
     def _score(self, score: Score, hidden: torch.Tensor) -> tuple[torch.Tensor, Int64Array]:
         """int32 [2, scores]: agrees, log-probability; and the place of each."""
         packed = [self.last.new_empty((2, 0))]
+        if not len(score.rows):  # of most steps, and the rest of this costs as much as sampling
+            return packed[0], np.empty(0, np.int64)
         unique, inverse = np.unique(score.rows, return_inverse=True)
         order = np.argsort(inverse, kind="stable")
         cuts = np.searchsorted(inverse[order], np.arange(0, len(unique), self._rows))
