@@ -44,7 +44,8 @@ def attention_works(
             torch.testing.assert_close(got.double(), want, atol=3e-2, rtol=3e-2)
         torch.testing.assert_close(once, rounded(k, precision), atol=0, rtol=0)
     except Exception as error:  # the compiler has errors of its own kind
-        log.warning("the attention programs do not run here: %s", str(error).splitlines()[0])
+        why = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        log.warning("the attention programs do not run here: %s: %s", type(error).__name__, why)
         return False
     return True
 
