@@ -10,8 +10,10 @@ from pathlib import Path
 from preread.config import Config
 from preread.contexts.catalog.base import Catalog
 from preread.contexts.catalog.opening import open_catalog_at
+from preread.contexts.claims.opening import open_claims_at
 from preread.errors import ConfigError, HomeError
 from preread.metrics import Metrics
+from preread.store.claims import Claims
 from preread.store.seal import Keyring
 from preread.store.tiers.base import Tier
 from preread.store.tiers.disk import WINDOW, DiskTier
@@ -48,6 +50,14 @@ def open_catalog(config: Config) -> Catalog:
     ConfigError."""
     file = config.home / "catalog.sqlite"
     return open_catalog_at(config.store.catalog, file, config.context.busy_timeout_s)
+
+
+def open_claims(config: Config) -> Claims | None:
+    """How the processes that share a catalog agree who computes what; None where none could load
+    what another computes. Asks nobody."""
+    if all(url.scheme == "ram" for url in parse_tiers(config.store.tiers)):
+        return None
+    return open_claims_at(config.store.catalog, config.home / "claims")
 
 
 def open_tiers(config: Config) -> list[Tier]:

@@ -178,7 +178,7 @@ def _native(config: Config, weights: Weights) -> Parts:
     from preread.capacity.remembered import Remembered
     from preread.contexts.state import scopes_of
     from preread.engine.local import LocalBackend
-    from preread.home import open_catalog
+    from preread.home import open_catalog, open_claims
     from preread.models.layers import parameter_count
     from preread.store.keys import fingerprint
 
@@ -193,7 +193,10 @@ def _native(config: Config, weights: Weights) -> Parts:
     config = replace(config, engine=config.engine.limited(kind, tuned))
     catalog = open_catalog(config)
     store = open_stores(config, geometry, [identity], catalog, metrics, device)[0]
-    backend = LocalBackend(loaded, store, config.engine, metrics, name=chosen.model, parts=parts)
+    backend = LocalBackend(
+        loaded, store, config.engine, metrics, name=chosen.model, parts=parts,
+        claims=open_claims(config),
+    )  # fmt: skip
     parameters = parameter_count(loaded.config)
     scopes = scopes_of(config.store, identity)
     return Parts(config, backend, catalog, metrics, parameters, lossy_note(config), scopes)

@@ -3,6 +3,7 @@ storing. Sync, on the caller's thread; only the engine thread touches the device
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -15,11 +16,13 @@ from preread.backend import Progress
 from preread.engine.arena import clip
 from preread.engine.engine import Engine
 from preread.engine.reading import Reading
+from preread.engine.sharing import LOOK_S, Sharing, Turn
 from preread.engine.thread import EngineThread
 from preread.errors import Cancelled, ContextTooLong
 from preread.metrics import Metrics
+from preread.store.claims import Claims
 from preread.store.keys import Box
-from preread.store.reports import brought
+from preread.store.reports import Miss, brought
 from preread.store.store import Store
 from preread.types import Brought, Built
 
@@ -30,12 +33,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A prefix that is in memory and held. brought: what came from the tiers; computed: tokens
-    that were computed for this call; the rest was there or is somebody else's work."""
+    that were computed for this call; the rest was there or is somebody else's work; turn: what
+    other processes may wait for until it is released."""
 
     reading: Reading
     brought: Brought
     computed: int
     seconds: float
+    turn: Turn | None
 
 
 class Moved(NamedTuple):
@@ -70,14 +75,26 @@ class Caller:
             raise reading.error
         return moved
 
+    def pause(self, seconds: float, reading: Reading) -> None:
+        """Let so much time pass; raises as `wait` does."""
+        until = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while (left := until - time.monotonic()) > 0:
+                if self._inbox.get(timeout=left) is None:
+                    raise Cancelled("The build was cancelled.")
+                if reading.error is not None:
+                    raise reading.error
+
 
 class Builder:
     """Builds prefixes. Thread-safe; one load or save at a time (a medium is not faster for two)."""
 
     def __init__(
-        self, thread: EngineThread, engine: Engine, store: Store | None, metrics: Metrics
-    ) -> None:
-        """engine: for its arena, whose held slots any thread may fill and read."""
+        self, thread: EngineThread, engine: Engine, store: Store | None, metrics: Metrics,
+        claims: Claims | None = None,
+    ) -> None:  # fmt: skip
+        """engine: for its arena, whose held slots any thread may fill and read. claims: with which
+        other processes on the same tiers are told what is computed here."""
         self._save_every_s = engine.config.save_every_s
         self._thread = thread
         self._arena = engine.arena
@@ -86,6 +103,7 @@ class Builder:
         self._store = store
         self._metrics = metrics
         self._medium = threading.Lock()
+        self._sharing = Sharing(store, claims, metrics)
 
     def build(
         self, tokens: Int32Array, lease_s: float, caller: Caller, progress: Progress | None = None
@@ -132,19 +150,46 @@ class Builder:
         try:
             caller.wait(reading)  # until it has its place
             brought = self._load(tokens, reading)
-            computed = self._compute(tokens, reading, caller, progress)
+            turn = self._sharing.turn(tokens, self._ready(reading)) if stores else None
+            with contextlib.ExitStack() as failing:
+                if turn is not None:
+                    failing.callback(turn.leave)
+                    brought = self._wait(turn, tokens, reading, caller, brought)
+                computed = self._compute(tokens, reading, caller, progress)
+                failing.pop_all()
         except BaseException:
             self._thread.send(lambda engine: engine.release(reading))
             raise
         self._metrics.add("engine.prefix_computed_tokens", computed)
-        return Ready(reading, brought, computed, time.perf_counter() - began)
+        return Ready(reading, brought, computed, time.perf_counter() - began, turn)
 
     def release(self, ready: Ready, lease_s: float) -> None:
+        """What was computed has been saved, if it ever is."""
+        if ready.turn is not None:
+            ready.turn.leave()
         self._thread.send(lambda engine: engine.release(ready.reading, lease_s))
 
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
+
+    def _wait(
+        self, turn: Turn, tokens: Int32Array, reading: Reading, caller: Caller, brought: Brought
+    ) -> Brought:
+        """Until the rest is ours to compute, or another process has: everything brought."""
+        while self._ready(reading) < len(tokens):
+            ours = turn.ours()
+            # Also when it is ours: whose it was may just have kept what it computed.
+            more = self._load(tokens, reading)
+            if more.tokens:  # what was missing before is here
+                brought = brought._replace(miss="", at=0).plus(more)
+            if ours or more.miss == Miss.TOO_SLOW:
+                break
+            caller.pause(LOOK_S, reading)
+        return brought
+
+    def _ready(self, reading: Reading) -> int:
+        return self._thread.call(lambda engine: engine.loading(reading, 0))
 
     def _load(self, tokens: Int32Array, reading: Reading) -> Brought:
         """Bring what a tier holds, as far as that is quicker than computing it."""

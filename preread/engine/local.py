@@ -23,6 +23,7 @@ from preread.engine.thread import EngineThread
 from preread.errors import EngineError
 from preread.metrics import Metrics
 from preread.models.load import LoadedModel
+from preread.store.claims import Claims
 from preread.store.keys import fingerprint
 from preread.store.store import Store
 from preread.tokens.parity import ParityReport
@@ -52,9 +53,10 @@ class LocalBackend:
         *,
         name: str = "",
         parts: Parts | None = None,
+        claims: Claims | None = None,
     ) -> None:
         """store: None keeps prefixes in memory only. name: what the user calls the model. parts:
-        see Engine; closed with this."""
+        see Engine; closed with this. claims: see Builder."""
         self.metrics = metrics or Metrics()
         self._model = model
         self._lease_s = config.lease_s
@@ -66,7 +68,7 @@ class LocalBackend:
         self._parts = engine.parts
         self._ahead = 2 * engine.config.max_sequences
         self._thread = EngineThread(engine)
-        self._builder = Builder(self._thread, engine, store, self.metrics)
+        self._builder = Builder(self._thread, engine, store, self.metrics, claims)
         self._unstored = Builder(self._thread, engine, None, self.metrics)
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
         self._cleaner = ThreadPoolExecutor(1, "preread-forget")  # waits for no build

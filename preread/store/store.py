@@ -128,6 +128,11 @@ class Store:
         """Tokens [start, end) were computed in that time; `choose` goes by it."""
         self._rates.computed(start, end, seconds)
 
+    def foreseen(self, start: int, end: int) -> float | None:
+        """Seconds that computing tokens [start, end) takes here; None if that is not known."""
+        prefill = self._rates.prefill()
+        return prefill.seconds(start, end) if prefill else None
+
     def save(self, tokens: Tokens, start: int, source: Source) -> SaveReport:
         """Write the chunks that end after token `start` to every tier that lacks them.
 

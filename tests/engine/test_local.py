@@ -42,11 +42,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_model(str(folder), dtype="float32", device="cpu")
 
 
-def store_of(model: LoadedModel, *tiers) -> Store:
+def store_of(model: LoadedModel, *tiers, **options) -> Store:
     geometry = Geometry(
         model.config.layers, model.config.kv_heads, model.config.head_dim, model.dtype, 64
     )
-    return Store(tiers or [MemoryTier()], geometry, fingerprint(model.fingerprint_parts))
+    kind = fingerprint(model.fingerprint_parts)
+    return Store(tiers or [MemoryTier()], geometry, kind, **options)
 
 
 @pytest.fixture
