@@ -51,6 +51,19 @@ class TestObjectTierInAFolder(TierConformance):
         return ObjectTier(open_bucket(url(f"file://{place}/kv"), 5.0), budget=budget, clock=clock)
 
 
+@pytest.mark.parametrize("text", ["file:///{}/a b/kv", "file:there/kv", "file:~/kv"])
+def test_a_folder_is_where_its_path_says(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    tier = open_object(url(text.format(str(tmp_path).lstrip("/"))))
+    put(tier, 1, b"x")
+    (kept,) = tmp_path.rglob(key(1).hex())
+    folders = {"a b/kv", "there/kv", "me/kv"}
+    assert kept.relative_to(tmp_path).parent.parent.parent.as_posix() in folders
+
+
 class TestObjectTierOnS3(TierConformance):
     durable = True
 

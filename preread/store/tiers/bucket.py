@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import obstore
@@ -146,7 +147,8 @@ def open_bucket(url: TierUrl, deadline_s: float, *, folder: str = "") -> Bucket:
     prefix = "/".join(filter(None, (url.path, folder))) or None
     try:
         if url.scheme == "file":
-            store: ObjectStore = LocalStore(f"/{prefix}".replace("//", "/"), mkdir=True)
+            path = Path(url.path).expanduser().absolute() / folder
+            store: ObjectStore = LocalStore(path, mkdir=True)
         elif url.scheme == "s3":
             store = _s3(url, prefix, *_patience(url, deadline_s))
         elif url.scheme == "gs":

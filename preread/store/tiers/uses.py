@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable
 from uuid import uuid4
 
 from preread.errors import TierError
+from preread.store.tiers.ahead import ahead
 from preread.store.tiers.base import ChunkKey
 from preread.store.tiers.bucket import Bucket
 
@@ -21,6 +22,7 @@ FOLDER = "uses"
 RECORD = struct.Struct("<32sd")  # key, seconds since the epoch
 MOST = 64  # objects; more are folded
 AHEAD_S = 3600.0  # machines' clocks may differ by this much
+AT_ONCE = 16  # read together
 
 
 class Uses:
@@ -64,8 +66,7 @@ class Uses:
         with self._lock:
             uses = dict(self._pending)
         latest = self._clock() + AHEAD_S
-        for path in paths:
-            found = self._bucket.get(path)  # None: somebody has just folded it
+        for found in ahead(self._bucket.get, paths, AT_ONCE):  # None: somebody has just folded it
             whole = found.data.nbytes - found.data.nbytes % RECORD.size if found else 0
             for key, when in RECORD.iter_unpack(found.data[:whole]) if found else ():
                 if when <= latest:  # else a clock was ahead, and it would never be idle
