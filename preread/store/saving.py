@@ -122,10 +122,9 @@ class Saver:
         which the rest is worth nothing. A sixteenth stays free, see DiskTier. What is held was
         touched, or else it might be the first to make room for what is written now."""
         if len(held) == len(wanted):
-            return set(), True  # usage looks at every chunk there is: not for nothing
-        if (usage := self._asker.usage(tier)) is None:
+            return set(), True
+        if (budget := self._asker.budget(tier)) is None:
             return set(), False
-        budget = usage.budget
         limit = budget - budget // 16 if budget else sys.maxsize
         size, lacking, gap = 0, set(), False
         for end, chunk in wanted:
