@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from preread.errors import ConfigError, PrereadError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from preread.types import Fingerprint
 
 LOADS = ("auto", "always")
+COOL_S = 1.0  # a catalog that could not be asked is left alone
 
 log = logging.getLogger("preread")
 
@@ -60,6 +62,7 @@ def open_stores(
     """One store for each fingerprint, on the same tiers. device: where KV is loaded to, and under
     whose name the rates of that are remembered."""
     from preread.app.measuring import device_name
+    from preread.contexts.state import scopes_of
     from preread.home import open_keyring, open_tiers
     from preread.store.codec import codec_of
     from preread.store.saving import Manner
@@ -87,7 +90,7 @@ def open_stores(
             metrics=metrics,
             codec=codec_of(kept.codec),
             keyring=keyring,
-            epochs=partial(_epochs, catalog, kept, identity),
+            epochs=Since(catalog, scopes_of(kept, identity)),
             rates=rates,
             room=room_for(device),
             always=kept.load == "always",
@@ -149,14 +152,31 @@ class _Memory:
         return f"{self.machine} | {what}"
 
 
-def _epochs(catalog: Catalog, kept: StoreSection, identity: Fingerprint) -> Epochs | None:
-    """As the catalog has them now; None when it cannot be asked: what was erased must not be
-    served, so nothing is."""
-    from preread.contexts.state import scopes_of
-    from preread.store.keys import Epochs
+class Since:
+    """A store's epochs, as the catalog has them now; None when it cannot be asked: what was erased
+    must not be served, so nothing is. Then it is not asked again for a second: who loads or saves
+    holds up the others."""
 
-    try:
-        return Epochs(*map(catalog.epoch, scopes_of(kept, identity)))
-    except PrereadError as exc:
-        log.warning("kept KV is left out, as the epochs cannot be asked: %s", exc)
-        return None
+    def __init__(
+        self,
+        catalog: Catalog,
+        scopes: tuple[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """scopes: of the tenant, of the model."""
+        self._catalog = catalog
+        self._scopes = scopes
+        self._clock = clock
+        self._failed = -inf
+
+    def __call__(self) -> Epochs | None:
+        from preread.store.keys import Epochs
+
+        if self._clock() - self._failed < COOL_S:
+            return None
+        try:
+            return Epochs(*map(self._catalog.epoch, self._scopes))
+        except PrereadError as exc:
+            self._failed = self._clock()
+            log.warning("kept KV is left out, as the epochs cannot be asked: %s", exc)
+            return None
