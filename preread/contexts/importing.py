@@ -38,6 +38,11 @@ from preread.store.chunk import SEALED, ChunkFault, opening
 from preread.store.seal import check
 from preread.store.tiers.base import MAX_VALUE_BYTES, ChunkKey, Tier
 
+MOST = 1 << 53  # tokens or bytes: no context has more, and no catalog could count them
+_NOT_A_RECORD = (
+    ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Imported:
@@ -157,7 +162,7 @@ class _Reader:
     def _checked(self, data: bytes) -> Manifest:
         try:
             manifest = Manifest.model_validate(json.loads(data.decode("utf-8", "surrogatepass")))
-        except (ValidationError, ValueError) as exc:
+        except (ValidationError, ValueError, RecursionError) as exc:
             raise damaged(self.path, f"{MANIFEST} is not understood") from exc
         if manifest.format != FORMAT:
             raise SourceError(
@@ -187,7 +192,7 @@ class _Reader:
         try:
             record = unpack(compress(json.dumps(manifest.record)), self._texts.__getitem__)
             record = TypeAdapter(ContextRecord).validate_python(asdict(record))
-        except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        except _NOT_A_RECORD as exc:
             raise damaged(self.path, "its record is not understood") from exc
         parts = [part for shard in record.shards for part in shard.parts]
         inside = all(
@@ -195,6 +200,9 @@ class _Reader:
             and 0 <= p.start <= p.end <= len(record.sources[p.source].text)
             for p in parts
         )
+        inside &= all(0 <= i < len(record.sources) for s in record.shards for i in s.sources)
+        counts = [n for shard in record.shards for n in (shard.tokens, shard.kv_bytes)]
+        inside &= all(0 <= n <= MOST for n in counts)
         keys = [key for shard in record.shards for key in shard.chunk_keys]
         if not inside or not all(CHUNK.fullmatch(f"chunks/{key}.kv") for key in keys):
             raise damaged(self.path, "its record contradicts itself")

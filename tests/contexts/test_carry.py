@@ -259,6 +259,15 @@ def with_record(**values: Any) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
+def with_shard(**values: Any) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members["preread.json"])
+        manifest["record"]["shards"][0].update(values)
+        members["preread.json"] = json.dumps(manifest).encode()
+
+    return change
+
+
 def with_manifest(**values: Any) -> Callable[[dict[str, bytes]], None]:
     def change(members: dict[str, bytes]) -> None:
         members["preread.json"] = json.dumps(json.loads(members["preread.json"]) | values).encode()
@@ -289,12 +298,17 @@ def lost_text(members: dict[str, bytes]) -> None:
         (lambda m: m.update({"chunks/zz.kv": b"x"}), "does not belong there"),
         (lambda m: m.update({"preread.json": b"{"}), "preread.json is not understood"),
         (lambda m: m.update({"preread.json": b"[]"}), "preread.json is not understood"),
+        (lambda m: m.update({"preread.json": b"[" * 100_000}), "preread.json is not understood"),
         (lambda m: m.clear(), "ends before preread.json"),
         (with_manifest(format=2), r"export format 2 by preread 0.*newer one"),
         (with_manifest(format="1"), "not understood"),
         (with_record(name=None), "not understood"),
         (with_record(sources=[{}]), "not understood"),
         (with_record(shards="none"), "not understood"),
+        (with_record(model=json.loads("[" * 900 + "]" * 900)), "not understood"),
+        (with_shard(sources=[99]), "contradicts itself"),
+        (with_shard(tokens=1 << 70), "contradicts itself"),
+        (with_shard(kv_bytes=-1), "contradicts itself"),
         (with_record(created_at="yesterday"), "not understood"),
     ],
 )
