@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 KEPT = 16  # buffers: the windows of the tiers that one load reads from
-_OURS = 3  # references to what only this file holds: the list's, a name's and a call's
 
 
 class Recycled:
@@ -26,17 +25,27 @@ class Recycled:
         self._make = make
         self._kept = kept
         self._lock = threading.Lock()
-        self._buffers: list[Buffer] = []  # what views are made of; the latest given last
+        # What views are made of; the latest given last.
+        self._buffers: list[Buffer] = [bytearray()]
+        self._ours = self._holders(0)  # of what nobody else holds: Pythons count differently
+        self._buffers.clear()
+        # Without a lock around the interpreter, counts are not exact.
+        self._counted = getattr(sys, "_is_gil_enabled", lambda: True)()
 
     def __call__(self, nbytes: int) -> memoryview:
         with self._lock:
-            for n in range(len(self._buffers)):
-                buffer = self._buffers[n]
-                size = memoryview(buffer).nbytes
+            for n in range(len(self._buffers) if self._counted else 0):
+                size = memoryview(self._buffers[n]).nbytes
                 # Each view made here refers to the buffer, and its slices refer to the view.
-                if sys.getrefcount(buffer) == _OURS and nbytes <= size <= 2 * nbytes:
-                    self._buffers.append(self._buffers.pop(n))
+                if self._holders(n) == self._ours and nbytes <= size <= 2 * nbytes:
+                    buffer = self._buffers.pop(n)
+                    self._buffers.append(buffer)
                     return memoryview(buffer)[:nbytes]
             buffer = self._make(nbytes).obj
             self._buffers = [*self._buffers[max(0, len(self._buffers) - self._kept + 1) :], buffer]
             return memoryview(buffer)[:nbytes]
+
+    def _holders(self, n: int) -> int:
+        """How many references the nth buffer has, by this one way of asking."""
+        buffer = self._buffers[n]
+        return sys.getrefcount(buffer)
