@@ -17,8 +17,8 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
@@ -26,7 +26,6 @@ from preread.contexts.catalog.base import ContextRecord, ContextSummary, Hints, 
 from preread.contexts.catalog.codec import (
     chunk_keys,
     pack_whole,
-    read_summary,
     summary_of,
     unpack_whole,
 )
@@ -36,6 +35,7 @@ from preread.contexts.catalog.conflicts import (
     removed_meanwhile,
     session_has_grown,
 )
+from preread.contexts.catalog.head import Head, read_head, standing_of, write_head
 from preread.contexts.catalog.hints import NoHints
 from preread.errors import CatalogConflict, HomeError, TierError
 from preread.store.tiers.ahead import ahead
@@ -46,19 +46,6 @@ TRIES = 64  # of a change that others keep coming before
 AT_ONCE = 16  # small requests in flight
 TOUCH_S = 60.0  # last use is written at most this often
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What there is of a name. born: of this life of the name, so that sessions of an earlier one
-    are not found; versions: version -> [summary, path of the record]."""
-
-    born: str
-    versions: dict[int, tuple[ContextSummary, str]] = field(default_factory=dict)
-
-    @property
-    def newest(self) -> int:
-        return max(self.versions, default=0)
 
 
 class ObjectCatalog:
@@ -119,7 +106,7 @@ class ObjectCatalog:
         with self._border():
             names = list(dict.fromkeys(name for name, _ in held))
             heads = dict(zip(names, ahead(lambda n: self._head(n)[0], names, AT_ONCE), strict=True))
-            return [_standing(heads[name], version) for name, version in held]
+            return [standing_of(heads[name], version) for name, version in held]
 
     def remove(self, name: str, *, below: int | None = None) -> int:
         def drop(head: Head) -> tuple[Head | None, tuple[Head, list[str]]]:
@@ -213,7 +200,7 @@ class ObjectCatalog:
     def _head(self, name: str) -> tuple[Head, str | None]:
         """What there is of a name, and its tag; of one that there is not, an empty head."""
         found = self._bucket.get(f"names/{_quoted(name)}")
-        return (_read_head(bytes(found.data)), found.tag) if found else (Head(""), None)
+        return (read_head(bytes(found.data)), found.tag) if found else (Head(""), None)
 
     def _heads(self) -> Iterator[tuple[str, Head]]:
         """All names. A removed one stays as an empty head: what was once put conditionally must
@@ -230,7 +217,7 @@ class ObjectCatalog:
             if changed is None:
                 return result
             with contextlib.suppress(Changed):
-                self._bucket.swap(f"names/{_quoted(name)}", _write_head(changed), tag)
+                self._bucket.swap(f"names/{_quoted(name)}", write_head(changed), tag)
                 return result
         raise self._busy(name)
 
@@ -291,20 +278,3 @@ def _quoted(name: str) -> str:
 
 def _session(context: str, head: Head, session: str) -> str:
     return f"sessions/{_quoted(context)}/{head.born}/{_quoted(session)}"
-
-
-def _standing(head: Head, version: int) -> Standing:
-    kept = head.versions.get(version)
-    return Standing(head.newest, kept[0].invalidated if kept else "")
-
-
-def _write_head(head: Head) -> bytes:
-    """Like no other, so that a put whose reply was lost is known by it."""
-    versions = {v: [asdict(summary), path] for v, (summary, path) in head.versions.items()}
-    return json.dumps({"writer": uuid4().hex, "born": head.born, "versions": versions}).encode()
-
-
-def _read_head(data: bytes) -> Head:
-    body: dict[str, Any] = json.loads(data)
-    versions = body["versions"].items()
-    return Head(body["born"], {int(v): (read_summary(s), path) for v, (s, path) in versions})

@@ -31,7 +31,7 @@ from preread.contexts.catalog.conflicts import (
     session_has_grown,
 )
 from preread.contexts.catalog.hints import NoHints
-from preread.contexts.catalog.schema import create, migrate, needs_migration
+from preread.contexts.catalog.schema import create, in_memory, migrate, needs_migration
 from preread.errors import HomeError
 
 SUMMARY = """
@@ -224,7 +224,7 @@ class SqliteCatalog:
             db = self._open(options)
             try:
                 if options and needs_migration(db):
-                    db = _in_memory(db)  # of an earlier release, and nobody may change it
+                    db = in_memory(db)  # of an earlier release, and nobody may change it
                 migrate(db, self.path)
                 return db
             except sqlite3.OperationalError as exc:
@@ -256,13 +256,6 @@ class SqliteCatalog:
                 hint=f"Move it away and build again (kept KV is found again by content): "
                 f"mv {self.path} {self.path}.damaged",
             ) from exc
-
-
-def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    with closing(db):
-        db.backup(copy)
-    return copy
 
 
 def _newest(db: sqlite3.Connection, name: str) -> int:
