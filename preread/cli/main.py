@@ -135,8 +135,16 @@ def chat(name: Name, session: Session = "", model: Model = "", max_tokens: MaxTo
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
+def list_(
+    tiers: Annotated[bool, typer.Option("--tiers", help="What each tier holds of each.")] = False,
+    json: Json = False,
+) -> None:
     """List the contexts and their state."""
+    if tiers:
+        from preread.cli.holding import holding_command
+
+        holding_command(json=json)
+        return
     from preread.cli.managing import list_command
 
     list_command(json=json)
