@@ -41,8 +41,11 @@ class Sharing:
         needs = self._store.foreseen(ready, len(tokens))
         if needs is not None and needs < WORTH_S:
             return None
-        key = self._store.keys(tokens)[-1]
-        return Turn(self._claims, key, self._metrics, max(PATIENCE * (needs or 0), LEAST_WAIT_S))
+        if not (keys := self._store.keys(tokens)):
+            return None  # the epochs are not known now: nothing could be kept for others
+        return Turn(
+            self._claims, keys[-1], self._metrics, max(PATIENCE * (needs or 0), LEAST_WAIT_S)
+        )
 
 
 class Turn:

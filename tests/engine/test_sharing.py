@@ -156,6 +156,17 @@ def test_nobody_waits_for_a_medium_that_cannot_be_asked(model, tmp_path, caplog)
         host.close()
 
 
+def test_nobody_waits_while_the_epochs_are_not_known(model, tmp_path):
+    """Then nothing is kept that others could load, and the prefix has no keys."""
+    store = store_of(model, DiskTier(tmp_path / "kv"), epochs=lambda: None)
+    backend = LocalBackend(model, store, CONFIG, claims=FileClaims(tmp_path / "claims"))
+    try:
+        built = backend.prefill(TOKENS)
+        assert (built.computed_tokens, built.stored) == (len(TOKENS), False)
+    finally:
+        asyncio.run(backend.close())
+
+
 def test_who_leaves_while_waiting_holds_nothing(model, tmp_path):
     host = Host(model, tmp_path, Stubborn())
     caller = Caller()
