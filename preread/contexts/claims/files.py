@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from preread.errors import HomeError
@@ -32,7 +33,8 @@ class FileClaims:
         with self._guard:
             handle = self._held.pop(key, None)
             if handle is not None:
-                (self._folder / key).unlink(missing_ok=True)  # before it is free: see _lock
+                with suppress(OSError):  # one that stays is empty, and the next owner's
+                    (self._folder / key).unlink(missing_ok=True)  # before it is free: see _lock
                 os.close(handle)
 
     def _lock(self, path: Path) -> int | None:

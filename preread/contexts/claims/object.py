@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from math import inf
 from uuid import uuid4
 
 from preread.store.tiers.bucket import Bucket, Changed
+
+AHEAD_S = 3600.0  # machines' clocks may differ by this much
 
 
 class ObjectClaims:
@@ -21,7 +24,8 @@ class ObjectClaims:
     def take(self, key: str, ttl_s: float) -> bool:
         now = self._clock()
         found = self._bucket.get(key)
-        if found is not None and _owner(found.data, now) not in ("", self._owner):
+        owner = _owner(found.data, now, now + ttl_s + AHEAD_S) if found is not None else ""
+        if owner not in ("", self._owner):
             return False
         mine = {"owner": self._owner, "until": now + ttl_s, "nonce": uuid4().hex}
         try:
@@ -32,7 +36,7 @@ class ObjectClaims:
 
     def drop(self, key: str) -> None:
         found = self._bucket.get(key)
-        if found is None or _owner(found.data, self._clock()) != self._owner:
+        if found is None or _owner(found.data, self._clock(), inf) != self._owner:
             return
         over = {"owner": "", "until": 0.0, "nonce": uuid4().hex}
         try:
@@ -42,10 +46,11 @@ class ObjectClaims:
         self._bucket.delete([key])  # whoever took it in between computes what another may, too
 
 
-def _owner(data: memoryview, now: float) -> str:
-    """Whose it is; "" when it is free, has run out or says nothing legible."""
+def _owner(data: memoryview, now: float, latest: float) -> str:
+    """Whose it is; "" when it is free, has run out or says nothing legible, and when it lasts
+    longer than any should: then it was taken by a clock that was ahead."""
     try:
         said = json.loads(bytes(data))
-        return str(said["owner"]) if float(said["until"]) > now else ""
+        return str(said["owner"]) if now < float(said["until"]) <= latest else ""
     except (ValueError, KeyError, TypeError):
         return ""

@@ -50,6 +50,18 @@ class TestFiles(ClaimsConformance):
         mine.drop("a")
         assert not list((tmp_path / "claims").iterdir())
 
+    def test_a_file_that_cannot_be_removed_is_given_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def denied(path: Path, missing_ok: bool = False) -> None:
+            raise PermissionError
+
+        mine = self.open(tmp_path)
+        assert mine.take("a", 1)
+        monkeypatch.setattr(Path, "unlink", denied)
+        mine.drop("a")
+        assert self.open(tmp_path).take("a", 1)
+
     def test_a_folder_that_cannot_be_written_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "claims").write_text("a file")
         with pytest.raises(HomeError, match="cannot be claimed"):
@@ -104,6 +116,13 @@ class TestObject(ClaimsConformance):
     def later(self, seconds: float) -> bool:
         self.now += seconds
         return True
+
+    def test_a_claim_by_a_clock_that_was_ahead_is_free(self, tmp_path: Path) -> None:
+        self.now += 1e8
+        assert self.open(tmp_path).take("a", 30)
+        self.now -= 1e8
+        mine = self.open(tmp_path)
+        assert mine.take("a", 30) and not self.open(tmp_path).take("a", 30)
 
     def test_what_is_not_legible_is_free(self, tmp_path: Path) -> None:
         (url,) = parse_tiers(self.url)
