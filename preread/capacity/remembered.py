@@ -7,13 +7,16 @@ import json
 import logging
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 MOST = 1024  # entries of each kind; the oldest are forgotten
 RATES, LIMITS, MEASURED = "rates", "limits", "measured"
 KINDS = (RATES, LIMITS, MEASURED)
+
+LOCK_S = 5.0  # another process may take to write: requests wait for it
 
 log = logging.getLogger("preread")
 
@@ -73,12 +76,12 @@ class Remembered:
     def _keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
         """Merge under a lock and replace the file whole. A home that cannot be written costs the
         memory, not the work."""
-        import fcntl
-
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with self.path.with_suffix(".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _locked(lock):
+                    log.warning("not remembered in %s: another process holds it", self.path)
+                    return
                 known = self._read()
                 known[kind].pop(key, None)
                 known[kind] = dict([*known[kind].items(), (key, value)][-MOST:])
@@ -88,3 +91,18 @@ class Remembered:
                 os.replace(temporary, self.path)
         except OSError as exc:
             log.warning("not remembered in %s: %s", self.path, exc)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether it was to be had; one that was stopped with it, or a network's, may never be."""
+    import fcntl
+
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)

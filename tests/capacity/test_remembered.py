@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,3 +64,18 @@ def test_a_home_that_cannot_be_written_costs_the_memory_only(tmp_path: Path) -> 
     blocked.write_text("")
     Remembered(blocked).keep_limit("box", "aa", 4, {})
     assert Remembered(blocked).limit("box", "aa") == 0
+
+
+def test_a_lock_that_nobody_gives_back_costs_the_memory_only(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that was stopped while it wrote; measurements are kept on the way of a request."""
+    monkeypatch.setattr("preread.capacity.remembered.LOCK_S", 0.1)
+    memory = Remembered(home)
+    memory.keep_measured("tier disk", [[1.0]])
+    with memory.path.with_suffix(".lock").open("a") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        memory.keep_measured("tier disk", [[2.0]])
+        assert memory.measured("tier disk") == [[1.0]] and "another process" in caplog.text
+    memory.keep_measured("tier disk", [[2.0]])
+    assert memory.measured("tier disk") == [[2.0]]
