@@ -14,6 +14,8 @@ from preread.store.keys import (
     chain,
     chunk_key,
     fingerprint,
+    key_tails,
+    span_keys,
     tenant_digest,
 )
 
@@ -212,3 +214,12 @@ def test_a_chunk_too_small_for_one_head_is_a_config_error() -> None:
         Geometry(1, 1, 128, "float32", chunk_bytes=1000)
     with pytest.raises(ConfigError, match="chunk_tokens"):
         Geometry(1, 1, 128, "float32", chunk_tokens=0)
+
+
+@pytest.mark.parametrize("codec", ["raw", "int8"])
+def test_keys_of_a_span_are_those_of_its_boxes(codec: str) -> None:
+    geometry = Geometry(6, 4, 64, "bfloat16", chunk_tokens=16, chunk_bytes=20_000)
+    assert len(geometry.cells) > 2
+    for span in chain(OF, OURS, range(40), 16):
+        slow = [chunk_key(span.digest, box, codec) for box in geometry.boxes(span.start, span.end)]
+        assert span_keys(span, key_tails(geometry.cells, codec)) == slow
