@@ -325,3 +325,16 @@ def test_a_clock_that_was_ahead_pins_nothing(bucket: Bucket) -> None:
         clock.tick()
         put(tier, n, b"x" * 90)
     assert tier.find([key(n) for n in range(12, 20)]) == [True] * 8
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("endpoint", ["http://h:99999999", "http://[::1", "https://ho%25st"])
+def test_an_endpoint_that_can_be_none_is_a_tier_error(operation: str, endpoint: str) -> None:
+    """At which the client panics, and that is no Exception."""
+    with pytest.raises(TierError, match="endpoint"):
+        OPERATIONS[operation](tier_at(endpoint))
+
+
+def test_an_endpoint_that_is_no_url_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match="no URL"):
+        tier_at("::bad")

@@ -7,6 +7,7 @@ no message: their errors quote requests, and those name keys and signatures.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -137,6 +138,13 @@ class Bucket:
         except (exceptions.BaseError, OSError) as exc:
             why, hint = _explained(exc)
             raise TierError(f"Cannot {what} {self.place}: {why}.", hint=hint) from None
+        except BaseException as exc:
+            if type(exc).__name__ != "PanicException":  # of the client's Rust; it has no other name
+                raise
+            raise TierError(
+                f"Cannot {what} {self.place}: the client gave up.",
+                hint="Check bucket and endpoint in store.tiers and store.catalog.",
+            ) from None
 
 
 def open_bucket(url: TierUrl, deadline_s: float, *, folder: str = "") -> Bucket:
@@ -144,6 +152,11 @@ def open_bucket(url: TierUrl, deadline_s: float, *, folder: str = "") -> Bucket:
     come from the URL or else from the environment, as the stores' own tools find them. Nothing is
     asked of the store yet. deadline_s: for one operation, one retry included. Raises ConfigError.
     """
+    endpoint = url.text("endpoint")
+    if endpoint and not re.fullmatch(r"https?://[^/?#@\s]+(/\S*)?", endpoint):
+        raise ConfigError(
+            f"{url.place}: its endpoint is no URL.", hint="Write endpoint=https://host:port."
+        )
     prefix = "/".join(filter(None, (url.path, folder))) or None
     try:
         if url.scheme == "file":
