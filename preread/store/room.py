@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 KEPT = 16  # buffers: the windows of the tiers that one load reads from
+KEPT_BYTES = 256 << 20  # of all of them: a value that is no chunk may say it has a gigabyte
 
 
 class Recycled:
@@ -42,8 +43,13 @@ class Recycled:
                     self._buffers.append(buffer)
                     return memoryview(buffer)[:nbytes]
             buffer = self._make(nbytes).obj
-            self._buffers = [*self._buffers[max(0, len(self._buffers) - self._kept + 1) :], buffer]
+            self._buffers.append(buffer)
+            while len(self._buffers) > self._kept or self._nbytes() > KEPT_BYTES:
+                del self._buffers[0]
             return memoryview(buffer)[:nbytes]
+
+    def _nbytes(self) -> int:
+        return sum(memoryview(buffer).nbytes for buffer in self._buffers)
 
     def _holders(self, n: int) -> int:
         """How many references the nth buffer has, by this one way of asking."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from preread.app.storing import room_for
-from preread.store.room import KEPT, Recycled
+from preread.store.room import KEPT, KEPT_BYTES, Recycled
 from preread.store.tiers.base import fresh
 
 
@@ -103,6 +103,14 @@ def test_no_more_is_remembered_than_said() -> None:
     held.clear()
     held = [room(100) for _ in range(10)]
     assert len(made.made) == 17
+
+
+def test_large_values_are_not_remembered_without_bound() -> None:
+    room = Recycled()
+    for nbytes in (1 << 20, 200 << 20, 99 << 20, 1 << 30, 1 << 20):
+        assert len(room(nbytes)) == nbytes
+        assert room._nbytes() <= KEPT_BYTES
+    assert room._nbytes() == 1 << 20
 
 
 def test_threads_never_share() -> None:
