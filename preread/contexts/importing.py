@@ -35,6 +35,7 @@ from preread.contexts.names import check_name
 from preread.contexts.state import epochs_of
 from preread.errors import SourceError, TierError, UsageError
 from preread.store.chunk import SEALED, ChunkFault, opening
+from preread.store.keys import CODECS
 from preread.store.seal import check
 from preread.store.tiers.base import MAX_VALUE_BYTES, ChunkKey, Tier
 
@@ -202,7 +203,7 @@ class _Reader:
         )
         inside &= all(0 <= i < len(record.sources) for s in record.shards for i in s.sources)
         counts = [n for shard in record.shards for n in (shard.tokens, shard.kv_bytes)]
-        inside &= all(0 <= n <= MOST for n in counts)
+        inside &= all(0 <= n <= MOST for n in counts) and record.codec in CODECS
         keys = [key for shard in record.shards for key in shard.chunk_keys]
         if not inside or not all(CHUNK.fullmatch(f"chunks/{key}.kv") for key in keys):
             raise damaged(self.path, "its record contradicts itself")

@@ -307,6 +307,7 @@ def lost_text(members: dict[str, bytes]) -> None:
         (with_record(shards="none"), "not understood"),
         (with_record(model=json.loads("[" * 900 + "]" * 900)), "not understood"),
         (with_shard(sources=[99]), "contradicts itself"),
+        (with_record(codec="zip"), "contradicts itself"),
         (with_shard(tokens=1 << 70), "contradicts itself"),
         (with_shard(kv_bytes=-1), "contradicts itself"),
         (with_record(created_at="yesterday"), "not understood"),
