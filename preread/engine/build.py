@@ -87,7 +87,8 @@ class Caller:
 
 
 class Builder:
-    """Builds prefixes. Thread-safe; one load or save at a time (a medium is not faster for two)."""
+    """Builds prefixes. Thread-safe; one load at a time, and one save (a medium is not faster for
+    two), but no load waits for a save: that may wait for a slow tier to take more."""
 
     def __init__(
         self, thread: EngineThread, engine: Engine, store: Store | None, metrics: Metrics,
@@ -102,7 +103,7 @@ class Builder:
         self._limit = engine.decoder.max_positions
         self._store = store
         self._metrics = metrics
-        self._medium = threading.Lock()
+        self._loads, self._saves = threading.Lock(), threading.Lock()
         self._sharing = Sharing(store, claims, metrics)
 
     def build(
@@ -196,7 +197,7 @@ class Builder:
         store = self._store
         if store is None or reading.cached == reading.upto:
             return Brought()
-        with self._medium:
+        with self._loads:
             found = store.find(tokens)
             choice = store.choose(found, reading.cached)
             upto = choice.upto
@@ -254,7 +255,7 @@ class Builder:
         """Store what the tiers lack: (keys of all chunks, whether the tiers have everything)."""
         if self._store is None:
             return (), False
-        with self._medium:
+        with self._saves:
             report = self._store.save(tokens, 0, lambda box: self._read(reading, box))
         return report.keys, report.stored
 

@@ -18,6 +18,7 @@ from preread.engine.local import LocalBackend
 from preread.errors import EngineError, OutOfMemory, RequestError, UsageError
 from preread.models.load import LoadedModel, load_model
 from preread.store.keys import Geometry, fingerprint
+from preread.store.saving import Manner
 from preread.store.store import Store
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
@@ -425,3 +426,28 @@ async def test_forgetting_waits_for_no_build(backend):
     finally:
         gate.set()
     assert all(build.result() for build in builds)
+
+
+async def test_no_load_waits_for_a_save(model):
+    """A tier that takes nothing more fills the queue of what is written behind."""
+    gate = threading.Event()
+
+    class Full(MemoryTier):
+        def write(self, key, value):
+            return gate.wait(60) and super().write(key, value)
+
+    tiers, manners = (MemoryTier(), Full(name="far")), {"far": Manner(behind=True)}
+    store = store_of(model, *tiers, manners=manners, behind_bytes=1, drain_s=60.0)
+    backend = LocalBackend(model, store, CONFIG)
+    first = asyncio.create_task(backend.build(BOOK))
+    try:
+        while not tiers[0].usage().chunks:  # it is being saved
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        batch = RequestBatch(SHORT, list(QUESTIONS), (OTHER,))
+        rows = await asyncio.wait_for(collect(backend, batch), 30)
+        assert len(rows) == len(QUESTIONS) and not first.done()
+    finally:
+        gate.set()
+        await first
+        await backend.close()
