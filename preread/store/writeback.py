@@ -86,7 +86,10 @@ class _Queue:
             )
 
         with self._changed:
-            if not self._changed.wait_for(free, seconds) or self._hopeless(item.tier):
+            if not self._changed.wait_for(free, seconds):
+                self._failed[item.tier] = time.monotonic()  # nobody else waits as long for it
+                self._changed.notify_all()
+            if self._hopeless(item.tier):
                 return False
             self._items.append(item)
             self._nbytes += len(item.value)

@@ -16,7 +16,7 @@ from preread.store.saving import Manner
 from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Tier
 from preread.store.tiers.memory import MemoryTier
-from preread.store.writeback import WriteBack
+from preread.store.writeback import WriteBack, _Waiting
 from preread.testing.conformance_tier import get, key
 from preread.testing.faulty import FaultyTier, Trouble, at
 from tests.attacks.tools import FINGERPRINT, Den
@@ -203,7 +203,7 @@ def test_a_process_that_never_closes_its_store_still_writes(tmp_path: Path) -> N
 import time, pathlib
 from preread.metrics import Metrics
 from preread.store.tiers.disk import DiskTier
-from preread.store.writeback import WriteBack
+from preread.store.writeback import WriteBack, _Waiting
 from preread.testing.conformance_tier import key
 import logging
 disk = DiskTier(pathlib.Path({str(tmp_path)!r}), fsync=False)
@@ -231,3 +231,23 @@ def test_a_tier_with_a_bug_does_not_stop_the_others() -> None:
     queue = WriteBack(write, Metrics(), LOG, drain_s=10.0)
     assert queue.add(broken, key(1), b"x") and queue.add(well, key(1), b"x")
     assert queue.drain() == {} and get(well, 1) == b"x"
+
+
+def test_a_queue_that_stays_full_is_waited_for_once() -> None:
+    far = Gated()
+
+    def write(tier: Tier, key: ChunkKey, value: bytes) -> bool:
+        return tier.write(key, [value])
+
+    behind = WriteBack(write, Metrics(), LOG, limit=1, drain_s=60.0)
+    assert behind.add(far, key(1), b"x") and far.begun.acquire(timeout=60)
+    said: list[bool] = []
+    waiting = threading.Thread(target=lambda: said.append(behind.add(far, key(2), b"x")))
+    waiting.start()
+    queue = behind._queue
+    assert queue.add(_Waiting(far, key(3), b"x"), 0.5) is False
+    waiting.join(30)
+    assert said == [False]
+    assert behind.add(far, key(4), b"x") is False
+    far.open()
+    assert behind.drain() == {} and get(far, 1) == b"x"
