@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from preread.types import GREEDY, Built, Finish, Prefix, Sampling
+from preread.types import GREEDY, Brought, Built, Finish, Prefix, Sampling
 
 if TYPE_CHECKING:
     from preread.types import Float32Array, Int32Array, Int64Array
@@ -143,7 +143,8 @@ class ResultBatch:
     new since the last news (complete characters only). finish[j] is None while the row goes on; the
     columns below it are meaningful only for ended rows. usage: [n, 4] = context, cached, computed,
     output tokens. times: [n, 3] = load, ttft, total milliseconds. label_probs: [n, labels],
-    normalised over the labels; mass: [n]. errors: row -> message (finish is ERROR).
+    normalised over the labels; mass: [n]. errors: row -> message (finish is ERROR). brought: row ->
+    what was asked of the tiers before it could run; rows whose prefix was in memory are left out.
     """
 
     rows: Int32Array
@@ -157,6 +158,7 @@ class ResultBatch:
     mass: Float32Array | None = None
     is_greedy: list[bool] | None = None  # loglikelihood: every token was the arg-max
     errors: dict[int, str] = field(default_factory=dict)
+    brought: dict[int, Brought] = field(default_factory=dict)
 
 
 Progress = Callable[[int, int], None]  # (tokens ready, tokens in all), called from any thread

@@ -81,12 +81,14 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Wall-clock milliseconds of one request, from submission. saved_ms: estimated time the cached
-    tokens would have cost at this machine's measured prefill rate, less the time to load them."""
+    tokens would have cost at this machine's measured prefill rate, less the time to load them.
+    brought: what its context took from the tiers, None where it was in memory."""
 
     load_ms: float = 0.0
     ttft_ms: float = 0.0
     total_ms: float = 0.0
     saved_ms: float = 0.0
+    brought: Brought | None = None
 
 
 @dataclass(frozen=True, slots=True)

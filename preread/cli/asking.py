@@ -125,7 +125,11 @@ def result_json(completion: Completion) -> dict[str, Any]:
         "finish_reason": str(completion.finish_reason),
         "citations": [asdict(c) for c in completion.citations],
         "usage": asdict(completion.usage),
-        "timing": {k: round(v, 3) for k, v in asdict(timing).items()},
+        "timing": {
+            name: round(getattr(timing, name), 3)
+            for name in ("load_ms", "ttft_ms", "total_ms", "saved_ms")
+        },
+        "brought": timing.brought.to_json() if timing.brought else None,
         "context": asdict(completion.context) if completion.context else None,
         "unread": list(completion.unread),
         "notes": list(completion.notes),
@@ -204,11 +208,15 @@ def _finish(result: dict[str, Any], streamed: str, wall: float) -> None:
 
 def summary_line(result: dict[str, Any]) -> str:
     """`TTFT 0.05 s · 2,410 cached + 31 computed + 18 out · saved 1.9 s`."""
-    usage, timing = result["usage"], result["timing"]
+    usage, timing, brought = result["usage"], result["timing"], result["brought"]
+    tiers = brought["tiers"] if brought else []
+    loaded = "".join(
+        f" · {row['tokens']:,} from {row['tier']} in {row['ms'] / 1e3:.2f} s" for row in tiers
+    )
     return (
         f"TTFT {timing['ttft_ms'] / 1e3:.2f} s · {usage['cached_tokens']:,} cached + "
         f"{usage['computed_tokens']:,} computed + {usage['output_tokens']:,} out · "
-        f"saved {timing['saved_ms'] / 1e3:.1f} s"
+        f"saved {timing['saved_ms'] / 1e3:.1f} s{loaded}"
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 from preread.contexts.cite import grounded
 from preread.contexts.layout import is_not_stated
-from preread.types import Completion, Finish, Timing, Usage
+from preread.types import Brought, Completion, Finish, Timing, Usage
 
 
 def merge(answers: Sequence[Completion], unread: Sequence[str]) -> Completion:
@@ -20,11 +21,13 @@ def merge(answers: Sequence[Completion], unread: Sequence[str]) -> Completion:
         return replace(answers[0], unread=tuple(unread)) if unread else answers[0]
     ranked = sorted(answers, key=_rank, reverse=True)
     best = ranked[0]
+    loads = [a.timing.brought for a in answers if a.timing.brought is not None]
     timing = Timing(
         load_ms=max(a.timing.load_ms for a in answers),
         ttft_ms=best.timing.ttft_ms,
         total_ms=max(a.timing.total_ms for a in answers),
         saved_ms=sum(a.timing.saved_ms for a in answers),
+        brought=reduce(Brought.plus, loads) if loads else None,
     )
     return replace(
         best,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from preread.contexts.catalog.base import Catalog, ContextRecord, Part
@@ -97,7 +98,7 @@ class Opened:
         with; 0 when that was never measured."""
         rate = self.record.prefill_tok_s
         saved = usage.cached_tokens / rate * 1000 - timing.load_ms if rate else 0.0
-        return Timing(timing.load_ms, timing.ttft_ms, timing.total_ms, max(0.0, saved))
+        return replace(timing, saved_ms=max(0.0, saved))
 
     def close(self) -> None:
         """Free the search index, if one was made."""

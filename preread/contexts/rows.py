@@ -14,7 +14,7 @@ from preread.backend import Backend, RequestBatch, ResultBatch
 from preread.types import Completion, Finish, Likelihood, Timing, Usage
 
 if TYPE_CHECKING:
-    from preread.types import Float32Array
+    from preread.types import Brought, Float32Array
 
 ASIDE = 1024  # rows from which putting them in order would hold up the event loop
 
@@ -109,8 +109,9 @@ def as_rows(whole: ResultBatch, start: int = 0, stop: int | None = None) -> list
     )  # fmt: skip
     return [
         Row(
-            text, values[a:b], logprobs[a:b], finish, Usage(*usage), Timing(*times), tuple(probs),
-            held, best, whole.errors.get(i, ""),
+            text, values[a:b], logprobs[a:b], finish, Usage(*usage),
+            _timing(times, whole.brought.get(i)), tuple(probs), held, best,
+            whole.errors.get(i, ""),
         )
         for text, (a, b), finish, usage, times, probs, held, best, i in zip(*columns, strict=True)
     ]  # fmt: skip
@@ -126,12 +127,16 @@ def _take(row: Row, news: ResultBatch, j: int) -> None:
     if row.finish is None:
         return
     row.usage = Usage(*news.usage[j].tolist())
-    load, ttft, total = news.times[j].tolist()
-    row.timing = Timing(load_ms=load, ttft_ms=ttft, total_ms=total)
+    row.timing = _timing(news.times[j].tolist(), news.brought.get(int(news.rows[j])))
     row.error = news.errors.get(int(news.rows[j]), "")
     row.label_probs = _floats(news.label_probs, j)
     row.mass = float(news.mass[j]) if news.mass is not None else 0.0
     row.is_greedy = bool(news.is_greedy[j]) if news.is_greedy is not None else False
+
+
+def _timing(times: list[float], brought: Brought | None) -> Timing:
+    load, ttft, total = times
+    return Timing(load_ms=load, ttft_ms=ttft, total_ms=total, brought=brought)
 
 
 def _floats(values: Float32Array | None, j: int) -> tuple[float, ...]:

@@ -196,7 +196,7 @@ class LocalBackend:
         kept = part.batch.keep  # a session's turns are not stored
         ready = self._builder.prepare(part.prefix, caller, stores=not kept)
         try:
-            replies.loaded(part.rows, ready.brought.ms)
+            replies.loaded(part.rows, ready.brought)
             self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
             news = ready.computed or ready.brought.tokens  # or brought: nearer tiers lack it
             if news and not kept:  # while the rows run, a tier gets what it lacked

@@ -151,7 +151,7 @@ class ForeignBackend:
     def _prepare(self, part: Part, stream: Stream, replies: Replies, gone: threading.Event) -> None:
         assert part.prefix is not None
         ready = self._builder.prepare(part.prefix, self._lease_s, None, gone)
-        replies.loaded(part.rows, ready.brought.ms)
+        replies.loaded(part.rows, ready.brought)
         stream.submit(part, ready.computed)
         # What a tier had lost is given back while the rows run; a session's turns are not kept.
         if (ready.computed or ready.brought.tokens) and not part.batch.keep:

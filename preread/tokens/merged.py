@@ -45,6 +45,7 @@ def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
         mass=None if mass is None else mass[last],
         is_greedy=[i >= n and greedy[i - n] for i in last.tolist()] if greedy else None,
         errors={row: text for part in parts for row, text in part.errors.items()},
+        brought={row: load for part in parts for row, load in part.brought.items()},
     )
 
 
@@ -66,6 +67,9 @@ def only(news: ResultBatch, which: Int64Array, rows: Int32Array) -> ResultBatch:
         is_greedy=None if news.is_greedy is None else [news.is_greedy[i] for i in at],
         errors={
             new: news.errors[i] for i, new in zip(old, number, strict=True) if i in news.errors
+        },
+        brought={
+            new: news.brought[i] for i, new in zip(old, number, strict=True) if i in news.brought
         },
     )
 

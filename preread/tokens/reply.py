@@ -17,7 +17,7 @@ from preread.tokens.batch import FINISHES, GOES_ON, STOP, LikelihoodSpec, News
 from preread.tokens.ragged import lengths, picked
 from preread.tokens.requests import Part
 from preread.tokens.texts import Texts
-from preread.types import Finish
+from preread.types import Brought, Finish
 
 if TYPE_CHECKING:
     from preread.types import Float32Array, Int32Array, Int64Array
@@ -76,6 +76,7 @@ class Replies:
         self._written = np.zeros(n, np.int32)
         self._ttft = np.zeros(n, np.float32)
         self._load = np.zeros(n, np.float32)
+        self._brought: dict[int, Brought] = {}
         self.stopped: list[int] = []
 
     @property
@@ -91,9 +92,10 @@ class Replies:
     def running(self) -> Int64Array:
         return np.flatnonzero(~self._done)
 
-    def loaded(self, rows: Int64Array, ms: float) -> None:
-        """These rows' prefix came from a tier in so many milliseconds."""
-        self._load[rows] = ms
+    def loaded(self, rows: Int64Array, brought: Brought) -> None:
+        """These rows' prefix was not in memory; what came from the tiers."""
+        self._load[rows] = brought.ms
+        self._brought.update(dict.fromkeys(rows.tolist(), brought))
 
     def failed(self, errors: dict[int, str]) -> ResultBatch:
         """Rows that end with an error before the engine saw them."""
@@ -149,7 +151,13 @@ class Replies:
             mass=mass,
             is_greedy=news.agree.tolist() if scored else None,
             errors={int(part.rows[row]): text for row, text in news.errors.items()},
+            brought=self._brought_of(rows[[f is not None for f in finish]]),
         )
+
+    def _brought_of(self, rows: Int64Array) -> dict[int, Brought]:
+        if not self._brought:
+            return {}
+        return {row: self._brought[row] for row in rows.tolist() if row in self._brought}
 
     def _end(self, rows: Int64Array) -> None:
         self._done[rows] = True

@@ -74,7 +74,8 @@ def test_warm_loads_a_context_before_anybody_asks(
     assert first["stays"] and first["loaded_tokens"] == first["tokens"] > 0
     again = one_json(call("warm", "handbook", "--json"))
     assert (again["reused_tokens"], again["loaded_tokens"]) == (first["tokens"], 0)
-    assert one_json(call("ask", "handbook", "Who?", "--json"))["timing"]["load_ms"] == 0
+    answer = one_json(call("ask", "handbook", "Who?", "--json"))
+    assert answer["timing"]["load_ms"] == 0 and answer["brought"] is None
     said = call("warm", str(docs / "leave.md"))
     assert "0 loaded, 0 computed" in said.stdout and "no resident" not in said.stderr
     gone = call("warm", "handbok")

@@ -64,6 +64,7 @@ def test_a_machine_that_did_not_build_it_answers(
     assert got["answer"] == want["answer"]
     assert got["usage"]["cached_tokens"] == want["usage"]["cached_tokens"] > built["tokens"] - 64
     assert got["timing"]["load_ms"] > 0
+    assert sum(row["tokens"] for row in got["brought"]["tiers"]) == built["tokens"]
     (listed,) = told("list", **there)["contexts"]
     assert (listed["name"], listed["version"], listed["tokens"]) == ("handbook", 1, built["tokens"])
     assert not (tmp_path / "there" / "kv").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from preread.contexts.merge import mean_logprob, merge
-from preread.types import Citation, Completion, Finish, Match, Timing, Usage
+from preread.types import Brought, Citation, Completion, Finish, Match, Served, Timing, Usage
 
 
 def answer(
@@ -52,3 +52,16 @@ def test_costs_add_up_and_the_unread_are_listed() -> None:
 def test_unknown_probabilities_are_neutral() -> None:
     assert mean_logprob(answer("x", logprob=-2.0)) == -2.0
     assert mean_logprob(Completion("", (), Finish.STOP, Usage(), Timing())) == 0.0
+
+
+def test_what_the_shards_took_from_tiers_is_added_up() -> None:
+    disk, far = Served("disk", 2, 512, 100, 1.0), Served("redis", 1, 256, 50, 4.0)
+
+    def timed(*load: Brought) -> Completion:
+        timing = Timing(1.0, brought=next(iter(load), None))
+        return Completion("a", (), Finish.STOP, Usage(), timing)
+
+    one, two = timed(Brought(512, 1.0, 0.5, (disk,))), timed(Brought(256, 4.0, 3.0, (far,)))
+    three = timed()
+    assert merge([one, two, three], ()).timing.brought == Brought(768, 5.0, 3.5, (disk, far))
+    assert merge([three, three], ()).timing.brought is None

@@ -89,6 +89,10 @@ async def test_another_process_loads_what_one_computed(model):
     await second.close()
     assert [r.tokens for r in rows] == want
     assert rows[0].timing.load_ms > 0
+    for row in rows:
+        brought = row.timing.brought
+        assert brought is not None and [s.tier for s in brought.served] == ["memory"]
+        assert brought.tokens == brought.served[0].tokens >= built.tokens - 64
     assert rows[0].usage.cached_tokens >= built.tokens - 64  # the last span is whole or not kept
     assert built.stored and built.chunk_keys == again.chunk_keys
     assert again.computed_tokens == 0
