@@ -127,3 +127,14 @@ def open_keyring(config: Config) -> Keyring | None:
 def open_upkeep(config: Config) -> Upkeep:
     """Verifies and sweeps the chunks of this home."""
     return Upkeep(open_tiers(config), Metrics())
+
+
+def open_sweeper(config: Config, *, shared: bool = False) -> tuple[Upkeep, tuple[str, ...]]:
+    """Sweeps the tiers whose every user keeps its names in this catalog, as far as can be known;
+    and the places of those left out: servers and buckets, where the catalog is the home's own.
+    shared: none is."""
+    urls = parse_tiers(config.store.tiers)
+    far = [url for url in urls if url.scheme not in ("ram", "disk")]
+    left = [] if shared or config.store.catalog.strip() else far
+    tiers = [_open_tier(url, config) for url in urls if url not in left]
+    return Upkeep(tiers, Metrics()), tuple(url.place for url in left)

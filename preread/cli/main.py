@@ -214,12 +214,15 @@ def rm(name: Name, json: Json = False) -> None:
 @app.command()
 def gc(
     grace: Annotated[str, typer.Option(help="Leave chunks younger than this alone.")] = "1h",
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Also far tiers that other catalogs may use.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Free what no context refers to: old versions, expired contexts, orphaned chunks."""
     from preread.cli.managing import gc_command
 
-    gc_command(grace, json=json)
+    gc_command(grace, shared=shared, json=json)
 
 
 @app.command()

@@ -170,20 +170,22 @@ def rm_command(name: str, *, json: bool) -> None:
             note(f"  its documents are still part of {other}: preread rm {other}")
 
 
-def gc_command(grace: str, *, json: bool) -> None:
-    from preread.home import open_catalog, open_upkeep
+def gc_command(grace: str, *, shared: bool, json: bool) -> None:
+    from preread.home import open_catalog, open_sweeper
 
     config = load_config()
     grace_s = 0.0 if grace in ("0", "0s") else parse_ttl(grace)
     kept = config.context.versions_kept
     collected = manage.collect_garbage(open_catalog(config), kept, time.time())
-    swept = open_upkeep(config).sweep(collected.live_chunks, grace_s)
+    sweeper, left = open_sweeper(config, shared=shared)
+    swept = sweeper.sweep(collected.live_chunks, grace_s)
     if json:
         emit(
             {
                 "expired": list(collected.expired),
                 "versions_removed": collected.versions,
                 **swept._asdict(),
+                "tiers_left": list(left),
             }
         )
     else:
@@ -193,6 +195,11 @@ def gc_command(grace: str, *, json: bool) -> None:
         )
         for name in collected.expired:
             note(f"  expired, its KV may go (texts and sessions stay): {name}")
+        for place in left:
+            note(
+                f"  {place} was left alone: homes with other catalogs may use it. Share the "
+                "catalog (store.catalog), or, if nobody does: preread gc --shared"
+            )
         for error in swept.errors:
             note(f"  {error}")
     if swept.errors:

@@ -31,3 +31,18 @@ def test_what_tiers_hold(
     for file in (home / "kv").rglob("*.kv"):
         file.unlink()
     assert one_json(call("list", "--tiers", "--json"))["contexts"][0]["by_tier"][near] == 0
+
+
+def test_gc_leaves_what_other_catalogs_may_know(
+    call: Call, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two homes, each with a catalog of its own, on one object store."""
+    monkeypatch.setenv("PREREAD_TIERS", f"file://{tmp_path / 'far'}")
+    built = one_json(call("build", "handbook", str(docs), "--json"))
+    monkeypatch.setenv("PREREAD_HOME", str(tmp_path / "other"))
+    freed = one_json(call("gc", "--grace", "0", "--json"))
+    assert freed["removed"] == 0 and len(freed["tiers_left"]) == 1
+    told = call("gc", "--grace", "0")
+    assert "left alone" in told.stderr and "preread gc --shared" in told.stderr
+    swept = one_json(call("gc", "--grace", "0", "--shared", "--json"))
+    assert swept["removed"] > 0 and swept["tiers_left"] == [] and built["tokens"] > 0
