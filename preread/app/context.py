@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Unpack, overload
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from preread.app.options import AnswerOptions, generate_work, texts
+from preread.app.relay import relayed
 from preread.backend import Generate, Progress
 from preread.contexts import ask as asking
 from preread.contexts import warm as warming
@@ -83,6 +84,16 @@ class Context:
         return engine.run(
             warming.warm(engine.backend, self.opened, lease_s=lease_s, progress=progress)
         )
+
+    def warming(self, lease_s: float = 0.0) -> Iterator[tuple[int, int] | Built]:
+        """`warm`, telling (tokens ready, tokens in all) while it goes on, and last what it took.
+        Leaving early cancels it."""
+        engine = self._engine
+
+        def work(progress: Progress) -> Coroutine[Any, Any, Built]:
+            return warming.warm(engine.backend, self.opened, lease_s=lease_s, progress=progress)
+
+        return engine.iterate(relayed(work))
 
     def session(self, name: str) -> Session:
         """A named conversation on this context; it is kept in the home and sees its own turns."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -13,6 +12,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from preread.app.aio import AsyncEngine
@@ -22,6 +22,7 @@ from preread.app.context import Context
 from preread.app.events import Events
 from preread.app.options import AnswerOptions, generate_work
 from preread.app.prompts import columns
+from preread.app.relay import relayed
 from preread.backend import (
     Backend,
     BackendInfo,
@@ -188,26 +189,15 @@ class Engine:
     async def _opening(
         self, target: str, stdin: bytes | None
     ) -> AsyncGenerator[str | tuple[int, int] | Opened, None]:
-        loop = asyncio.get_running_loop()
-        told: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+        def work(progress: Progress) -> Coroutine[Any, Any, Opened]:
+            options = OpenOptions(progress=progress, stdin=stdin)
+            return open_context(self.backend, self.catalog, target, self.config, options)
 
-        def progress(ready: int, total: int) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, (ready, total))
-
-        options = OpenOptions(progress=progress, stdin=stdin)
-        task = asyncio.ensure_future(
-            open_context(self.backend, self.catalog, target, self.config, options)
-        )
-        task.add_done_callback(lambda _: told.put_nowait(None))
-        try:
-            while (news := await told.get()) is not None:
+        async with aclosing(relayed(work)) as told:
+            async for news in told:
+                for text in news.notes if isinstance(news, Opened) else ():
+                    yield text
                 yield news
-            opened = await task
-        finally:
-            task.cancel()
-        for text in opened.notes:
-            yield text
-        yield opened
 
     @overload  # a str is a sequence of str, and means one prompt
     def generate(  # type: ignore[overload-overlap]

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preread.cli.output import FAILURES, ReadingBar, emit, note
-from preread.errors import PrereadError, RequestError
+from preread.cli.events import Event, heard, opened
+from preread.cli.output import FAILURES, emit, note
+from preread.errors import RequestError
 
 if TYPE_CHECKING:
     from preread.app import Context, Engine
     from preread.types import Completion
-
-Event = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +88,8 @@ def local_events(request: AskRequest) -> Generator[Event]:
 
 def answer_events(engine: Engine, request: AskRequest) -> Iterator[Event]:
     """The events of one question on an open engine. The target is a name or absolute."""
-    for news in engine.opening(request.target):
-        if isinstance(news, str):
-            yield {"note": news}
-        elif isinstance(news, tuple):
-            yield {"progress": list(news)}
-        else:
-            yield from stream_events(news, request)
+    for news in opened(engine, request.target):
+        yield from [news] if isinstance(news, dict) else stream_events(news, request)
 
 
 def stream_events(context: Context, request: AskRequest) -> Iterator[Event]:
@@ -144,17 +138,8 @@ def render(events: Iterator[Event], *, json: bool, began: float | None = None) -
     it was asked, else the start of the process counts. The answer is streamed on
     stdout, everything else goes to stderr, so that `preread ask … > a.txt` holds the answer."""
     streamed = ""
-    bar = ReadingBar(quiet=json)
-    for event in events:
-        if "progress" in event:
-            bar.advance(*event["progress"])
-            continue
-        bar.close()
-        if "error" in event:
-            raise RemoteError(event["error"])
-        if "note" in event:
-            note(event["note"])
-        elif "delta" in event and not json:
+    for event in heard(events, quiet=json, what="the answer"):
+        if "delta" in event and not json:
             streamed += event["delta"]
             sys.stdout.write(event["delta"])
             sys.stdout.flush()
@@ -166,17 +151,7 @@ def render(events: Iterator[Event], *, json: bool, began: float | None = None) -
                 wall = wall_seconds() if began is None else time.monotonic() - began
                 _finish(result, streamed, wall)
             return bool(result["finish_reason"] == "error")
-    raise PrereadError(
-        "The resident process ended in the middle of the answer.", hint="Run it again."
-    )
-
-
-class RemoteError(PrereadError):
-    """An error of the resident process, with its own exit code."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(str(error["message"]))
-        self.exit_code = int(error["exit_code"])
+    raise AssertionError("events end with a result or an error")
 
 
 def _finish(result: dict[str, Any], streamed: str, wall: float) -> None:

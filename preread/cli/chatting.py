@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from preread.cli.asking import Event, render, result_json
+from preread.cli.asking import render, result_json
+from preread.cli.events import Event
 from preread.cli.output import note
 from preread.errors import PrereadError
 

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from preread.cli.asking import AskRequest, Event, answer_events
+from preread.cli.asking import AskRequest, answer_events
 from preread.cli.client import SOCKET, address, call, settings_of, status
+from preread.cli.events import Event
 from preread.cli.output import emit, fail, note
 from preread.cli.target import resolve
 from preread.cli.warming import WarmRequest, warm_events

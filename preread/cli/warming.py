@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from preread.cli.asking import Event, RemoteError
-from preread.cli.output import ReadingBar, emit, note
-from preread.errors import PrereadError
+from preread.cli.events import Event, heard, opened
+from preread.cli.output import emit, note
 
 if TYPE_CHECKING:
     from preread.app import Context, Engine
+    from preread.types import Built
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +38,18 @@ def warm_command(target: str, *, model: str, lease_s: float, resident: bool, jso
 
 def warm_events(engine: Engine, request: WarmRequest) -> Iterator[Event]:
     """The events of one request on an open engine. The target is a name or absolute."""
-    for news in engine.opening(request.target):
-        if isinstance(news, str):
-            yield {"note": news}
-        elif isinstance(news, tuple):
-            yield {"progress": list(news)}
-        else:
-            yield from _warmed(news, request.lease_s)
+    for news in opened(engine, request.target):
+        yield from [news] if isinstance(news, dict) else _warmed(news, request.lease_s)
 
 
 def _warmed(context: Context, lease_s: float) -> Iterator[Event]:
     """Progress while it is loaded, then the report."""
-    told: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-    made: list[Any] = []
+    for news in context.warming(lease_s):
+        yield {"progress": list(news)} if isinstance(news, tuple) else _report(context, news)
 
-    def work() -> None:
-        try:
-            made.append(context.warm(lease_s, lambda *at: told.put({"progress": list(at)})))
-        except Exception as error:
-            made.append(error)
-        told.put(None)
 
-    thread = threading.Thread(target=work, name="preread-warm", daemon=True)
-    thread.start()
-    yield from iter(told.get, None)
-    thread.join()
-    (result,) = made
-    if isinstance(result, Exception):
-        raise result
-    yield {
+def _report(context: Context, result: Built) -> Event:
+    return {
         "warmed": {
             "name": context.name,
             "version": context.version,
@@ -92,20 +73,9 @@ def _here(request: WarmRequest) -> Generator[Event]:
 
 
 def _render(events: Iterator[Event], *, json: bool, stays: bool) -> None:
-    bar = ReadingBar(quiet=json)
-    for event in events:
-        if "progress" in event:
-            bar.advance(*event["progress"])
-            continue
-        bar.close()
-        if "error" in event:
-            raise RemoteError(event["error"])
-        if "note" in event:
-            note(event["note"])
-        else:
-            _finish({**event["warmed"], "stays": stays}, json=json)
-            return
-    raise PrereadError("The resident process ended in the middle of it.", hint="Run it again.")
+    for event in heard(events, quiet=json, what="it"):
+        _finish({**event["warmed"], "stays": stays}, json=json)
+        return
 
 
 def _finish(warmed: dict[str, Any], *, json: bool) -> None:
