@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from preread.kernels.cuda import attention_programs as attention
+from preread.kernels.cuda import kv_programs as kv_writes
 from preread.kernels.cuda import row_programs as rows
 from preread.kernels.kv import grid
 
@@ -62,13 +63,13 @@ def test_attention(kv):
 def test_writing(kv):
     sizes = {"D": 80, "BD": 128, "HEADS": 8}
     if kv == "full":
-        compiled(attention.write_program, sizes, kv)
+        compiled(kv_writes.write_program, sizes, kv)
         return
     least, up, down = grid(kv)
     code = tl.int8 if kv == "int8" else tl.float8e4nv
     sizes |= {"CODE": code, "LEAST": least, "UP": up, "DOWN": down}
-    compiled(attention.write_codes_program, sizes, kv)
-    compiled(attention.rounded_program, sizes, kv)
+    compiled(kv_writes.write_codes_program, sizes, kv)
+    compiled(kv_writes.rounded_program, sizes, kv)
 
 
 def test_rows():

@@ -18,14 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
-from preread.kernels.cuda.attention_programs import (
-    parts_program,
-    rounded_program,
-    tail_program,
-    tiles_program,
-    write_codes_program,
-    write_program,
-)
+from preread.kernels.cuda.attention_programs import parts_program, tail_program, tiles_program
+from preread.kernels.cuda.kv_programs import rounded_program, write_codes_program, write_program
 from preread.kernels.kv import grid
 
 if TYPE_CHECKING:
