@@ -47,7 +47,7 @@ def holding_command(*, json: bool) -> None:
     held = []
     for summary in catalog.summaries():
         if (record := catalog.get(summary.name)) is not None:
-            keys = [key for shard in record.shards for key in shard.chunk_keys]
+            keys = record.chunk_keys
             by_tier = {room.name: None for room in rooms} | _counts(asked, keys)
             held.append(Held(record.name, record.version, len(keys), by_tier))
     if json:

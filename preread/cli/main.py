@@ -140,14 +140,10 @@ def list_(
     json: Json = False,
 ) -> None:
     """List the contexts and their state."""
-    if tiers:
-        from preread.cli.holding import holding_command
-
-        holding_command(json=json)
-        return
+    from preread.cli.holding import holding_command
     from preread.cli.managing import list_command
 
-    list_command(json=json)
+    (holding_command if tiers else list_command)(json=json)
 
 
 @app.command()

@@ -57,8 +57,17 @@ def show_command(name: str, *, json: bool) -> None:
 
     config = load_config()
     shown = manage.show_context(open_catalog(config), name, time.time(), config.context)
+    value = _described(shown)
+    if json:
+        emit(value)
+    else:
+        _print_described(shown, value)
+
+
+def _described(shown: manage.Shown) -> dict[str, Any]:
+    """The documented object of `show --json`."""
     record = shown.record
-    value = {
+    return {
         "name": record.name,
         "version": record.version,
         "versions": list(shown.versions),
@@ -87,19 +96,16 @@ def show_command(name: str, *, json: bool) -> None:
         ],
         "sessions": list(shown.sessions),
     }
-    if json:
-        emit(value)
-        return
-    state = value["state"]
-    assert isinstance(state, dict)
-    print(f"{record.name}, version {record.version}: {state['label']} {state['reason']}".rstrip())
+
+
+def _print_described(shown: manage.Shown, value: dict[str, Any]) -> None:
+    record, state = shown.record, shown.state
+    print(f"{record.name}, version {record.version}: {state.label} {state.reason}".rstrip())
     for key in ("model", "dtype", "codec", "fingerprint", "created_at", "expires_at"):
         if value[key]:
             print(f"  {key.replace('_', ' '):12} {value[key]}")
     kept = ", ".join(map(str, shown.versions))
-    print(
-        f"  {'tokens':12} {record.tokens:,} ({size(sum(s.kv_bytes for s in record.shards))} of KV)"
-    )
+    print(f"  {'tokens':12} {record.tokens:,} ({size(value['kv_bytes'])} of KV)")
     print(f"  {'versions':12} {kept}")
     print(f"  {'sessions':12} {', '.join(shown.sessions) or 'none'}")
     for i, shard in enumerate(record.shards):
@@ -114,7 +120,7 @@ def verify_command(name: str, *, json: bool) -> None:
     keys = None
     if name:
         record = manage.known(open_catalog(config), name)
-        keys = [key for shard in record.shards for key in shard.chunk_keys]
+        keys = record.chunk_keys
     report = open_upkeep(config).verify(keys)
     if json:
         emit(report._asdict())

@@ -47,7 +47,7 @@ def export_context(
         )
     body, texts = pack(carried(record))
     manifest = {"format": FORMAT, "writer": writer, "record": json.loads(decompress(body))}
-    keys = [key for shard in record.shards for key in shard.chunk_keys]
+    keys = record.chunk_keys
     wanted = [ChunkKey(bytes.fromhex(key)) for key in dict.fromkeys(keys)]
     chunks = sealed = 0
     errors: list[str] = []

@@ -93,7 +93,7 @@ def import_context(
     if not unchanged:
         epochs = epochs_of(catalog, kept, record.fingerprint) if kept else 0
         catalog.put(replace(record, epochs=epochs), expected=expected)
-    keys = {key for shard in record.shards for key in shard.chunk_keys}
+    keys = set(record.chunk_keys)
     return Imported(
         record=newest if newest and unchanged else record,
         unchanged=unchanged,
@@ -204,7 +204,7 @@ class _Reader:
         inside &= all(0 <= i < len(record.sources) for s in record.shards for i in s.sources)
         counts = [n for shard in record.shards for n in (shard.tokens, shard.kv_bytes)]
         inside &= all(0 <= n <= MOST for n in counts) and record.codec in CODECS
-        keys = [key for shard in record.shards for key in shard.chunk_keys]
+        keys = record.chunk_keys
         if not inside or not all(CHUNK.fullmatch(f"chunks/{key}.kv") for key in keys):
             raise damaged(self.path, "its record contradicts itself")
         return carried(record)

@@ -90,10 +90,7 @@ def load_model(
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError.
     """
-    if kv_precision not in KV_PRECISIONS:
-        raise ConfigError(
-            f"kv_precision = {kv_precision!r}.", hint=f"Give one of {', '.join(KV_PRECISIONS)}."
-        )
+    check_kv_precision(kv_precision)
     place = choose_device(device)
     linear = choose_linear(weights_precision, place)
     read = read_weights(
@@ -155,6 +152,14 @@ def read_weights(
     known = digest(folder)
     tensors = checkpoint.load(getattr(torch, computed), place, shard)
     return Weights(config, shard.config(config), folder, computed, tensors, known)
+
+
+def check_kv_precision(precision: str) -> None:
+    """Raises ConfigError for one that there is not."""
+    if precision not in KV_PRECISIONS:
+        raise ConfigError(
+            f"kv_precision = {precision!r}.", hint=f"Give one of {', '.join(KV_PRECISIONS)}."
+        )
 
 
 def choose_linear(precision: str, device: torch.device) -> MakeLinear:

@@ -89,6 +89,11 @@ class ContextRecord:
     def tokens(self) -> int:
         return sum(s.tokens for s in self.shards)
 
+    @property
+    def chunk_keys(self) -> list[str]:
+        """Hex keys of the chunks of all shards."""
+        return [key for shard in self.shards for key in shard.chunk_keys]
+
 
 @dataclass(frozen=True, slots=True)
 class ContextSummary:

@@ -110,11 +110,6 @@ def read_summary(values: dict[str, Any]) -> ContextSummary:
     return ContextSummary(**_known(ContextSummary, values))
 
 
-def chunk_keys(record: ContextRecord) -> list[str]:
-    """Hex keys of the chunks of all shards."""
-    return [key for shard in record.shards for key in shard.chunk_keys]
-
-
 def compress(text: str) -> bytes:
     return zlib.compress(text.encode("utf-8", "surrogatepass"), 6)
 

@@ -24,7 +24,6 @@ from uuid import uuid4
 
 from preread.contexts.catalog.base import ContextRecord, ContextSummary, Hints, Standing
 from preread.contexts.catalog.codec import (
-    chunk_keys,
     pack_whole,
     summary_of,
     unpack_whole,
@@ -148,7 +147,7 @@ class ObjectCatalog:
             ]
             records = ahead(lambda one: self._record(*one), alive, AT_ONCE)
             # A record that went meanwhile was of a version that is not kept.
-            return frozenset(key for record in records if record for key in chunk_keys(record))
+            return frozenset(key for record in records if record for key in record.chunk_keys)
 
     def sessions(self, name: str) -> Sequence[str]:
         with self._border():

@@ -25,7 +25,6 @@ from typing import Any
 from preread.contexts.catalog import scripts
 from preread.contexts.catalog.base import ContextRecord, ContextSummary, Hints, Standing
 from preread.contexts.catalog.codec import (
-    chunk_keys,
     compress,
     decompress,
     pack,
@@ -72,7 +71,7 @@ class RedisCatalog:
         body, texts = pack(record)
         name = record.name
         keys = [NAMES, *(_key(part, name) for part in ("context", "bodies", "chunks")), TEXTS, USES]
-        summary, chunks = json.dumps(asdict(summary_of(record))), json.dumps(chunk_keys(record))
+        summary, chunks = json.dumps(asdict(summary_of(record))), json.dumps(record.chunk_keys)
         values = [CHANNEL, name, expected, record.version, record.created_at, summary, body]
         pairs = [part for digest, text in texts.items() for part in (digest, compress(text))]
         newest = self._run(scripts.PUT, keys, [*values, compress(chunks), *pairs])

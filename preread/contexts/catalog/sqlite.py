@@ -17,7 +17,6 @@ from pathlib import Path
 
 from preread.contexts.catalog.base import ContextRecord, ContextSummary, Hints, Standing
 from preread.contexts.catalog.codec import (
-    chunk_keys,
     compress,
     decompress,
     pack,
@@ -277,7 +276,7 @@ def _columns(record: ContextRecord, body: bytes) -> tuple[object, ...]:
         shown.created_at,
         shown.expires_at,
         shown.invalidated,
-        compress(dumps(chunk_keys(record))),
+        compress(dumps(record.chunk_keys)),
         body,
     )
 
