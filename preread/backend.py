@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from preread.types import GREEDY, Brought, Built, Finish, Prefix, Sampling
+from preread.types import GREEDY, Brought, Built, Finish, Prefix, Prices, Sampling
 
 if TYPE_CHECKING:
     from preread.types import Float32Array, Int32Array, Int64Array
@@ -24,7 +24,9 @@ class BackendInfo:
     """What a backend is. Limits in tokens, prompt and output together.
 
     effective_limit: how far the model is known to read well (<= limit); effective_known: False when
-    nobody measured it and the limit itself is repeated.
+    nobody measured it and the limit itself is repeated. prices: None where nothing is paid.
+    min_prefix: shortest beginning that is ever reused. exact_counts: False where `count` can only
+    estimate, because the tokenizer is somebody else's.
     """
 
     name: str  # "local", "openai", …
@@ -36,6 +38,9 @@ class BackendInfo:
     kv_bytes_per_token: int
     device: str
     dtype: str
+    prices: Prices | None = None
+    min_prefix: int = 0
+    exact_counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,7 @@ class ResultBatch:
     output tokens. times: [n, 3] = load, ttft, total milliseconds. label_probs: [n, labels],
     normalised over the labels; mass: [n]. errors: row -> message (finish is ERROR). brought: row ->
     what was asked of the tiers before it could run; rows whose prefix was in memory are left out.
+    written: [n], of the computed tokens those billed as cache writes; None: none of any row.
     """
 
     rows: Int32Array
@@ -159,6 +165,7 @@ class ResultBatch:
     is_greedy: list[bool] | None = None  # loglikelihood: every token was the arg-max
     errors: dict[int, str] = field(default_factory=dict)
     brought: dict[int, Brought] = field(default_factory=dict)
+    written: Int32Array | None = None
 
 
 Progress = Callable[[int, int], None]  # (tokens ready, tokens in all), called from any thread
