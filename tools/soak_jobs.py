@@ -186,13 +186,15 @@ class Judge:
         same = common(got.tokens, want.tokens)
         asked = len(prompt(batch, row))
         ended = got.whole or got.finish is Finish.ERROR
+        unseen = self._unseen(got, want)
         if same < len(got.tokens) or (ended and (same < len(want.tokens))):
+            if unseen:
+                return ""
             if self._either(batch, row, got, want, same):
                 self.near += 1
                 return ""
             return f"wrote {got.tokens} {got.finish}, alone {want.tokens} {want.finish}"
-        read = POISON in got.tokens + want.tokens and self.wide.device.type == "cuda"
-        if ended and got.finish is not want.finish and not read:  # a graph reads it and goes on
+        if ended and got.finish is not want.finish and not unseen:
             return f"ended as {got.finish} ({got.error}), alone as {want.finish} ({want.error})"
         scores = got.scores[: len(want.scores)]  # as wide as the batch's longest
         pairs = ((got.logprobs, want.logprobs[:same]), (scores, want.scores))
@@ -205,6 +207,18 @@ class Judge:
         if got.whole and (got.usage[0], sum(got.usage[1:3]), got.usage[3]) != paid:
             return f"usage {got.usage} of {asked} + {len(got.tokens)} tokens"
         return ""
+
+    def _unseen(self, a: Row, b: Row) -> bool:
+        """Whether one failed at the token at which the model raises and the other did not: a
+        recorded step reads that token and goes on."""
+        short = min(a, b, key=lambda r: (len(r.tokens), r.finish is not Finish.ERROR))
+        long = b if short is a else a
+        return (
+            self.wide.device.type == "cuda"
+            and short.finish is Finish.ERROR
+            and POISON in long.tokens[: len(short.tokens) + 1]
+            and long.tokens[: len(short.tokens)] == short.tokens
+        )
 
     def _either(self, batch: TokenBatch, row: int, a: Row, b: Row, same: int) -> bool:
         """Whether rounding decides the token in which the two differ."""
