@@ -46,8 +46,11 @@ def test_only_a_recorded_step_may_read_the_token_at_which_the_model_raises(
     judge = soak.Judge(wide=SimpleNamespace(device=torch.device(device)), slack=0.0)
     monkeypatch.setattr(judge.__class__, "_either", lambda *args: False)
     own = Ragged(np.arange(3, dtype=np.int32), np.array([0, 3]))
-    batch: Any = SimpleNamespace(head=lambda row: [], own=own, spec=GenerateSpec(9, GREEDY), context=[0])
-    on = soak.Row([4, soak.POISON, *range(ahead)], finish=Finish.LENGTH, usage=(0, 0, 3, 2 + ahead))
+    batch: Any = SimpleNamespace(
+        head=lambda row: [], own=own, spec=GenerateSpec(9, GREEDY), context=[0]
+    )
+    tokens = [4, soak.POISON, *range(ahead)]
+    on = soak.Row(tokens, finish=Finish.LENGTH, usage=(0, 0, 3, 2 + ahead))
     failed = soak.Row([4, soak.POISON], finish=Finish.ERROR)
     allowed = device == "cuda"
     assert (judge.wrong(batch, 0, on, failed) == "") is allowed

@@ -208,8 +208,10 @@ def test_row_statistics(dtype):
 @pytest.mark.parametrize("precision", ["full", "int8"])
 @pytest.mark.parametrize("changes", [{"graphs": False}, {"kernels": "stock"}], ids=str)
 def test_graphs_and_kernels_change_no_answer(tmp_path, changes, precision):
-    """Rounding may turn a near tie in some long answer, and a throw of the dice more often."""
-    decoder = decoder_of(tmp_path, 8, 2, 64)
+    """Rounding may turn a near tie in some long answer, and a throw of the dice more often: among
+    the 50 likely tokens of random weights many are nearly as likely. (Two ways of computing on a
+    CPU write 43 and 30 of the 45 alike in float16, 36 and 4 in bfloat16.)"""
+    decoder = decoder_of(tmp_path, 8, 2, 64, "float16")
     own = [
         [int(t) for t in np.random.default_rng(i).integers(1, 250, 3 + i % 9)] for i in range(45)
     ]
@@ -220,10 +222,16 @@ def test_graphs_and_kernels_change_no_answer(tmp_path, changes, precision):
         jobs = [engine.submit(batch(own, greedy(12), prefixes=[list(range(2, 90))]))]
         jobs.append(engine.submit(batch(own, hot, prefixes=[list(range(2, 90))], seeds=range(45))))
         made.append(drain(engine, *jobs))
-    for one, two, least in zip(*made, (34, 25), strict=True):
+    for one, two, least in zip(*made, (36, 20), strict=True):
         same = sum(one.tokens[row] == two.tokens[row] for row in range(45))
         assert same >= least, same
         assert one.finish == two.finish and one.usage == two.usage
+    sampled = [job[1] for job in made]
+    for row in range(45):
+        alike = [a == b for a, b in zip(*(job.tokens[row] for job in sampled), strict=True)]
+        upto = alike.index(False) if False in alike else len(alike)
+        one, two = (job.logprobs[row][:upto] for job in sampled)
+        np.testing.assert_allclose(one, two, atol=0.05)
 
 
 def test_a_decoder_that_cannot_be_captured_runs_without_graphs(tmp_path):
