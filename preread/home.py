@@ -68,7 +68,8 @@ def open_tiers(config: Config) -> list[Tier]:
 
 def _open_tier(url: TierUrl, config: Config) -> Tier:
     if url.scheme == "ram":
-        return MemoryTier(budget=parse_bytes(url.path, url.name), name=url.name)
+        budget = parse_bytes(url.path, url.name)
+        return MemoryTier(budget=budget, share=url.nbytes("share"), name=url.name)
     if url.scheme == "disk":
         return _open_disk(url, config)
     extra, package = EXTRAS[url.scheme]
@@ -93,6 +94,7 @@ def _open_disk(url: TierUrl, config: Config) -> DiskTier:
         root,
         name=url.name,
         budget=url.nbytes("budget", config.store.disk_budget_mb * 1024 * 1024),
+        share=url.nbytes("share"),
         fsync=url.flag("fsync", config.store.fsync),
         window=url.count("window", WINDOW),
         deadline_s=url.seconds("deadline"),

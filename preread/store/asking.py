@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from preread.errors import TierError
 from preread.metrics import Metrics
 from preread.store.chunk import Fault
-from preread.store.tiers.base import ChunkKey, Tier
+from preread.store.tiers.base import ChunkKey, Drops, Tier, Weighs
 from preread.store.upkeep import Upkeep
 
 BUDGET_S = 300.0  # a tier is asked for its budget this often
@@ -63,8 +63,15 @@ class Asker:
         self._see(places)
         return places, dead
 
-    def write(self, tier: Tier, key: ChunkKey, parts: Sequence[bytes | memoryview]) -> bool:
-        """Whether the tier took it."""
+    def write(
+        self,
+        tier: Tier,
+        key: ChunkKey,
+        parts: Sequence[bytes | memoryview],
+        *,
+        offered: bool = False,
+    ) -> bool:
+        """Whether the tier took it. offered: nothing is said where it does not want it."""
         try:
             if tier.write(key, parts):
                 self._suspect.discard((tier.name, key))
@@ -73,12 +80,25 @@ class Asker:
         except TierError as exc:
             self.failed(tier, exc)
             return False
-        self.refused(tier, "no room within its budget")
+        if not offered:
+            self.refused(tier, "no room within its budget for what is worth no more than the rest")
         return False
 
     def take(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
         """See `write`."""
         return self.write(tier, key, [value])
+
+    def used(self, tier: Tier, saved: Mapping[ChunkKey, float]) -> None:
+        """See base.Weighs."""
+        try:
+            if isinstance(tier, Weighs):
+                tier.used(saved)
+        except TierError as exc:
+            self.failed(tier, exc)
+
+    def fallen(self, tier: Tier) -> list[tuple[ChunkKey, bytes]]:
+        """See base.Drops."""
+        return tier.fallen() if isinstance(tier, Drops) else []
 
     def budget(self, tier: Tier) -> int | None:
         """Bytes the tier may hold, 0 for any; None when it cannot be asked. Remembered for a while:

@@ -11,8 +11,10 @@ from preread.store.asking import Asker
 from preread.store.chunk import ChunkHeader
 from preread.store.keys import OVERHEAD, Box
 from preread.store.layout import Layout
+from preread.store.rates import Rates
 from preread.store.reports import SaveReport
 from preread.store.tiers.base import ChunkKey, Tier
+from preread.store.worth import saved, use
 from preread.store.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Saver:
         asker: Asker,
         layout: Layout,
         metrics: Metrics,
+        rates: Rates,
         manners: Mapping[str, Manner],
         behind: WriteBack,
     ) -> None:
@@ -47,6 +50,7 @@ class Saver:
         self._asker = asker
         self._layout = layout
         self._metrics = metrics
+        self._rates = rates
         self._manners = manners
         self._behind = behind
 
@@ -58,6 +62,7 @@ class Saver:
             for chunk in self._layout.chunks(span)
         ]
         plans = self._plans(wanted, start)
+        self._count_use(wanted, plans)
         known = bool(wanted) or len(tokens) == 0  # else the epochs cannot be told, see Layout
         stored = known and all(whole for _, whole in plans.values())
         chunks = nbytes = skipped = pending = 0
@@ -81,11 +86,44 @@ class Saver:
                     nbytes += chunk.payload_nbytes + OVERHEAD
                 else:
                     stored, plans[tier] = False, (set(), False)
+                self._demote(tier)
         self._metrics.add("store.save_chunks", chunks)
         self._metrics.add("store.save_bytes", nbytes)
         self._metrics.add("store.save_skipped", skipped)
         keys = tuple(chunk.key.hex() for _, chunk in wanted)
         return SaveReport(chunks, nbytes, skipped, stored, keys, pending)
+
+    def _count_use(
+        self,
+        wanted: list[tuple[int, ChunkHeader]],
+        plans: Mapping[Tier, tuple[set[ChunkKey], bool]],
+    ) -> None:
+        """Tell each tier what this use of the prefix saves it for."""
+        chunks = [(chunk.key, chunk.payload_nbytes + OVERHEAD) for _, chunk in wanted]
+        nbytes = sum(size for _, size in chunks)
+        end = wanted[-1][0] if wanted else 0
+        prefill = self._rates.prefill()
+        for tier, (lacking, _) in plans.items() if wanted else ():
+            per_byte = saved(end, nbytes, prefill, self._rates.pace(tier.name))
+            missing = sum(size for key, size in chunks if key in lacking)
+            self._asker.used(tier, use(chunks, missing, per_byte))
+
+    def _demote(self, tier: Tier) -> None:
+        """What fell out of a tier to make room, and had been used again, goes to the next one that
+        takes it, if no other has it."""
+        for key, value in self._asker.fallen(tier):
+            behind = self._asker.tiers[self._asker.tiers.index(tier) + 1 :]
+            places, _ = self._asker.places([key], behind)
+            if any(key in self._behind.waiting(other) for other in behind) or places:
+                continue
+            for other in behind:
+                if self._manner(other).behind:
+                    taken = self._behind.add(other, key, value)
+                else:
+                    taken = self._asker.write(other, key, [value], offered=True)
+                if taken:
+                    self._metrics.add(f"store.demoted.{other.name}")
+                    break
 
     def _manner(self, tier: Tier) -> Manner:
         return self._manners.get(tier.name, THROUGH)

@@ -49,10 +49,10 @@ KEY_BYTES, ID_BYTES = 32, 8
 # two nonces are equal with a chance of 2^-32 (SP 800-38D, 8.3). See docs/security.md.
 NONCE_BYTES = 12
 
-# What a header says up to the payload's length, key id, nonce, zeros, name, zeros; then a checksum
-# of all other bytes of the value, for those who look after it without a key.
-_CLEAR = struct.Struct("<8sHHIQ8s12s20s32s144s")
-_ZEROS = bytes(20), bytes(144)
+# What a header says up to the payload's length, key id, nonce, zeros, name, zeros, owner, zeros;
+# then a checksum of all other bytes of the value, for those who look after it without a key.
+_CLEAR = struct.Struct("<8sHHIQ8s12s20s32s32s32s80s")
+_ZEROS = bytes(20), bytes(32), bytes(80)
 _HINT = "A key is 256 random bits in hex or base64: openssl rand -hex 32"
 
 
@@ -83,17 +83,23 @@ class Keyring:
         for key in self.keys:
             key_id = derive(key, prefixed(b"preread/seal/1/id"))[:ID_BYTES]
             ciphers[key_id] = aead(derive(key, prefixed(b"preread/seal/1/data") + key_id + tenant))
-        return Seal(ciphers, derive(self.keys[-1], prefixed(b"preread/seal/1/name") + tenant))
+        name, owner = (
+            derive(self.keys[-1], prefixed(b"preread/seal/1/" + what) + tenant)
+            for what in (b"name", b"owner")
+        )
+        return Seal(ciphers, name, owner)
 
 
 class Seal:
     """Seals and opens the chunks of one tenant. Thread-safe."""
 
-    def __init__(self, ciphers: Mapping[bytes, AESGCM], name_key: bytes) -> None:
-        """ciphers: by key id; the first one seals."""
+    def __init__(self, ciphers: Mapping[bytes, AESGCM], name_key: bytes, owner: bytes) -> None:
+        """ciphers: by key id; the first one seals. owner: stands for the tenant in what it seals,
+        so that a tier can keep each tenant to its share."""
         self._ciphers = dict(ciphers)
         self._first = next(iter(self._ciphers))
         self._name_key = name_key
+        self._owner = owner
 
     def __repr__(self) -> str:
         return f"Seal({self._first.hex()})"
@@ -107,7 +113,7 @@ class Seal:
         assert payload.nbytes == chunk.payload_nbytes, (payload.nbytes, chunk)
         nonce = os.urandom(NONCE_BYTES)
         fields = MAGIC, VERSION, HEADER_BYTES, SEALED, payload.nbytes, self._first, nonce
-        clear = _CLEAR.pack(*fields, _ZEROS[0], chunk.key, _ZEROS[1])
+        clear = _CLEAR.pack(*fields, _ZEROS[0], chunk.key, _ZEROS[1], self._owner, _ZEROS[2])
         sealed = fresh(payload.nbytes + CHECKSUM_BYTES)
         cipher = self._ciphers[self._first]
         cipher.encrypt_into(nonce, payload, clear + described(chunk), sealed)
@@ -151,8 +157,8 @@ def _clear(view: memoryview, name: ChunkKey) -> tuple[bytes, bytes]:
     flags, payload_nbytes = opening(view)
     if not flags:
         raise ChunkFault(Fault.PLAIN)
-    *_, key_id, nonce, zeros_a, named, zeros_b = _CLEAR.unpack_from(view)
-    if (flags, (zeros_a, zeros_b)) != (SEALED, _ZEROS):
+    *_, key_id, nonce, zeros_a, named, zeros_b, _owner, zeros_c = _CLEAR.unpack_from(view)
+    if (flags, (zeros_a, zeros_b, zeros_c)) != (SEALED, _ZEROS):
         raise ChunkFault(Fault.BAD_HEADER)
     whole(view, payload_nbytes)
     if named != name:

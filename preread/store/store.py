@@ -75,7 +75,7 @@ class Store:
         asker = Asker(tiers, self._upkeep, metrics, log)
         self._loader = Loader(asker, self._layout, metrics, self._rates, room or Recycled(), always)
         self._behind = WriteBack(asker.take, metrics, log, limit=behind_bytes, drain_s=drain_s)
-        self._saver = Saver(asker, self._layout, metrics, manners or {}, self._behind)
+        self._saver = Saver(asker, self._layout, metrics, self._rates, manners or {}, self._behind)
 
     @property
     def chunk_tokens(self) -> int:

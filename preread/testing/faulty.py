@@ -9,7 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
 from preread.errors import TierError
-from preread.store.tiers.base import ChunkEntry, ChunkKey, Outcome, Room, Tier, TierUsage, fresh
+from preread.store.tiers.base import (
+    ChunkEntry,
+    ChunkKey,
+    Drops,
+    Gone,
+    Outcome,
+    Recalls,
+    Room,
+    Tier,
+    TierUsage,
+    Weighs,
+    fresh,
+)
 
 
 class Trouble(StrEnum):
@@ -106,6 +118,22 @@ class FaultyTier:
     def usage(self) -> TierUsage:
         self._next("usage")
         return self._inner.usage()
+
+    def used(self, saved: Mapping[ChunkKey, float]) -> None:
+        self._next("used")
+        if isinstance(self._inner, Weighs):
+            self._inner.used(saved)
+
+    def left(
+        self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
+    ) -> dict[ChunkKey, Gone]:
+        self._next("left")
+        if not isinstance(self._inner, Recalls):
+            return {}
+        return self._inner.left(keys, since=since, look=look)
+
+    def fallen(self) -> list[tuple[ChunkKey, bytes]]:
+        return self._inner.fallen() if isinstance(self._inner, Drops) else []
 
     def _next(self, method: str) -> tuple[Trouble | None, random.Random]:
         n = self._calls[method]

@@ -14,10 +14,11 @@ from obstore.store import MemoryStore
 
 from preread.errors import ConfigError, TierError
 from preread.store.tiers.base import ChunkUnreadable, Tier
+from preread.store.tiers.book import MOST, Book
 from preread.store.tiers.bucket import Bucket, Changed, Listed, open_bucket
 from preread.store.tiers.object import ObjectTier, open_object
+from preread.store.tiers.shelves import BucketShelf
 from preread.store.tiers.urls import TierUrl, parse_tiers
-from preread.store.tiers.uses import MOST, Uses
 from preread.testing.conformance_tier import Clock, TierConformance, get, key, put
 from tests.servers import bad_server, s3_server
 
@@ -183,11 +184,11 @@ def test_uses_are_folded_and_none_is_lost(bucket: Bucket) -> None:
     for n in range(2 * MOST):
         clock.tick()
         seen[key(n % 4)] = clock()  # one of them is not held
-        Uses(bucket, clock, 60.0).mark([key(n % 4)])
-    assert len(list(bucket.list("uses"))) > MOST
+        Book(clock, BucketShelf(bucket)).mark([key(n % 4)])
+    assert len(list(bucket.list("book"))) > MOST
     tier.tidy(0.0)
-    (left,) = bucket.list("uses")
-    assert left.nbytes == 3 * 40
+    (left,) = bucket.list("book")
+    assert left.nbytes == 4 * 72  # also what is held no more: it was used lately
     used = {entry.key: entry.last_used for entry in ObjectTier(bucket, clock=clock).scan()}
     assert used.keys() == {key(0), key(1), key(2)}
     assert all(used[k] >= when for k, when in seen.items() if k in used)
@@ -196,7 +197,7 @@ def test_uses_are_folded_and_none_is_lost(bucket: Bucket) -> None:
 def test_a_torn_or_foreign_list_of_uses_does_no_harm(bucket: Bucket) -> None:
     tier = ObjectTier(bucket, clock=Clock())
     put(tier, 1, b"x")
-    bucket.put("uses/torn", [b"\xff" * 57])
+    bucket.put("book/torn", [b"\xff" * 57])
     assert {entry.key for entry in tier.scan()} == {key(1)}
 
 
@@ -206,10 +207,10 @@ def test_uses_are_written_once_a_minute(bucket: Bucket) -> None:
     for n in range(50):
         put(tier, n, b"x")
         get(tier, n)
-    assert len(list(bucket.list("uses"))) == 1
+    assert len(list(bucket.list("book"))) == 1
     clock.tick(61)
     get(tier, 0)
-    assert len(list(bucket.list("uses"))) == 2
+    assert len(list(bucket.list("book"))) == 2
 
 
 def test_counting_lists_once(bucket: Bucket) -> None:

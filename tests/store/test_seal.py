@@ -65,6 +65,8 @@ def test_the_page_is_enough_to_open_one() -> None:
     data, chunk = bytes(value(ours)), header(ours)
     key_id, nonce, name = data[24:32], data[32:44], data[64:96]
     assert key_id == derive(prefixed(b"preread/seal/1/id"))[:8] and name == chunk.key
+    assert data[128:160] == derive(prefixed(b"preread/seal/1/owner") + ALICE)
+    assert data[44:64] + data[96:128] + data[160:240] == bytes(132)
     cipher = AESGCM(derive(prefixed(b"preread/seal/1/data") + key_id + ALICE))
     numbers = struct.pack("<6IIHH", *BOX, 64, 3, 1)
     bound = data[:240] + numbers + b"f" * 32 + ALICE + CHAIN

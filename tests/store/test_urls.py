@@ -68,6 +68,8 @@ def test_what_is_not_given_has_the_openers_default() -> None:
         ("disk?budget=1XB", "disk: budget = '1XB'"),
         ("disk?deadline=-1s", "disk: deadline = '-1s'"),
         ("disk?window=four", "window=four is no whole number"),
+        ("disk?budget=1GB&share=2GB", "disk: share=2GB of a budget of 1000000000 bytes"),
+        ("ram:1MB?share=2MB", "ram: share=2MB"),
         ("disk,disk", "listed twice"),
         ("redis://a,redis://b,redis://a?ttl=1d", "redis://a is listed twice"),
     ],

@@ -7,8 +7,9 @@ suite that every tier passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NewType, Protocol, TypeAlias, runtime_checkable
 
 from preread.errors import TierError
@@ -16,6 +17,9 @@ from preread.errors import TierError
 ChunkKey = NewType("ChunkKey", bytes)  # 32 bytes, see store/keys.py
 
 MAX_VALUE_BYTES = 1 << 30  # no value is larger; a tier need not read what claims to be
+# Where a value says whose it is: a tenant's digest, of a sealed one a name that stands for it. All
+# a tier ever looks at, and not verified: it decides about room, never about what is served.
+OWNER = slice(128, 144)
 
 
 class ChunkUnreadable(TierError):
@@ -38,6 +42,17 @@ def fresh(nbytes: int) -> memoryview:
     import numpy as np
 
     return np.empty(nbytes, np.uint8).data
+
+
+def owner_of(value: Sequence[bytes | memoryview]) -> bytes:
+    """Whose the value is that these parts make; b"" where it does not say."""
+    head = bytes(memoryview(value[0]).cast("B")[: OWNER.stop]) if value else b""
+    return stated(head[OWNER])
+
+
+def stated(owner: bytes) -> bytes:
+    """What stands at OWNER, b"" for nobody."""
+    return owner if len(owner) == OWNER.stop - OWNER.start and any(owner) else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +118,44 @@ class Tidy(Protocol):
     def tidy(self, older_than_s: float) -> int:
         """Remove debris of dead writers, and quarantined values older than this; returns how many
         things went. Raises TierError."""
+        ...
+
+
+class Gone(IntEnum):
+    """Why a chunk is not held any more."""
+
+    EVICTED = 1  # room was short
+    EXPIRED = 2  # its time in the tier was over
+    REMOVED = 3  # swept, or set aside
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """A tier that keeps what saves most for its bytes when room is short."""
+
+    def used(self, saved: Mapping[ChunkKey, float]) -> None:
+        """A use of these chunks saves so many seconds a byte, be they held or about to be written.
+        No chunk of a prefix may be said to save less than those after it. Raises TierError."""
+        ...
+
+
+@runtime_checkable
+class Recalls(Protocol):
+    """A tier that knows something of what it does not hold any more."""
+
+    def left(
+        self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
+    ) -> dict[ChunkKey, Gone]:
+        """Why chunks went that are not held now, as far as that is known; since: when they were
+        used last, as far as the asker knows. Asks nobody, unless told to look. Raises TierError."""
+        ...
+
+
+@runtime_checkable
+class Drops(Protocol):
+    """A tier whose chunks may go on to the next one when they go."""
+
+    def fallen(self) -> list[tuple[ChunkKey, bytes]]:
+        """Values that were evicted since this was asked last, and had been used again since they
+        were written; they are the caller's now."""
         ...

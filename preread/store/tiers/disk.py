@@ -3,10 +3,11 @@
     ROOT/chunks/3/f/3f…<64 hex digits>.kv     two levels of sixteen folders
     ROOT/tmp/…                                values being written, locked by their writers
     ROOT/quarantine/…                         set aside for diagnosis, the newest sixteen
+    ROOT/book/…                               what uses have saved and what was evicted, see book.py
 
 The file system is the index: a look-up is one `lstat`, so what other processes write or remove is
-seen at once and nothing can go stale. The only state is an estimate of the bytes held, renewed by a
-scan whenever a sixteenth of the budget has been written since. Last use is the file's mtime.
+seen at once and nothing can go stale. The only state is an estimate of the bytes held, see
+eviction.Budget. Last use is the file's mtime.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,14 +28,21 @@ from preread.store.tiers import files
 from preread.store.tiers.ahead import ahead
 from preread.store.tiers.base import (
     MAX_VALUE_BYTES,
+    OWNER,
     ChunkEntry,
     ChunkKey,
     ChunkUnreadable,
+    Gone,
     Outcome,
     Room,
     TierUsage,
     fresh,
+    owner_of,
+    stated,
 )
+from preread.store.tiers.book import Book
+from preread.store.tiers.eviction import Budget, Held, Standing
+from preread.store.tiers.shelves import FolderShelf
 
 WINDOW = 4  # files read at once
 TOUCH_S = 60.0  # last use is written at most this often
@@ -49,15 +57,17 @@ _DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 class DiskTier:
     """One folder. budget: bytes of chunks and quarantine, 0 for none; several processes may pass it
-    by a sixteenth each for a moment. fsync: a value survives a power cut once `write` has returned;
-    without it only the death of the process. window: files read at once. deadline_s: for reading
-    one, 0 for none. Files are readable by their owner alone."""
+    by a sixteenth each for a moment. share: bytes of one owner that others' writes leave alone.
+    fsync: a value survives a power cut once `write` has returned; without it only the death of the
+    process. window: files read at once. deadline_s: for reading one, 0 for none. Files are readable
+    by their owner alone."""
 
     def __init__(
         self,
         root: Path,
         *,
         budget: int = 0,
+        share: int = 0,
         fsync: bool = True,
         name: str = "disk",
         window: int = WINDOW,
@@ -70,16 +80,14 @@ class DiskTier:
         self._chunks = str(root / "chunks")
         self._temp = root / "tmp"
         self._quarantine = root / "quarantine"
-        self._budget = budget
-        self._slack = budget // 16
+        self._book = Book(clock, FolderShelf(root / "book", root / "tmp"), touch_s)
+        self._budget = Budget(budget, share, self, self._book, clock)
         self._fsync = fsync
         self._window = window
         self._deadline_s = deadline_s
         self._touch_s = touch_s
         self._clock = clock
         self._lock = threading.Lock()  # one writer per process
-        self._held: int | None = None  # bytes, estimated; None: never scanned
-        self._unscanned = 0  # bytes written since the last scan
         self._serial = 0
         with contextlib.suppress(TierError):  # a read-only folder can still be read
             self._sweep_temp()
@@ -112,21 +120,21 @@ class DiskTier:
         nbytes = sum(part.nbytes for part in parts)
         path = Path(self._path(key))
         with self._lock, self._border("write to"):
-            if not self._make_room(nbytes):
+            if not self._budget.make_room(key, owner_of(parts), nbytes):
                 return False
             files.make_folder(self._temp, fsync=self._fsync)
             files.make_folder(path.parent, fsync=self._fsync)
             self._serial += 1
             temp = self._temp / f"{os.getpid()}.{id(self):x}.{self._serial}"
             files.write_whole(temp, path, parts, mtime=self._clock(), fsync=self._fsync)
-            self._held = (self._held or 0) + nbytes
-            self._unscanned += nbytes
         return True
 
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
         act = self._set_aside if quarantine else files.unlink
         with self._lock, self._border("remove from"):
-            return sum(act(self._path(key)) for key in keys)
+            gone = [key for key in keys if act(self._path(key))]
+        self._book.left(gone, Gone.REMOVED)
+        return len(gone)
 
     def scan(self) -> Iterator[ChunkEntry]:
         for first in "0123456789abcdef":
@@ -138,7 +146,7 @@ class DiskTier:
     def usage(self) -> TierUsage:
         sizes = [entry.nbytes for entry in self.scan()]
         with self._border("scan"):
-            return TierUsage(len(sizes), sum(sizes) + self._aside_bytes(), self._budget)
+            return TierUsage(len(sizes), sum(sizes) + self._aside_bytes(), self._budget.limit)
 
     def tidy(self, older_than_s: float) -> int:
         """See base.Tidy: temp files of dead writers, and quarantine older than this. A use in the
@@ -146,6 +154,21 @@ class DiskTier:
         with self._lock, self._border("tidy"):
             list(self._set_right(self.scan()))
             return self._sweep_temp() + self._drop_quarantine(self._clock() - older_than_s)
+
+    def used(self, saved: Mapping[ChunkKey, float]) -> None:
+        """See base.Weighs. Known to other processes at once: what is written next would else be
+        worth nothing to them."""
+        self._book.used(saved)
+        self._book.flush()
+        if self._book.long():
+            self._book.fold({entry.key for entry in self.scan()})
+
+    def left(
+        self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
+    ) -> dict[ChunkKey, Gone]:
+        """See base.Recalls."""
+        notes = self._book.look() if look else self._book.recall(keys)
+        return {k: note.why for k in keys if (note := notes.get(k)) and note.why}
 
     # -- names and errors --
 
@@ -197,28 +220,23 @@ class DiskTier:
             os.close(fd)
         return value
 
-    # -- looking after the folder; all but the scan under the lock --
+    # -- what its budget asks; all but the scan under the lock --
 
-    def _make_room(self, nbytes: int) -> bool:
-        """Keep to the budget: quarantine goes first, then the least recently used chunks, a
-        sixteenth more than needed so that the next writes need no scan."""
-        if not self._budget or nbytes > self._budget:
-            return not self._budget
-        known = self._held is not None and self._unscanned <= self._slack
-        if known and (self._held or 0) + nbytes <= self._budget:
-            return True
-        entries = sorted(self._set_right(self.scan()), key=lambda entry: entry.last_used)
-        held = sum(entry.nbytes for entry in entries)
-        if held + self._aside_bytes() + nbytes > self._budget:
-            self._drop_quarantine(None)
-            goal = max(0, self._budget - self._slack - nbytes)
-            for entry in entries:
-                if held <= goal:
-                    break
-                files.unlink(self._path(entry.key))
-                held -= entry.nbytes
-        self._held, self._unscanned = held + self._aside_bytes(), 0
-        return True
+    def look(self) -> Held:
+        entries = list(self._set_right(self.scan()))
+        return Held(entries, self._aside_bytes())
+
+    def owners(self, keys: Sequence[ChunkKey]) -> Mapping[ChunkKey, bytes]:
+        return {key: stated(files.part(self._path(key), OWNER)) for key in keys}
+
+    def evict(self, chunks: Sequence[Standing]) -> None:
+        for one in chunks:
+            files.unlink(self._path(one.key))
+
+    def drop_aside(self) -> None:
+        self._drop_quarantine(None)
+
+    # -- looking after the folder --
 
     def _set_right(self, entries: Iterable[ChunkEntry]) -> Iterator[ChunkEntry]:
         """What was used by a clock that was ahead would be the last to go for as long: it was used

@@ -4,24 +4,53 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from preread.store.tiers.base import ChunkEntry, ChunkKey, Outcome, Room, TierUsage, fresh
+from preread.store.tiers.base import (
+    OWNER,
+    ChunkEntry,
+    ChunkKey,
+    Gone,
+    Outcome,
+    Room,
+    TierUsage,
+    fresh,
+    owner_of,
+    stated,
+)
+from preread.store.tiers.book import Book
+from preread.store.tiers.eviction import Budget, Held, Standing
+
+
+@dataclass(slots=True)
+class _Value:
+    data: bytes
+    last_used: float
+    again: bool = False  # used since it was written
 
 
 class MemoryTier:
-    """Lives and dies with its process. budget: bytes, 0 for none; the least recently used value
-    goes first. Quarantine is plain removal: nothing here could be looked at later."""
+    """Lives and dies with its process. budget: bytes, 0 for none; what saves least for its bytes
+    goes first. share: bytes of one owner that others' writes leave alone. Quarantine is plain
+    removal: nothing here could be looked at later."""
 
     def __init__(
-        self, *, budget: int = 0, name: str = "memory", clock: Callable[[], float] = time.time
+        self,
+        *,
+        budget: int = 0,
+        share: int = 0,
+        name: str = "memory",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
-        self._budget = budget
         self._clock = clock
-        self._lock = threading.Lock()
-        self._values: dict[ChunkKey, tuple[bytes, float]] = {}  # in order of last use
+        self._lock = threading.RLock()
+        self._values: dict[ChunkKey, _Value] = {}
         self._nbytes = 0
+        self._fallen: list[tuple[ChunkKey, bytes]] = []
+        self._book = Book(clock, most=0)
+        self._budget = Budget(budget, share, self, self._book, clock)
 
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         with self._lock:
@@ -42,36 +71,71 @@ class MemoryTier:
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         whole = b"".join(value)
-        if self._budget and len(whole) > self._budget:
-            return False
         with self._lock:
+            if not self._budget.make_room(key, owner_of([whole]), len(whole)):
+                return False
             self._drop(key)
-            while self._budget and self._nbytes + len(whole) > self._budget:
-                self._drop(next(iter(self._values)))
-            self._values[key] = (whole, self._clock())
+            self._values[key] = _Value(whole, self._clock())
             self._nbytes += len(whole)
         return True
 
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
         with self._lock:
-            return sum(self._drop(key) for key in keys)
+            gone = [key for key in keys if self._drop(key)]
+        self._book.left(gone, Gone.REMOVED)
+        return len(gone)
 
     def scan(self) -> Iterator[ChunkEntry]:
-        with self._lock:
-            entries = [ChunkEntry(k, len(v), used) for k, (v, used) in self._values.items()]
-        return iter(entries)
+        return iter(self.look().chunks)
 
     def usage(self) -> TierUsage:
         with self._lock:
-            return TierUsage(len(self._values), self._nbytes, self._budget)
+            return TierUsage(len(self._values), self._nbytes, self._budget.limit)
+
+    def used(self, saved: Mapping[ChunkKey, float]) -> None:
+        """See base.Weighs."""
+        self._book.used(saved)
+
+    def left(
+        self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
+    ) -> dict[ChunkKey, Gone]:
+        """See base.Recalls."""
+        notes = self._book.recall(keys)
+        return {key: note.why for key, note in notes.items() if note.why}
+
+    def fallen(self) -> list[tuple[ChunkKey, bytes]]:
+        """See base.Drops."""
+        with self._lock:
+            fallen, self._fallen = self._fallen, []
+        return fallen
+
+    # -- what its budget asks --
+
+    def look(self) -> Held:
+        with self._lock:
+            values = self._values.items()
+            return Held([ChunkEntry(k, len(v.data), v.last_used) for k, v in values], 0)
+
+    def owners(self, keys: Sequence[ChunkKey]) -> Mapping[ChunkKey, bytes]:
+        return {key: stated(self._values[key].data[OWNER]) for key in keys}
+
+    def evict(self, chunks: Sequence[Standing]) -> None:
+        values, keys = self._values, [one.key for one in chunks]
+        # Not added to those of before: what nobody asks for must not fill the memory.
+        self._fallen = [(key, values[key].data) for key in keys if values[key].again]
+        for key in keys:
+            self._drop(key)
+
+    def drop_aside(self) -> None:
+        return None
 
     def _touch(self, key: ChunkKey) -> bytes | None:
-        if (held := self._values.pop(key, None)) is None:
+        if (held := self._values.get(key)) is None:
             return None
-        self._values[key] = (held[0], self._clock())
-        return held[0]
+        held.last_used, held.again = self._clock(), True
+        return held.data
 
     def _drop(self, key: ChunkKey) -> bool:
         held = self._values.pop(key, None)
-        self._nbytes -= len(held[0]) if held else 0
+        self._nbytes -= len(held.data) if held else 0
         return held is not None

@@ -1,14 +1,14 @@
 """Chunks in an object store, one object each, shared by any number of processes and machines.
 
     PREFIX/chunks/3f/3f…<64 hex digits>     values; a put is atomic
-    PREFIX/uses/…                           when they were last used, see uses.py
+    PREFIX/book/…                           when they were used and what that has saved, see book.py
     PREFIX/quarantine/…                     set aside for diagnosis, the newest sixteen
     PREFIX/count                            how much there was at the last counting
 
 The store is the index: a look-up asks for each key (`window` at a time), so what others write or
 remove is seen at once. The only state is an estimate of the bytes held, renewed by a listing when
-it is old, or when a sixteenth of the budget has been written since. A new process begins with what
-another has counted within the hour; only keeping to a budget needs a listing of its own.
+it is old. A new process begins with what another has counted within the hour; only keeping to a
+budget needs a listing of its own, see eviction.Budget.
 """
 
 from __future__ import annotations
@@ -18,23 +18,29 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from preread.errors import TierError
 from preread.store.tiers.ahead import ahead
 from preread.store.tiers.base import (
     MAX_VALUE_BYTES,
+    OWNER,
     ChunkEntry,
     ChunkKey,
     ChunkUnreadable,
+    Gone,
     Outcome,
     Room,
     TierUsage,
     fresh,
+    owner_of,
+    stated,
 )
+from preread.store.tiers.book import Book, Note
 from preread.store.tiers.bucket import Bucket, Listed, open_bucket
+from preread.store.tiers.eviction import Budget, Held, Standing
+from preread.store.tiers.shelves import BucketShelf
 from preread.store.tiers.urls import TierUrl
-from preread.store.tiers.uses import Uses
 
 DEADLINE_S = 5.0
 WINDOW = 8
@@ -50,8 +56,9 @@ _PATH = re.compile(r"chunks/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 class ObjectTier:
     """budget: bytes of chunks and quarantine, 0 for none; several processes may pass it by a
-    sixteenth each for a moment. ttl_s: `tidy` removes what was not used for so long, 0: never.
-    window: values in flight of one read. touch_s: uses are written at most this often."""
+    sixteenth each for a moment. share: bytes of one owner that others' writes leave alone. ttl_s:
+    `tidy` removes what was not used for so long, 0: never. window: values in flight of one read.
+    touch_s: uses are written at most this often."""
 
     def __init__(
         self,
@@ -59,6 +66,7 @@ class ObjectTier:
         *,
         name: str = "object",
         budget: int = 0,
+        share: int = 0,
         ttl_s: float = 0.0,
         window: int = WINDOW,
         touch_s: float = TOUCH_S,
@@ -66,24 +74,21 @@ class ObjectTier:
     ) -> None:
         self.name = name
         self._bucket = bucket
-        self._budget = budget
         self._ttl_s = ttl_s
-        self._slack = budget // 16
         self._window = window
         self._clock = clock
-        self._uses = Uses(bucket, clock, touch_s)
-        self._lock = threading.Lock()  # of the estimate
+        self._book = Book(clock, BucketShelf(bucket), touch_s)
+        self._budget = Budget(budget, share, self, self._book, clock)
+        self._lock = threading.Lock()  # of the count
         self._counted: float | None = None  # when; None: never
-        self._listed_here = False  # and not just taken over from another process
         self._chunks = self._held = 0  # held then, and written or removed by us since
-        self._unseen = 0  # bytes written since
         self._serial = 0
 
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         paths = [_path(key) for key in keys]
         found = [size is not None for size in ahead(self._bucket.size, paths, LOOK_UPS)]
         if touch:
-            self._uses.mark(key for key, held in zip(keys, found, strict=True) if held)
+            self._book.mark(key for key, held in zip(keys, found, strict=True) if held)
         return found
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
@@ -95,22 +100,18 @@ class ObjectTier:
                     used.append(key)
                 yield outcome
         finally:
-            self._uses.mark(used)
+            self._book.mark(used)
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         parts = [memoryview(part).cast("B") for part in value]
         nbytes = sum(part.nbytes for part in parts)
+        owner = owner_of(parts)
+        if not self._budget.make_room(key, owner, nbytes):
+            return False
+        self._bucket.put(_path(key), parts)
+        self._book.mark([key], owner)
         with self._lock:
-            if not self._make_room(nbytes):
-                return False
-            self._add(1, nbytes)  # before it is there: others make room meanwhile
-        try:
-            self._bucket.put(_path(key), parts)
-        except TierError:
-            with self._lock:
-                self._add(-1, -nbytes)
-            raise
-        self._uses.mark([key])
+            self._add(1, nbytes)
         return True
 
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
@@ -122,11 +123,12 @@ class ObjectTier:
         self._bucket.delete(held)
         with self._lock:
             self._add(-len(held), 0 if quarantine else -sum(size or 0 for size in sizes))
+        self._book.left(map(_key, held), Gone.REMOVED)
         return len(held)
 
     def scan(self) -> Iterator[ChunkEntry]:
-        uses = self._uses.latest()
-        return (_entry(listed, uses) for listed in self._listed())
+        notes = self._book.look()
+        return (_entry(listed, notes) for listed in self._listed())
 
     def usage(self) -> TierUsage:
         now = self._clock()
@@ -139,7 +141,7 @@ class ObjectTier:
             with self._lock:
                 self._count(entries)
             self._tell_count()
-        return TierUsage(self._chunks, self._held, self._budget)
+        return TierUsage(self._chunks, self._held, self._budget.limit)
 
     def tidy(self, older_than_s: float) -> int:
         """See base.Tidy: quarantine older than this, and what was not used for `ttl_s`."""
@@ -148,9 +150,25 @@ class ObjectTier:
         old = [aside.path for aside in self._bucket.list(_ASIDE) if aside.path < before]
         self._bucket.delete(old)
         entries = list(self._listed())
-        uses = self._uses.fold({_key(entry.path) for entry in entries})
-        unused = [e.key for e in (_entry(entry, uses) for entry in entries) if self._unused(e, now)]
-        return len(old) + self.remove(unused)
+        notes = self._book.fold({_key(entry.path) for entry in entries})
+        standing = (_entry(entry, notes) for entry in entries)
+        unused = [entry.key for entry in standing if self._unused(entry, now)]
+        removed = self.remove(unused)
+        if unused:
+            self._book.left(unused, Gone.EXPIRED)
+            self._book.flush()
+        return len(old) + removed
+
+    def used(self, saved: Mapping[ChunkKey, float]) -> None:
+        """See base.Weighs. Other processes know within a minute."""
+        self._book.used(saved)
+
+    def left(
+        self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
+    ) -> dict[ChunkKey, Gone]:
+        """See base.Recalls."""
+        notes = self._book.look() if look else self._book.recall(keys)
+        return {k: note.why for k in keys if (note := notes.get(k)) and note.why}
 
     def _unused(self, entry: ChunkEntry, now: float) -> bool:
         return bool(self._ttl_s) and entry.last_used < now - self._ttl_s
@@ -172,12 +190,35 @@ class ObjectTier:
     def _listed(self) -> Iterator[Listed]:
         return (entry for entry in self._bucket.list(_CHUNKS) if _PATH.fullmatch(entry.path))
 
-    # -- the budget; under the lock --
+    # -- what its budget asks --
+
+    def look(self) -> Held:
+        entries = list(self._listed())
+        with self._lock:
+            aside = self._count(entries)
+        notes = self._book.look()
+        return Held([_entry(entry, notes) for entry in entries], aside)
+
+    def owners(self, keys: Sequence[ChunkKey]) -> Mapping[ChunkKey, bytes]:
+        heads = ahead(lambda key: self._bucket.part(_path(key), OWNER), keys, LOOK_UPS)
+        return {key: stated(head) for key, head in zip(keys, heads, strict=True)}
+
+    def evict(self, chunks: Sequence[Standing]) -> None:
+        self._bucket.delete([_path(one.key) for one in chunks])
+        with self._lock:
+            self._add(-len(chunks), -sum(one.nbytes for one in chunks))
+
+    def drop_aside(self) -> None:
+        aside = list(self._bucket.list(_ASIDE))
+        self._bucket.delete([one.path for one in aside])
+        with self._lock:
+            self._add(0, -sum(one.nbytes for one in aside))
+
+    # -- the count; under the lock --
 
     def _add(self, chunks: int, nbytes: int) -> None:
         self._chunks = max(0, self._chunks + chunks)  # others may have changed it since
         self._held = max(0, self._held + nbytes)
-        self._unseen += max(0, nbytes)
 
     def _others_count(self, now: float) -> tuple[int, int] | None:
         """(chunks, bytes), if somebody has counted lately."""
@@ -192,34 +233,13 @@ class ObjectTier:
             value = _COUNTED.pack(self._clock(), self._chunks, self._held)
             self._bucket.put(_COUNT, [value])
 
-    def _count(self, entries: Sequence[Listed]) -> None:
+    def _count(self, entries: Sequence[Listed]) -> int:
+        """Bytes set aside, which count as held."""
+        aside = sum(aside.nbytes for aside in self._bucket.list(_ASIDE))
         self._chunks = len(entries)
-        self._held = sum(entry.nbytes for entry in entries)
-        self._held += sum(aside.nbytes for aside in self._bucket.list(_ASIDE))
-        self._counted, self._unseen, self._listed_here = self._clock(), 0, True
-
-    def _make_room(self, nbytes: int) -> bool:
-        """Keep to the budget: quarantine goes first, then the least recently used chunks, a
-        sixteenth more than needed so that the next writes need no listing."""
-        if not self._budget or nbytes > self._budget:
-            return not self._budget
-        known = self._listed_here and self._unseen <= self._slack
-        if known and self._held + nbytes <= self._budget:
-            return True
-        listed = list(self._listed())
-        self._count(listed)
-        if self._held + nbytes > self._budget:
-            self._bucket.delete([aside.path for aside in self._bucket.list(_ASIDE)])
-            uses = self._uses.fold({_key(entry.path) for entry in listed})
-            held, gone = sum(entry.nbytes for entry in listed), []
-            for entry in sorted((_entry(e, uses) for e in listed), key=lambda e: e.last_used):
-                if held <= max(0, self._budget - self._slack - nbytes):
-                    break
-                gone.append(_path(entry.key))
-                held -= entry.nbytes
-            self._bucket.delete(gone)
-            self._chunks, self._held = len(listed) - len(gone), held
-        return True
+        self._held = sum(entry.nbytes for entry in entries) + aside
+        self._counted = self._clock()
+        return aside
 
     def _set_aside(self, paths: Sequence[str]) -> None:
         """Copies for diagnosis; being rid of what is bad matters more."""
@@ -241,6 +261,7 @@ def open_object(url: TierUrl) -> ObjectTier:
         open_bucket(url, url.seconds("deadline", DEADLINE_S)),
         name=url.name,
         budget=url.nbytes("budget"),
+        share=url.nbytes("share"),
         ttl_s=url.seconds("ttl"),
         window=url.count("window", WINDOW),
     )
@@ -255,6 +276,9 @@ def _key(path: str) -> ChunkKey:
     return ChunkKey(bytes.fromhex(path[-64:]))
 
 
-def _entry(listed: Listed, uses: dict[ChunkKey, float]) -> ChunkEntry:
+def _entry(listed: Listed, notes: Mapping[ChunkKey, Note]) -> ChunkEntry:
+    """What nobody is known to have used counts as used when it was written."""
     key = _key(listed.path)
-    return ChunkEntry(key, listed.nbytes, uses.get(key, listed.modified))
+    note = notes.get(key)
+    known = note is not None and note.used > 0
+    return ChunkEntry(key, listed.nbytes, note.used if note and known else listed.modified)

@@ -22,9 +22,10 @@ from urllib.parse import unquote
 
 from preread.errors import ConfigError
 
-# Options that every tier knows: bytes it may hold, seconds for one operation, values in flight, how
-# often a prefix must be wanted before it is written there.
-COMMON = ("budget", "deadline", "window", "touches")
+# Options that every tier knows: bytes it may hold, bytes of one tenant that others leave alone,
+# seconds for one operation, values in flight, how often a prefix must be wanted before it is
+# written there.
+COMMON = ("budget", "share", "deadline", "window", "touches")
 _REDIS = ("ttl", "copies", "pool", "ca", "cert", "key", "insecure")
 _OBJECT = ("ttl", "endpoint", "region", "account", "anonymous", "http")
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -171,12 +172,22 @@ def _parse(part: str, taken: list[str]) -> TierUrl:
     url = TierUrl(name, scheme, hosts, path, user, password, _options(name, scheme, query))
     url.nbytes("budget"), url.seconds("deadline"), url.seconds("ttl")
     url.count("window")
+    _check_share(url)
     if url.count("touches", 1) not in (1, 2) or (url.count("touches", 1) == 2 and not taken):
         raise ConfigError(
             f"{name}: touches={url.text('touches')}.",
             hint="Give 1, or 2 for a tier that is not the nearest: it gets what is used again.",
         )
     return url
+
+
+def _check_share(url: TierUrl) -> None:
+    limit = parse_bytes(url.path) if url.scheme == "ram" else url.nbytes("budget")
+    if limit and url.nbytes("share") > limit:
+        raise ConfigError(
+            f"{url.name}: share={url.text('share')} of a budget of {limit} bytes.",
+            hint="A share is what each tenant keeps: all of them together fit the budget.",
+        )
 
 
 def _located(name: str, rest: str) -> tuple[tuple[Host, ...], str, str, str]:

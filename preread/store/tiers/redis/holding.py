@@ -1,14 +1,14 @@
-"""What the servers hold, found by looking, and the budget that it is kept to."""
+"""What the servers hold, found by looking, and what a budget asks of them."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from preread.store.tiers.base import ChunkEntry, ChunkKey
-from preread.store.tiers.redis.asking import ask
+from preread.store.tiers.base import OWNER, ChunkEntry, ChunkKey, stated
+from preread.store.tiers.eviction import Held, Standing
+from preread.store.tiers.redis.asking import Answer, ask
 from preread.store.tiers.redis.names import (
     EVERYTHING,
     aside_name,
@@ -23,7 +23,7 @@ from preread.store.tiers.redis.wire import Command
 PAGE = 1000  # names per SCAN
 
 
-class Held(NamedTuple):
+class Found(NamedTuple):
     """Each chunk once, as of the copy used last; those set aside have no time of use."""
 
     chunks: list[ChunkEntry]
@@ -34,13 +34,13 @@ class Held(NamedTuple):
         return sum(entry.nbytes for entry in (*self.chunks, *self.aside))
 
 
-class _Found(NamedTuple):
+class _Value(NamedTuple):
     name: bytes
     nbytes: int
     left_ms: int  # to live; -1: for ever
 
 
-def look(placement: Placement, ttl_s: float, clock: Callable[[], float]) -> Held:
+def look(placement: Placement, ttl_s: float, clock: Callable[[], float]) -> Found:
     """Scan every server. Those that are down are left out as long as one answers. Raises NodeDown
     when none does."""
     now = clock()
@@ -61,11 +61,11 @@ def look(placement: Placement, ttl_s: float, clock: Callable[[], float]) -> Held
         entries = aside if is_aside else chunks
         if key not in entries or entries[key].last_used < entry.last_used:
             entries[key] = entry
-    return Held(list(chunks.values()), list(aside.values()))
+    return Found(list(chunks.values()), list(aside.values()))
 
 
-def _scan(node: Node) -> list[_Found] | NodeDown:
-    found: dict[bytes, _Found] = {}  # a scan may show a name twice
+def _scan(node: Node) -> list[_Value] | NodeDown:
+    found: dict[bytes, _Value] = {}  # a scan may show a name twice
     cursor = b"0"
     try:
         while True:
@@ -83,62 +83,55 @@ def _scan(node: Node) -> list[_Found] | NodeDown:
         return exc.bare()
 
 
-def _sized(node: Node, names: list[bytes]) -> list[_Found]:
+def _sized(node: Node, names: list[bytes]) -> list[_Value]:
     """Without what is no string or has gone since."""
     commands: list[Command] = [c for n in names for c in ((b"STRLEN", n), (b"PTTL", n))]
     replies = node.ask(commands)
     found = zip(names, replies[::2], replies[1::2], strict=True)
     return [
-        _Found(name, size, left)
+        _Value(name, size, left)
         for name, size, left in found
         if isinstance(size, int) and isinstance(left, int) and left != -2
     ]
 
 
-class Budget:
-    """Owns: what this process writes stays within `limit` bytes (0: no limit), every copy counted
-    once. Held bytes are an estimate, renewed by a look whenever a sixteenth of the limit has been
-    written since. Thread-safe."""
+class Keyspace:
+    """All chunks on the servers, for a budget (see eviction.Medium). of: an owner whose chunks
+    alone count; None: all do."""
 
-    def __init__(self, limit: int, look: Callable[[], Held], placement: Placement) -> None:
-        self.limit = limit
-        self._look = look
+    def __init__(
+        self, placement: Placement, look: Callable[[], Found], of: bytes | None = None
+    ) -> None:
         self._placement = placement
-        self._slack = limit // 16
-        self._lock = threading.Lock()
-        self._held: int | None = None  # None: never looked
-        self._unseen = 0  # written since the last look
+        self._look = look
+        self._of = of
+        self._aside: list[ChunkKey] = []
 
-    def make_room(self, nbytes: int) -> bool:
-        """What was set aside goes first, then the least recently used, a sixteenth more than needed
-        so that the next writes need no look. False: it can never fit. Raises NodeDown."""
-        if not self.limit or nbytes > self.limit:
-            return not self.limit
-        with self._lock:
-            known = self._held is not None and self._unseen <= self._slack
-            if not known or (self._held or 0) + nbytes > self.limit:
-                self._held, self._unseen = self._evict(nbytes), 0
-            self._held = (self._held or 0) + nbytes
-            self._unseen += nbytes
-        return True
+    def look(self) -> Held:
+        found = self._look()
+        if self._of is None:
+            self._aside = [entry.key for entry in found.aside]
+            return Held(found.chunks, sum(entry.nbytes for entry in found.aside))
+        owners = self.owners([entry.key for entry in found.chunks])
+        return Held([entry for entry in found.chunks if owners[entry.key] == self._of], 0)
 
-    def _evict(self, nbytes: int) -> int:
-        """Bytes held afterwards."""
-        held = self._look()
-        size = held.nbytes
-        if size + nbytes <= self.limit:
-            return size
-        self._drop([entry.key for entry in held.aside], aside_name)
-        size -= sum(entry.nbytes for entry in held.aside)
-        goal = max(0, self.limit - self._slack - nbytes)
-        victims = []
-        for entry in sorted(held.chunks, key=lambda entry: entry.last_used):
-            if size <= goal:
-                break
-            victims.append(entry.key)
-            size -= entry.nbytes
-        self._drop(victims, chunk_name)
-        return size
+    def owners(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, bytes]:
+        """Nobody's where no server tells."""
+        span = b"%d" % OWNER.start, b"%d" % (OWNER.stop - 1)
+        answers = ask(self._placement, keys, lambda key: [(b"GETRANGE", chunk_name(key), *span)])
+        return {key: _said(some) for key, some in zip(keys, answers, strict=True)}
+
+    def evict(self, chunks: Sequence[Standing]) -> None:
+        self._drop([one.key for one in chunks], chunk_name)
+
+    def drop_aside(self) -> None:
+        self._drop(self._aside, aside_name)
 
     def _drop(self, keys: Sequence[ChunkKey], name: Callable[[ChunkKey], bytes]) -> None:
         ask(self._placement, keys, lambda key: [(b"UNLINK", name(key))])
+
+
+def _said(answers: Sequence[Answer]) -> bytes:
+    heads = [answer[0] for answer in answers if not isinstance(answer, NodeDown)]
+    owners = (stated(bytes(head)) for head in heads if isinstance(head, memoryview))
+    return next(filter(None, owners), b"")

@@ -53,6 +53,7 @@ def open_redis(
         placement,
         name=url.name,
         budget=url.nbytes("budget"),
+        share=url.nbytes("share"),
         ttl_s=ttl_s,
         window=window,
         cluster=cluster,

@@ -16,14 +16,18 @@ from preread.store.tiers.base import (
     ChunkEntry,
     ChunkKey,
     ChunkUnreadable,
+    Gone,
     Outcome,
     Room,
     TierUsage,
     fresh,
+    owner_of,
 )
+from preread.store.tiers.book import Book, Note
+from preread.store.tiers.eviction import Budget
 from preread.store.tiers.redis import settings
 from preread.store.tiers.redis.asking import Answer, ask, ask_about, followed, verdict
-from preread.store.tiers.redis.holding import Budget, look
+from preread.store.tiers.redis.holding import Keyspace, look
 from preread.store.tiers.redis.names import aside_name, chunk_name, residency_ms
 from preread.store.tiers.redis.node import Node, NodeDown, at_once
 from preread.store.tiers.redis.placement import Placement
@@ -37,7 +41,9 @@ ASIDE_S = 3600.0  # and this long when it was set aside
 class RedisTier:
     """Thread-safe. budget: bytes of chunks (every copy counted once) that this tier keeps to, least
     recently used first; 0: the servers' own maxmemory rules. Several processes may pass the budget
-    by a sixteenth each for a moment. cluster: only for advice on settings."""
+    by a sixteenth each for a moment. share: bytes of one owner that others' writes leave alone;
+    without a budget, where the servers evict and know no owners, each is kept to it. cluster: only
+    for advice on settings."""
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class RedisTier:
         *,
         name: str = "redis",
         budget: int = 0,
+        share: int = 0,
         ttl_s: float = TTL_S,
         window: int = WINDOW,
         cluster: bool = False,
@@ -54,8 +61,12 @@ class RedisTier:
         self.name = name
         self._placement = placement
         self._ttl_s = ttl_s
+        self._clock = clock
         self._look = partial(look, placement, ttl_s, clock)
-        self._budget = Budget(budget, self._look, placement)
+        self._share = share
+        self._book = Book(clock)
+        self._budget = self._limited(budget, share)
+        self._own: dict[bytes, Budget] = {}  # by owner, where each is kept to its share
         self._window = window
         self._cluster = cluster
         self._log = log or logging.getLogger("preread.store")
@@ -69,7 +80,10 @@ class RedisTier:
         answers = ask(self._placement, keys, partial(self._find, touch=touch))
         asked = {node for key in keys for node in self._placement.homes(key)}
         verdict(self._placement, asked, (answer for some in answers for answer in some))
-        return [any(_first(answer) == 1 for answer in some) for some in answers]
+        found = [any(_first(answer) == 1 for answer in some) for some in answers]
+        if touch:
+            self._book.mark(key for key, held in zip(keys, found, strict=True) if held)
+        return found
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
         lanes: dict[Node, Lane] = {}
@@ -77,7 +91,10 @@ class RedisTier:
         try:
             at_once([lane.start for lane in lanes.values()])
             for key, lane in plan:
-                yield None if lane is None else self._outcome(key, lane, room)
+                outcome = None if lane is None else self._outcome(key, lane, room)
+                if isinstance(outcome, memoryview):
+                    self._book.mark([key])
+                yield outcome
         finally:
             for lane in lanes.values():
                 lane.close()
@@ -88,12 +105,16 @@ class RedisTier:
         nbytes = sum(part.nbytes for part in parts)
         self._inspect()
         homes = self._placement.homes(key)
-        if any(nbytes > node.max_value for node in homes) or not self._budget.make_room(nbytes):
+        if any(nbytes > node.max_value for node in homes):
+            return False
+        owner = owner_of(parts)
+        if not self._budget_of(owner).make_room(key, owner, nbytes):
             return False
         milliseconds = b"%d" % residency_ms(key, self._ttl_s)
         command: Command = (b"SET", chunk_name(key), parts, b"PX", milliseconds)
         (answers,) = ask(self._placement, [key], lambda key: [command])
         if any(_first(answer) == b"OK" for answer in answers):
+            self._book.mark([key])
             return True
         down = [answer for answer in answers if isinstance(answer, NodeDown)]
         if down:
@@ -110,7 +131,9 @@ class RedisTier:
         for answer in (answer for some in answers for answer in some):
             if isinstance(answer, NodeDown):
                 raise answer
-        return sum(any(_first(answer) in (1, b"OK") for answer in some) for some in answers)
+        held = [any(_first(answer) in (1, b"OK") for answer in some) for some in answers]
+        self._book.left((key for key, there in zip(keys, held, strict=True) if there), Gone.REMOVED)
+        return sum(held)
 
     def scan(self) -> Iterator[ChunkEntry]:
         """Every chunk once, as of the copy used last. Servers that are down are left out as long
@@ -123,6 +146,20 @@ class RedisTier:
         held = self._look()
         limit = self._budget.limit or settings.memory_limit(self._placement.nodes())
         return TierUsage(len(held.chunks), held.nbytes, limit)
+
+    def left(
+        self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
+    ) -> dict[ChunkKey, Gone]:
+        """See base.Recalls. The servers tell nobody what they drop: what went before its time was
+        over went for want of room, or with its server."""
+        notes, now, why = self._book.recall(keys), self._clock(), {}
+        for key in keys:
+            note = notes.get(key, Note())
+            used = max(note.used, since)
+            late = now >= used + residency_ms(key, self._ttl_s) / 1000
+            if used > 0:
+                why[key] = note.why or (Gone.EXPIRED if late else Gone.EVICTED)
+        return why
 
     def close(self) -> None:
         """Give the connections back; the next call makes new ones."""
@@ -187,6 +224,16 @@ class RedisTier:
         return [(b"RENAME", chunk_name(key), aside), (b"PEXPIRE", aside, milliseconds)]
 
     # -- the servers --
+
+    def _limited(self, limit: int, share: int, of: bytes | None = None) -> Budget:
+        """By last use alone, which is all that the servers keep."""
+        place = Keyspace(self._placement, self._look, of)
+        return Budget(limit, share, place, self._book, self._clock, weighs=False)
+
+    def _budget_of(self, owner: bytes) -> Budget:
+        if self._budget.limit or not self._share or not owner:
+            return self._budget
+        return self._own.setdefault(owner, self._limited(self._share, 0, owner))
 
     def _inspect(self) -> None:
         """Once per server: what it is set to."""

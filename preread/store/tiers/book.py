@@ -1,0 +1,224 @@
+"""What a tier knows of its chunks beside their bytes: when each was used, what its uses have saved,
+whose it is, and why it went.
+
+Where a medium is shared by processes, each of them adds small immutable pages to a shelf beside the
+chunks, at most one a minute, each a list of records. Who makes room reads all of them, and folds
+them into one when there are many. What a process that died had not yet written is lost: the order
+of eviction suffers a little, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from hashlib import sha256
+from math import inf
+from typing import NamedTuple, Protocol
+from uuid import uuid4
+
+from preread.errors import TierError
+from preread.store.tiers.base import ChunkKey, Gone
+
+HALF_S = 86400.0  # what a use has saved counts half after so long
+RECORD = struct.Struct("<32s16sddB7x")  # key, owner, when, saved, what
+MOST = 64  # pages; more are folded
+SEEN = 1 << 16  # notes in memory: some 20 MB
+KEPT = 4096  # notes on chunks that are not held: the latest
+AHEAD_S = 3600.0  # machines' clocks may differ by this much
+
+
+class Record(NamedTuple):
+    """One thing that happened to a chunk at `when` (seconds since the epoch). owner: b"" where it
+    is not known; saved: seconds per byte; what: 0 for a use, else why it went."""
+
+    key: ChunkKey
+    owner: bytes
+    when: float
+    saved: float = 0.0
+    what: int = 0
+
+
+class Note(NamedTuple):
+    """All that happened to a chunk. used: last; saved: by all uses, each halved every HALF_S, as of
+    then; gone, left: why it went at last, and when."""
+
+    used: float = -inf
+    saved: float = 0.0
+    owner: bytes = b""
+    gone: Gone | None = None
+    left: float = -inf
+
+    def plus(self, one: Record) -> Note:
+        owner = self.owner or one.owner
+        if one.what:
+            if one.when < self.left:
+                return self._replace(owner=owner)
+            return self._replace(owner=owner, gone=Gone(one.what), left=one.when)
+        used = max(self.used, one.when)
+        saved = self.worth(used) + one.saved * _decay(used - one.when)
+        return self._replace(used=used, saved=saved, owner=owner)
+
+    def worth(self, now: float) -> float:
+        """What it may be hoped to save, seconds per byte. Sums of decayed uses keep their order
+        while nothing is used (forward decay: Cormode et al., ICDE 2009)."""
+        return self.saved * _decay(now - self.used)
+
+    @property
+    def why(self) -> Gone | None:
+        """Of a chunk that is not held; None: it was not this tier that dropped it."""
+        return self.gone if self.left >= self.used else None
+
+    def records(self, key: ChunkKey) -> list[Record]:
+        said = [Record(key, self.owner, self.used, self.saved)] if self.used > -inf else []
+        return [*said, Record(key, self.owner, self.left, 0.0, self.gone)] if self.gone else said
+
+
+class Shelf(Protocol):
+    """Where pages lie. Raises TierError when it cannot be used."""
+
+    def names(self) -> list[str]: ...
+
+    def get(self, names: Sequence[str]) -> list[bytes]:
+        """Those that are (still) there."""
+        ...
+
+    def put(self, name: str, page: bytes) -> None: ...
+
+    def drop(self, names: Sequence[str]) -> None: ...
+
+
+class Book:
+    """shelf: None for a medium of one process. every_s: a page is written at most this often.
+    most: chunks remembered without the shelf, the latest; 0: all that are held. Thread-safe."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        shelf: Shelf | None = None,
+        every_s: float = 60.0,
+        *,
+        most: int = SEEN,
+    ) -> None:
+        self._clock = clock
+        self._shelf = shelf
+        self._every_s = every_s
+        self._most = most
+        self._lock = threading.Lock()
+        self._pending: list[Record] = []  # not on the shelf yet
+        self._seen: dict[ChunkKey, Note] = {}  # as far as this process has looked
+        self._written: float | None = None
+
+    def mark(self, keys: Iterable[ChunkKey], owner: bytes = b"") -> None:
+        """Used now; owner: of all of them, where it is known."""
+        now = self._clock()
+        self._add([Record(key, owner, now) for key in keys])
+
+    def used(self, saved: Mapping[ChunkKey, float]) -> None:
+        """Used now, which has saved so many seconds per byte."""
+        now = self._clock()
+        self._add([Record(key, b"", now, seconds) for key, seconds in saved.items()])
+
+    def left(self, keys: Iterable[ChunkKey], why: Gone) -> None:
+        now = self._clock()
+        self._add([Record(key, b"", now, 0.0, why) for key in keys])
+
+    def flush(self) -> None:
+        """What is pending, at once. A shelf that cannot be written loses the order of use, not the
+        call."""
+        if self._shelf is None:
+            return
+        with self._lock:
+            page, self._pending, self._written = self._pending, [], self._clock()
+        if page:
+            with contextlib.suppress(TierError):
+                self._shelf.put(uuid4().hex, _page(page))
+
+    def recall(self, keys: Iterable[ChunkKey]) -> dict[ChunkKey, Note]:
+        """What is known without looking at the shelf."""
+        with self._lock:
+            return {key: note for key in keys if (note := self._seen.get(key))}
+
+    def look(self) -> dict[ChunkKey, Note]:
+        """All that anybody knows. Raises TierError."""
+        return self._read(self._shelf.names() if self._shelf else [])
+
+    def long(self) -> bool:
+        """Whether it has many pages. Raises TierError."""
+        return self._shelf is not None and len(self._shelf.names()) > MOST
+
+    def fold(self, held: Container[ChunkKey]) -> dict[ChunkKey, Note]:
+        """`look`, and if it took many pages one takes their place: of chunks that are held, and of
+        the others what happened last. Whoever folds the same pages writes the same one. Raises
+        TierError."""
+        names = sorted(self._shelf.names()) if self._shelf else []
+        notes = _bounded(self._read(names), held)
+        if self._shelf is not None and len(names) > MOST:
+            folded = _bounded(_merged({}, self._records(self._shelf.get(names))), held)
+            page = [one for key, note in folded.items() for one in note.records(key)]
+            self._shelf.put(sha256("\n".join(names).encode()).hexdigest()[:32], _page(page))
+            self._shelf.drop(names)
+        with self._lock:
+            self._seen = dict(notes)
+        return notes
+
+    def _add(self, records: list[Record]) -> None:
+        now = self._clock()
+        with self._lock:
+            _merged(self._seen, records)
+            while self._most and len(self._seen) > self._most:
+                self._seen.pop(next(iter(self._seen)))
+            if self._shelf is None:
+                return
+            self._pending += records
+            due = self._written is None or abs(now - self._written) >= self._every_s
+        if due and records:
+            self.flush()
+
+    def _read(self, names: list[str]) -> dict[ChunkKey, Note]:
+        if self._shelf is None:
+            with self._lock:
+                return dict(self._seen)
+        found = self._records(self._shelf.get(names))
+        with self._lock:
+            found += self._pending
+        return _merged({}, found)
+
+    def _records(self, pages: list[bytes]) -> list[Record]:
+        latest = self._clock() + AHEAD_S
+        return [one for page in pages for one in _records(page) if one.when <= latest]
+
+
+def _decay(seconds: float) -> float:
+    kept: float = 2.0 ** -(max(seconds, 0.0) / HALF_S)
+    return kept
+
+
+def _merged(notes: dict[ChunkKey, Note], records: Iterable[Record]) -> dict[ChunkKey, Note]:
+    """The notes with those records, what happened last at the end."""
+    nothing = Note()
+    for one in records:
+        notes[one.key] = notes.pop(one.key, nothing).plus(one)
+    return notes
+
+
+def _bounded(notes: dict[ChunkKey, Note], held: Container[ChunkKey]) -> dict[ChunkKey, Note]:
+    others = [key for key in notes if key not in held]
+    if len(others) <= KEPT:
+        return notes
+    others.sort(key=lambda key: max(notes[key].used, notes[key].left))
+    old = set(others[:-KEPT])
+    return {key: note for key, note in notes.items() if key not in old}
+
+
+def _page(records: Iterable[Record]) -> bytes:
+    return b"".join(RECORD.pack(*one) for one in records)
+
+
+def _records(page: bytes) -> Iterable[Record]:
+    """Whole records; what is damaged or foreign is left out."""
+    whole = len(page) - len(page) % RECORD.size
+    for key, owner, when, saved, what in RECORD.iter_unpack(page[:whole]):
+        if -inf < when < inf and 0.0 <= saved < inf and what <= len(Gone):
+            yield Record(ChunkKey(key), owner if any(owner) else b"", when, saved, what)

@@ -1,0 +1,167 @@
+"""Which chunks go when room is short, and whether a new one is worth it.
+
+Least worth per byte first (GreedyDual-Size-Frequency, Cherkasova 1998, with decay in place of its
+inflation), of equal worth the least recently used. The store gives every chunk of a prefix more
+worth than those after it (see worth.py), so a prefix loses its end and never its beginning.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from preread.store.tiers.base import ChunkEntry, ChunkKey, Gone
+from preread.store.tiers.book import Book, Note
+
+
+class Standing(NamedTuple):
+    """A chunk among others. owner: b"" for nobody's; worth: seconds per byte."""
+
+    key: ChunkKey
+    nbytes: int
+    owner: bytes
+    worth: float
+    last_used: float
+
+
+def victims(
+    held: Sequence[Standing], newcomer: Standing, need: int, more: int = 0, share: int = 0
+) -> list[Standing] | None:
+    """What goes so that `need` bytes are free, and up to `more` of what may go as well. None: the
+    newcomer is worth less than what would have to go. share: bytes that an owner keeps whatever
+    others write; within its own a newcomer has a right to the room of who has more."""
+    sizes: Counter[bytes] = Counter()
+    for one in held:
+        sizes[one.owner] += one.nbytes
+    entitled = bool(newcomer.owner) and sizes[newcomer.owner] + newcomer.nbytes <= share
+    gone: list[Standing] = []
+    freed, closed = 0, set()  # owners that lose no more
+    for one in sorted(held, key=lambda one: (one.worth, one.last_used)):
+        if freed >= need + more:
+            break
+        ours = one.owner == newcomer.owner
+        better = one.worth > newcomer.worth and (ours or not entitled)
+        kept = not ours and one.owner and sizes[one.owner] - one.nbytes < share
+        if better or kept:
+            closed.add(one.owner)
+        if one.owner not in closed:
+            gone.append(one)
+            freed += one.nbytes
+            sizes[one.owner] -= one.nbytes
+    return gone if freed >= need else None
+
+
+class Held(NamedTuple):
+    """chunks: all that a medium holds; aside: bytes set aside."""
+
+    chunks: Sequence[ChunkEntry]
+    aside: int
+
+
+class Medium(Protocol):
+    """What a budget asks of a tier. Raises TierError when it cannot be asked."""
+
+    def look(self) -> Held: ...
+
+    def owners(self, keys: Sequence[ChunkKey]) -> Mapping[ChunkKey, bytes]:
+        """Whose chunks are, by their headers; only asked where shares matter."""
+        ...
+
+    def evict(self, chunks: Sequence[Standing]) -> None: ...
+
+    def drop_aside(self) -> None: ...
+
+
+class Budget:
+    """Owns: what this process writes stays within `limit` bytes (0: no limit), and takes no owner
+    below `share`. Held bytes are an estimate, renewed by a look whenever a sixteenth of the limit
+    has been written since; when room is short what was set aside goes first, and a sixteenth more
+    than needed, so that the next writes need no look. Several processes may pass a limit by a
+    sixteenth each for a moment. weighs: by worth, else by last use alone. Thread-safe."""
+
+    def __init__(
+        self,
+        limit: int,
+        share: int,
+        medium: Medium,
+        book: Book,
+        clock: Callable[[], float],
+        *,
+        weighs: bool = True,
+    ) -> None:
+        self.limit = limit
+        self._share = share
+        self._medium = medium
+        self._book = book
+        self._clock = clock
+        self._weighs = weighs
+        self._slack = limit // 16
+        self._lock = threading.Lock()
+        self._held: int | None = None  # None: never looked
+        self._unseen = 0  # written since the last look
+        self._owners: dict[ChunkKey, bytes] = {}
+
+    def make_room(self, key: ChunkKey, owner: bytes, nbytes: int) -> bool:
+        """For a value that is about to be written. False: it does not fit, or is worth less than
+        what would have to go. Raises TierError."""
+        if not self.limit or nbytes > self.limit:
+            return not self.limit
+        with self._lock:
+            known = self._held is not None and self._unseen <= self._slack
+            if not known or (self._held or 0) + nbytes > self.limit:
+                if (held := self._evict(key, owner, nbytes)) is None:
+                    return False
+                self._held, self._unseen = held, 0
+            self._held = (self._held or 0) + nbytes
+            self._unseen += nbytes
+        return True
+
+    def _evict(self, key: ChunkKey, owner: bytes, nbytes: int) -> int | None:
+        """Bytes held afterwards; None: nothing was done, as it is not worth it."""
+        chunks, aside = self._medium.look()
+        size = sum(entry.nbytes for entry in chunks)
+        if size + aside + nbytes <= self.limit:
+            return size + aside
+        notes = self._book.fold({entry.key for entry in chunks})
+        standing = self._standing(chunks, notes)
+        worth = notes.get(key, Note()).worth(self._clock()) if self._weighs else 0.0
+        newcomer = Standing(key, nbytes, owner, worth, self._clock())
+        need = size + nbytes - self.limit
+        gone = victims(standing, newcomer, need, self._slack, self._share) if need > 0 else []
+        if gone is None:
+            return None
+        if aside:
+            self._medium.drop_aside()
+        self._medium.evict(gone)
+        self._book.left([one.key for one in gone], Gone.EVICTED)
+        return size - sum(one.nbytes for one in gone)
+
+    def _standing(
+        self, chunks: Sequence[ChunkEntry], notes: Mapping[ChunkKey, Note]
+    ) -> list[Standing]:
+        owners = self._owned([entry.key for entry in chunks], notes) if self._share else {}
+        now, nothing = self._clock(), Note()
+        return [
+            Standing(
+                entry.key,
+                entry.nbytes,
+                owners.get(entry.key, b""),
+                notes.get(entry.key, nothing).worth(now) if self._weighs else 0.0,
+                entry.last_used,
+            )
+            for entry in chunks
+        ]
+
+    def _owned(
+        self, keys: Sequence[ChunkKey], notes: Mapping[ChunkKey, Note]
+    ) -> Mapping[ChunkKey, bytes]:
+        """A chunk's owner never changes: its header is looked at once."""
+        known = {
+            key: owner
+            for key in keys
+            if (owner := self._owners.get(key) or notes.get(key, Note()).owner)
+        }
+        self._owners = {**known, **self._medium.owners([k for k in keys if k not in known])}
+        return self._owners
