@@ -136,7 +136,7 @@ def main() -> None:
             job = labels(engine, args, Path(folder))
             made = lists(engine, args.lists, args.prefix) if args.lists else None
     own = Work("generate", args.requests, args.prefix, 50, 1)
-    least = floor_s(config(args.shape), own, 1024, flops, 1.0)
+    least = floor_s(config(args.shape), own, 1024, 0, flops, 1.0)  # one token: no KV is read again
     name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     print(json.dumps({
         "benchmark": "whole_job", "date": datetime.date.today().isoformat(), "shape": args.shape,
