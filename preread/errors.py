@@ -14,7 +14,8 @@ PrereadError
 ├── StateError                 the home folder, the catalog or a tier          (exit 1)
 │   ├── HomeError              not writable, not readable, foreign
 │   ├── CatalogConflict        another writer was first; retryable
-│   └── TierError              a tier failed; the engine recomputes instead
+│   ├── TierError              a tier failed; the engine recomputes instead
+│   └── Resumable              stopped before the end; what was done is kept      (exit 4)
 └── EngineError                                                               (exit 1)
     ├── OutOfMemory            what was asked does not fit, with the plan
     ├── GroupLost              one of several GPUs is gone; the engine has ended
@@ -101,6 +102,13 @@ class CatalogConflict(StateError):
 class TierError(StateError):
     """A tier failed or was too slow. Never fatal to a request: the tokens are recomputed."""
 
+    retryable = True
+
+
+class Resumable(StateError):
+    """A run stopped before its end and lost nothing: the same command with --resume goes on."""
+
+    exit_code = 4
     retryable = True
 
 

@@ -39,6 +39,7 @@ HOMES = {
     "typer": ("cli",),
     "rich": ("cli",),
     "transformers": ("foreign",),
+    "pyarrow": ("batch/files",),
     "pickle": (),
 }
 

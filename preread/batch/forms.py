@@ -1,0 +1,161 @@
+"""What a result looks like in the output: a line of OpenAI's batch file, or a row of a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from preread.batch.journal import Journal
+from preread.batch.order import Order
+from preread.batch.schema import Merged
+from preread.errors import RequestError
+
+Cells = Callable[[Sequence[Merged]], dict[str, Any]]
+TABLES = (".csv", ".tsv", ".jsonl")
+
+
+class Form(Protocol):
+    """Lines are whole, with their line end. A group is what one row of the input has asked."""
+
+    def head(self) -> str: ...
+
+    def line(self, group: Sequence[Merged]) -> str:
+        """ "" where a failed row stands in the error file only."""
+        ...
+
+    def error(self, group: Sequence[Merged]) -> str:
+        """ "" where nothing failed."""
+        ...
+
+
+class OpenAILines:
+    """The output and error file of OpenAI's Batch API."""
+
+    def __init__(self, journal: Journal, created: int) -> None:
+        """created: seconds since 1970 that every body carries, the same in a run taken up again."""
+        self._journal = journal
+        self._created = created
+        self._models: dict[bytes, Order] = {}
+
+    def head(self) -> str:
+        return ""
+
+    def line(self, group: Sequence[Merged]) -> str:
+        (row,) = group
+        if row.finish == "error":
+            return ""
+        name = f"{row.idx:08d}"
+        order = self._order(row.order)
+        response = {"status_code": 200, "request_id": f"req_{name}", "body": self._body(row, order)}
+        return _json(
+            {"id": f"batch_req_{name}", "custom_id": row.id, "response": response, "error": None}
+        )
+
+    def error(self, group: Sequence[Merged]) -> str:
+        (row,) = group
+        if row.finish != "error":
+            return ""
+        return _json({
+            "id": f"batch_req_{row.idx:08d}",
+            "custom_id": row.id,
+            "response": None,
+            "error": {"code": "request_failed", "message": row.error},
+        })  # fmt: skip
+
+    def _body(self, row: Merged, order: Order) -> dict[str, Any]:
+        chat = order.form == "chat"
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": row.finish}
+        if chat:
+            choice["message"] = {"role": "assistant", "content": row.text, "refusal": None}
+        else:
+            choice["text"] = row.text
+        prompt = row.cached + row.computed
+        return {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{row.idx:08d}",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": self._created,
+            "model": order.model,
+            "choices": [choice],
+            "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": row.output,
+                "total_tokens": prompt + row.output,
+                "prompt_tokens_details": {"cached_tokens": row.cached},
+            },
+        }
+
+    def _order(self, key: bytes) -> Order:
+        if key not in self._models:
+            if len(self._models) > 4096:
+                self._models.clear()
+            self._models[key] = Order.from_json(self._journal.body("orders", key))
+        return self._models[key]
+
+
+class TableRows:
+    """The columns of the input, and those that `cells` adds. Failed rows are in the table too: what
+    is added is then empty, but for `error`."""
+
+    def __init__(
+        self, suffix: str, columns: Sequence[str], added: Sequence[str], cells: Cells,
+        files: Sequence[str],
+    ) -> None:  # fmt: skip
+        """columns: of the input, in order; JSONL repeats each object as it was. Raises RequestError
+        for a suffix that is no table."""
+        if suffix not in TABLES:
+            raise RequestError(
+                f"The output {suffix!r} is no table.", hint=f"Name it {', '.join(TABLES)}."
+            )
+        self._json = suffix == ".jsonl"
+        self._delimiter = "\t" if suffix == ".tsv" else ","
+        self._columns = list(columns)
+        self._added = list(added)
+        self._cells = cells
+        self._files = files
+
+    def head(self) -> str:
+        return "" if self._json else self._row([*self._columns, *self._added])
+
+    def line(self, group: Sequence[Merged]) -> str:
+        given = json.loads(group[0].carry)
+        made = dict.fromkeys(self._added, None) | self._cells(group)
+        if self._json:
+            return _json(given | made)
+        cells = [_cell(given.get(name)) for name in self._columns]
+        return self._row(cells + [_cell(made[name]) for name in self._added])
+
+    def error(self, group: Sequence[Merged]) -> str:
+        why = next((row.error for row in group if row.finish == "error"), "")
+        if not why:
+            return ""
+        first = group[0]
+        where = {"file": self._files[first.file], "line": first.line}
+        return _json(where | {"error": why, "row": json.loads(first.carry)})
+
+    def _row(self, cells: Sequence[str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerow(cells)
+        return text.getvalue()
+
+
+def answer_cells(group: Sequence[Merged]) -> dict[str, Any]:
+    """One answer of a row."""
+    (row,) = group
+    return {"answer": row.text, "finish_reason": row.finish, "error": row.error}
+
+
+ANSWER = ("answer", "finish_reason", "error")
+
+
+def _cell(value: Any) -> str:
+    """As a cell of a CSV."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"

@@ -1,0 +1,75 @@
+"""A run from its input to its output, apart from where its backend comes from."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from preread.batch.intake import compare, take_in
+from preread.batch.journal import Journal
+from preread.batch.table import Table
+from preread.batch.tally import Tally
+from preread.errors import RequestError
+
+
+def begin(
+    journal: Journal,
+    table: Table,
+    *,
+    resume: bool = False,
+    retry: bool = False,
+    fresh: bool = False,
+) -> dict[str, int]:
+    """Make a journal ready to run: read the input into it, or (resume) compare it with what is
+    there; retry: failed rows run again; fresh: forget what is there. Returns notes of what was left
+    out of the input. Raises RequestError for faults in the input, for another input than before,
+    and when results that nobody asked to drop are there."""
+    if journal.planned and not fresh:
+        if resume or retry:
+            compare(journal, table)
+            if retry:
+                journal.retry()
+            return {}
+        _may_drop(journal)
+    notes = take_in(journal, table)
+    journal.put("began", os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time())))
+    journal.commit()
+    return notes
+
+
+def _may_drop(journal: Journal) -> None:
+    done, failed = journal.count("results"), journal.count("results", "finish = 'error'")
+    left = journal.count("line") - done
+    if done and (left or failed):
+        raise RequestError(
+            f"{journal.path} holds {done:,} results of a run that has {left:,} requests to do and "
+            f"{failed:,} failed.",
+            hint="Go on with --resume, run failed rows again with --retry-failed, or drop it with "
+            "--fresh.",
+        )
+
+
+def models(journal: Journal) -> list[tuple[str, int]]:
+    """Models of the requests that still have no result, and how many each has, in the order of
+    the line."""
+    return [
+        (str(name), int(n))
+        for name, n in journal.read(
+            "SELECT models.name, count(*) FROM line JOIN models ON models.key = line.model "
+            "LEFT JOIN results USING (idx) WHERE results.idx IS NULL "
+            "GROUP BY line.model ORDER BY min(line.no)"
+        )
+    ]
+
+
+def tallied(journal: Journal) -> Tally:
+    """What earlier sessions have done."""
+    ((done, failed, cached, computed, output, written),) = journal.read(
+        "SELECT count(*), coalesce(sum(finish = 'error'), 0), coalesce(sum(cached), 0), "
+        "coalesce(sum(computed), 0), coalesce(sum(output), 0), coalesce(sum(written), 0) "
+        "FROM results"
+    )
+    return Tally(
+        total=journal.count("line"), done=done, failed=failed, cached=cached, computed=computed,
+        output=output, written=written,
+    )  # fmt: skip

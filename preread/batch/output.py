@@ -1,0 +1,74 @@
+"""Results into files: all of them in the order of the input, or each as it comes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from preread.batch.forms import Form
+from preread.batch.journal import Journal, spans
+from preread.batch.schema import Merged
+from preread.errors import Resumable, SourceError
+
+
+class Written(NamedTuple):
+    """Rows of the input in each file."""
+
+    rows: int
+    failed: int
+
+
+def write_in_order(journal: Journal, form: Form, output: Path, errors: Path) -> Written:
+    """Write both files, each whole or not at all; no error file where nothing failed. A row is
+    written when all of its requests have ended. Raises Resumable when the disk is full."""
+    rows = failed = 0
+    with _replacing(output) as out, _replacing(errors) as bad:
+        out.write(form.head())
+        for groups in _groups(journal):
+            good = [form.line(group) for group in groups]
+            wrong = [form.error(group) for group in groups]
+            rows += sum(map(bool, good))
+            failed += sum(map(bool, wrong))
+            out.write("".join(good))
+            bad.write("".join(wrong))
+    if not failed:
+        errors.unlink(missing_ok=True)
+    return Written(rows, failed)
+
+
+def _groups(journal: Journal) -> Iterator[list[list[Merged]]]:
+    """Blocks of rows, each with its requests side by side, that have all ended."""
+    total, fan = int(journal.get("rows")) * int(journal.get("fan")), int(journal.get("fan"))
+    for lo, hi in spans(total, max(4096 // fan, 1) * fan):
+        rows = journal.merged(lo, hi)
+        groups = [rows[i : i + fan] for i in range(0, len(rows), fan)]
+        yield [group for group in groups if all(row.finish for row in group)]
+
+
+@contextmanager
+def _replacing(path: Path) -> Generator[IO[str]]:
+    """A text file that takes the place of an older one when it is whole."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        if exc.errno == errno.ENOSPC:
+            raise Resumable(
+                f"{path}: the disk is full; all results are in the journal.",
+                hint="Free some space, then the same command with --resume.",
+            ) from exc
+        raise SourceError(
+            f"{path}: cannot be written: {exc.strerror or exc}.", hint="Give another --output."
+        ) from exc
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,249 @@
+"""The loop: take what waits, send it, keep what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from preread.backend import Backend, RequestBatch, ResultBatch
+from preread.batch.journal import Journal
+from preread.batch.keys import model_digest, prefix_of
+from preread.batch.order import Order
+from preread.batch.pace import CHARACTERS, TASKS, Pace
+from preread.batch.schema import Result, Waiting
+from preread.batch.tally import Tally
+from preread.errors import RequestError, Resumable
+from preread.types import Finish, Prefix
+
+T = TypeVar("T")
+KEPT = 256  # orders and prefixes remembered
+LEFT_OPEN = "the backend left this request open"
+
+
+def _bounded(kept: dict[bytes, T]) -> None:
+    if len(kept) >= KEPT:
+        kept.clear()
+
+
+class Stop:
+    """The wish that a run ends before its end: nothing more is sent, what runs is waited for. May
+    be asked for from any thread and from a signal handler."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def ask(self, reason: str) -> None:
+        self.reason = self.reason or reason
+
+
+@dataclass(slots=True)
+class _Block:
+    """Requests in flight. open: of each the text so far, until it ends."""
+
+    rows: list[Waiting]
+    began: float
+    open: dict[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.open = dict.fromkeys(range(len(self.rows)), "")
+
+
+class Runner:
+    """Runs all requests of one model that have no result yet, on one backend. `run` is called
+    once; the journal is used from a thread of its own meanwhile, and from nowhere else."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        backend: Backend,
+        model: str,
+        tally: Tally,
+        stop: Stop,
+        tell: Callable[[Tally], None] | None = None,
+    ) -> None:
+        """model: as the orders name it. tell: hears at every commit how far it is."""
+        self._journal = journal
+        self._backend = backend
+        self._model = model_digest(model)
+        self._tally = tally
+        self._stop = stop
+        self._tell = tell
+        self._pace = Pace()
+        self._waiting: deque[Waiting] = deque()
+        self._cursor = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flying = 0
+        self._ended: list[Result] = []
+        self._failure: Exception | None = None
+        self._orders: dict[bytes, Order] = {}
+        self._prefixes: dict[bytes, Prefix] = {}
+        self._aside = ThreadPoolExecutor(1, "preread-journal")
+
+    async def run(self) -> None:
+        """Raises Resumable when the disk is full, and what the backend raises; results that came
+        before are kept, as they are when this is cancelled."""
+        keeper = asyncio.create_task(self._keep_time())
+        try:
+            while rows := await self._next():
+                self._send(rows)
+                await self._room()
+            await self._drain()
+        finally:
+            keeper.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(keeper, *self._tasks, return_exceptions=True)
+            await asyncio.shield(self._finish())
+        if self._failure is not None:
+            raise self._failure
+
+    async def _next(self) -> list[Waiting]:
+        """What may run in one batch: rows of one order, no more than a block; none at the end."""
+        if self._stop.reason or self._failure:
+            return []
+        if not self._waiting:
+            rows = await self._do(self._journal.next, self._cursor, self._model, self._pace.rows)
+            self._waiting.extend(rows)
+        taken: list[Waiting] = []
+        room = CHARACTERS
+        while self._waiting and len(taken) < self._pace.rows:
+            row = self._waiting[0]
+            if taken and (row.order != taken[0].order or row.chars > room):
+                break
+            room -= row.chars
+            taken.append(self._waiting.popleft())
+            self._cursor = row.no
+        return taken
+
+    def _send(self, rows: list[Waiting]) -> None:
+        task = asyncio.create_task(self._run(_Block(rows, time.monotonic())))
+        self._tasks.add(task)
+        self._flying += len(rows)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _room(self) -> None:
+        """Wait while enough is in flight."""
+        while self._tasks and (self._flying >= self._pace.ahead or len(self._tasks) >= TASKS):
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _drain(self) -> None:
+        while self._tasks and not isinstance(self._failure, Resumable):
+            await asyncio.wait(self._tasks, timeout=self._journal.commit_s)
+
+    async def _run(self, block: _Block) -> None:
+        """One batch. What fails as a whole because it is malformed is the failure of its rows;
+        anything else ends the run."""
+        try:
+            batch = await self._batch(block.rows)
+            async with aclosing(self._backend.submit(batch)) as stream:  # type: ignore[type-var]
+                async for news in stream:
+                    self._take(block, news)
+            self._fail(block, LEFT_OPEN)
+            self._pace.ended(len(block.rows), time.monotonic() - block.began)
+        except RequestError as exc:
+            self._fail(block, str(exc))
+        except Exception as exc:
+            self._failure = self._failure or exc
+        finally:
+            self._flying -= len(block.rows)
+
+    async def _batch(self, rows: list[Waiting]) -> RequestBatch:
+        order = await self._order(rows[0].order)
+        texts = [row.text for row in rows]
+        if order.raw:
+            return RequestBatch(order.work, texts, raw=True, stream=False)
+        keys = {row.prefix: 0 for row in rows}
+        found = [(key, await self._prefix(key)) for key in keys]
+        full = [(key, prefix) for key, prefix in found if prefix != Prefix("")]
+        number = {key: i for i, (key, _) in enumerate(full)}
+        which = np.array([number.get(row.prefix, -1) for row in rows], np.int32)
+        prefixes = tuple(prefix for _, prefix in full)
+        return RequestBatch(order.work, texts, prefixes, which, stream=False)
+
+    async def _order(self, key: bytes) -> Order:
+        if key not in self._orders:
+            _bounded(self._orders)
+            self._orders[key] = Order.from_json(await self._do(self._journal.body, "orders", key))
+        return self._orders[key]
+
+    async def _prefix(self, key: bytes) -> Prefix:
+        if key not in self._prefixes:
+            _bounded(self._prefixes)
+            self._prefixes[key] = prefix_of(await self._do(self._journal.body, "prefixes", key))
+        return self._prefixes[key]
+
+    def _take(self, block: _Block, news: ResultBatch) -> None:
+        n = len(news.rows)
+        probs: list[bytes] | list[None] = [None] * n
+        if news.label_probs is not None:
+            data = np.ascontiguousarray(news.label_probs, np.float32)
+            probs = [row.tobytes() for row in data]
+        mass = [None] * n if news.mass is None else news.mass.tolist()
+        written = [0] * n if news.written is None else news.written.tolist()
+        columns = (news.rows.tolist(), news.finish, news.texts, news.usage.tolist(), written)
+        for row, finish, text, usage, wrote, prob, held in zip(*columns, probs, mass, strict=True):
+            text = block.open.pop(row) + text
+            if finish is None:
+                block.open[row] = text
+            elif finish is not Finish.CANCELLED:  # else nobody has run it: it goes on waiting
+                failed = finish is Finish.ERROR
+                error = news.errors.get(row, "failed without a reason") if failed else ""
+                context, cached, computed, output = usage
+                result = Result(
+                    block.rows[row].idx, finish.value, text, context, cached, computed, output,
+                    wrote, None if failed else prob, None if failed else held, error,
+                )  # fmt: skip
+                self._ended.append(result)
+                self._tally.add(result)
+
+    def _fail(self, block: _Block, why: str) -> None:
+        """What has not ended yet."""
+        for row in block.open:
+            idx = block.rows[row].idx
+            result = Result(idx, Finish.ERROR.value, "", 0, 0, 0, 0, 0, None, None, why)
+            self._ended.append(result)
+            self._tally.add(result)
+        block.open.clear()
+
+    async def _keep_time(self) -> None:
+        """Keep and tell, again and again."""
+        while True:
+            await asyncio.sleep(self._journal.commit_s)
+            try:
+                await self._keep()
+            except Exception as exc:  # the disk is full: nothing more is sent
+                self._failure = self._failure or exc
+                return
+            if self._tell:
+                self._tell(self._tally)
+
+    async def _keep(self) -> None:
+        ended, self._ended = self._ended, []
+        if ended:
+            await self._do(self._journal.record, ended)
+        await self._do(self._journal.tick)
+
+    async def _finish(self) -> None:
+        """The last results, kept; an older failure counts."""
+        try:
+            await self._keep()
+            await self._do(self._journal.commit)
+        except Exception as exc:
+            self._failure = self._failure or exc
+        self._aside.shutdown(wait=False)
+        if self._tell:
+            self._tell(self._tally)
+
+    async def _do(self, work: Callable[..., T], *values: object) -> T:
+        """In the journal's thread. Who is cancelled meanwhile leaves it to its end: results on
+        their way into the journal are nowhere else any more."""
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self._aside, work, *values))
