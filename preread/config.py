@@ -108,6 +108,24 @@ class ResidentSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvidersSection:
+    """Backends that are others' servers (docs/backends.md). Limits hold per organisation."""
+
+    max_inflight: int = 256  # requests under way at once; fewer while the server says it is much
+    timeout_s: float = 300.0  # of one request
+    attempts: int = 6  # of one request, retries included
+    rpm: int = 0  # requests per period; 0: as the response headers say
+    tpm: int = 0  # tokens per period, input and output together; 0: as the headers say
+    input_tpm: int = 0  # input tokens per period; 0: as the headers say
+    output_tpm: int = 0  # output tokens per period; 0: as the headers say
+    period_s: float = 60.0  # what these limits are per
+    cache_ttl: str = "5m"  # 5m | 1h: how long Anthropic keeps what is marked; 1h costs more
+    explicit_cache: bool = False  # Gemini: cachedContents that are paid for by the hour
+    keys_file: str = ""  # API keys, one a line, `key` or `organisation:key`; else the environment
+    prices: str = ""  # a TOML table that is read before ours
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections and the home folder."""
 
@@ -117,12 +135,13 @@ class Config:
     store: StoreSection = field(default_factory=StoreSection)
     context: ContextSection = field(default_factory=ContextSection)
     resident: ResidentSection = field(default_factory=ResidentSection)
+    providers: ProvidersSection = field(default_factory=ProvidersSection)
 
 
 # Variables with a name of their own, and knobs whose value no message shows.
 SHORT = {"PREREAD_KEY": ("store", "key"), "PREREAD_TIERS": ("store", "tiers")}
 SECRET = ("store.key", "store.catalog")
-SECTIONS = ("model", "engine", "store", "context", "resident")
+SECTIONS = ("model", "engine", "store", "context", "resident", "providers")
 
 
 def default_home(env: Mapping[str, str] | None = None) -> Path:

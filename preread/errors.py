@@ -19,6 +19,7 @@ PrereadError
 └── EngineError                                                               (exit 1)
     ├── OutOfMemory            what was asked does not fit, with the plan
     ├── GroupLost              one of several GPUs is gone; the engine has ended
+    ├── ProviderError          somebody else's server refused, or cannot be reached
     └── Cancelled
 """
 
@@ -122,6 +123,10 @@ class OutOfMemory(EngineError):
 
 class GroupLost(EngineError):
     """A device of a group is gone, or no longer in step with the others."""
+
+
+class ProviderError(EngineError):
+    """Somebody else's server refused a request or cannot be reached; no key is ever shown."""
 
 
 class Cancelled(EngineError):

@@ -40,6 +40,7 @@ HOMES = {
     "rich": ("cli",),
     "transformers": ("foreign",),
     "pyarrow": ("batch/files",),
+    "aiohttp": ("providers/http", "testing/provider", "testing/simulation/routes"),
     "pickle": (),
 }
 

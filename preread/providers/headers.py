@@ -1,0 +1,83 @@
+"""What response headers say about limits: OpenAI's names (also vLLM's gateways, Groq, DeepSeek's
+resellers) and Anthropic's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from preread.providers.limits import Told
+
+UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+NAMES = {  # what headers call a limit -> the bucket
+    "requests": "requests",
+    "tokens": "tokens",
+    "input-tokens": "input_tokens",
+    "output-tokens": "output_tokens",
+}
+PATTERNS = ("x-ratelimit-{what}-{name}", "anthropic-ratelimit-{name}-{what}")
+
+
+def limits_told(headers: Mapping[str, str], now: datetime | None = None) -> dict[str, Told]:
+    """By bucket; only those that are spoken of. now: for resets given as a time of day (UTC)."""
+    now = now or datetime.now(UTC)
+    told = {}
+    for name, bucket in NAMES.items():
+        for pattern in PATTERNS:
+            said = {
+                w: headers.get(pattern.format(what=w, name=name))
+                for w in ("limit", "remaining", "reset")
+            }
+            if said["limit"] is not None:
+                told[bucket] = Told(
+                    _number(said["limit"]), _number(said["remaining"]), _reset(said["reset"], now)
+                )
+    return told
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds that the server asks to wait, None if it does not say. Milliseconds win."""
+    if (ms := _float(headers.get("retry-after-ms"))) is not None:
+        return max(0.0, ms / 1000)
+    value = headers.get("retry-after")
+    if value is None or (seconds := _float(value)) is not None:
+        return None if value is None else max(0.0, seconds or 0.0)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+
+
+def seconds(text: str) -> float | None:
+    """ "6m0s", "1.5s", "120ms" or "17" in seconds; None if it is none of these."""
+    if (plain := _float(text)) is not None:
+        return plain
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
+    whole = "".join(number + unit for number, unit in parts)
+    return sum(float(n) * UNITS[u] for n, u in parts) if parts and whole == text else None
+
+
+def _reset(text: str | None, now: datetime) -> float:
+    """-1 where nothing, or nothing readable, is said."""
+    if text is None or (span := seconds(text)) is not None:
+        return -1.0 if text is None else span or 0.0
+    try:
+        return max(0.0, (datetime.fromisoformat(text) - now).total_seconds())
+    except (ValueError, TypeError):
+        return -1.0
+
+
+def _number(text: str | None) -> int:
+    value = _float(text)
+    return -1 if value is None else int(value)
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

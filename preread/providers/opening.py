@@ -1,0 +1,141 @@
+"""A remote backend from what a user says: `openai`, `openai:http://localhost:8000` …"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from preread.bridge import LoopThread
+from preread.config import ProvidersSection
+from preread.errors import ConfigError
+from preread.providers.backend import RemoteBackend, with_limit
+from preread.providers.dialect import Dialect
+from preread.providers.gate import Gate
+from preread.providers.http import Http
+from preread.providers.keys import Organisation, find_keys
+from preread.providers.limits import Clock, Lane, Limiter, Limits
+from preread.providers.openai import HOST as OPENAI_HOST
+from preread.providers.openai import OpenAI
+from preread.providers.prices import listed
+from preread.providers.retry import Retry
+from preread.providers.sender import Sender
+
+log = logging.getLogger("preread")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One provider: where it is when no URL is given ("": it must be), what its variables are
+    called, and how its dialect is made from (model, base URL, configuration)."""
+
+    host: str
+    keys: tuple[str, ...]
+    url: str
+    make: Callable[[str, str, ProvidersSection], Dialect]
+
+
+def kinds() -> dict[str, Kind]:
+    """By the word before the colon."""
+    return {
+        "openai": Kind(
+            OPENAI_HOST,
+            ("OPENAI_API_KEY",),
+            "OPENAI_BASE_URL",
+            lambda model, base, config: OpenAI(model, base),
+        ),
+    }
+
+
+def is_remote(spec: str) -> bool:
+    """Whether a backend's name means somebody else's server."""
+    return spec.partition(":")[0] in kinds()
+
+
+def open_remote(
+    spec: str,
+    model: str = "",
+    config: ProvidersSection | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+) -> RemoteBackend:
+    """`connect` for code without an event loop, and for any thread. Blocks while the server is
+    asked what it is."""
+    loop = LoopThread("preread-probe")
+    try:
+        return loop.run(connect(spec, model, config, env=env))
+    finally:
+        loop.stop()
+
+
+async def connect(
+    spec: str,
+    model: str = "",
+    config: ProvidersSection | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+) -> RemoteBackend:
+    """Open `NAME` or `NAME:URL`; asks the server what it is. Raises ConfigError, ProviderError,
+    ModelNotFound."""
+    env = os.environ if env is None else env
+    config = config or ProvidersSection()
+    name, _, url = spec.partition(":")
+    if name not in (known := kinds()):
+        raise ConfigError(
+            f"No backend {name!r}.", hint=f"Backends: local, {', '.join(known)} (NAME or NAME:URL)."
+        )
+    kind = known[name]
+    base = _base(url or env.get(kind.url, "") or kind.host, spec)
+    organisations = find_keys(kind.keys, config.keys_file, env)
+    if not organisations and base == kind.host and kind.keys:
+        raise ConfigError(f"{name} needs a key.", hint=f"export {kind.keys[0]}=…")
+    dialect = kind.make(model, base, config)
+    sender = _sender(dialect, base, organisations, config, clock)
+    try:
+        facts = await dialect.start(sender)
+    finally:
+        await sender.close()  # connections belong to a loop, and this may not be the one they serve
+    entry = listed(name, facts.model, config.prices, hour=config.cache_ttl == "1h")
+    if entry.prices is None and base == kind.host:
+        log.warning("No price is known for %s: its bill shows tokens only.", facts.model)
+    if entry.min_prefix >= 0 and base == kind.host:
+        dialect.traits = replace(dialect.traits, min_prefix=entry.min_prefix)
+    for note in facts.notes:
+        log.warning("%s", note)
+    facts = with_limit(facts, entry.limit)
+    return RemoteBackend(dialect, sender, facts, base=base, prices=entry.prices, clock=clock)
+
+
+def _sender(
+    dialect: Dialect,
+    base: str,
+    organisations: list[Organisation],
+    config: ProvidersSection,
+    clock: Clock | None,
+) -> Sender:
+    traits = dialect.traits
+    limits = Limits(
+        config.rpm, config.tpm, config.input_tpm, config.output_tpm, config.period_s,
+        cached=traits.cached_limited, burst=traits.burst,
+    )  # fmt: skip
+    nobody = Organisation("", ("",))
+    lanes = [Lane(o.name, o.keys, limits) for o in organisations or [nobody]]
+    http = Http(base, timeout_s=config.timeout_s, connections=config.max_inflight)
+    gate = Gate(config.max_inflight)
+    return Sender(http, Limiter(lanes, clock), gate, Retry(config.attempts), dialect.headers, clock)
+
+
+def _base(url: str, spec: str) -> str:
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ConfigError(
+            "A URL with a key in it would be shown in logs.", hint="Use the environment variable."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            f"{spec!r}: {url!r} is no URL.", hint="For example openai:http://localhost:8000"
+        )
+    return url.rstrip("/")

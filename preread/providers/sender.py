@@ -1,0 +1,166 @@
+"""Sends one request until it is answered or hopeless: a place at the gate, room in the limits, one
+of the keys, and again after what passes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from preread.errors import ProviderError
+from preread.providers.dialect import Call
+from preread.providers.gate import Gate
+from preread.providers.headers import limits_told, retry_after_s, seconds
+from preread.providers.http import Broken, Http, Reply
+from preread.providers.limits import Clock, Cost, Limiter, Ticket, WallClock
+from preread.providers.retry import OVERLOADED, Retry
+
+LIKE_A_KEY = re.compile(r"\b(?:sk|AIza|gsk|xai)[-_\w*]{8,}")
+
+log = logging.getLogger("preread")
+
+
+class Refused(Exception):
+    """A request that was given up: status (0: none came), the provider's code and its message,
+    without keys."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def too_long(self) -> bool:
+        """The prompt does not fit the model."""
+        said = f"{self.code} {self.message}".casefold()
+        return self.status in (400, 413, 422) and any(
+            hint in said
+            for hint in ("context_length", "context length", "context size", "too long", "num_ctx")
+        )
+
+
+class Sender:
+    """See the module. Safe for many tasks of one event loop."""
+
+    def __init__(
+        self,
+        http: Http,
+        limiter: Limiter,
+        gate: Gate,
+        retry: Retry,
+        headers: Callable[[str], Mapping[str, str]],
+        clock: Clock | None = None,
+    ) -> None:
+        """headers: of a request made with a key."""
+        self.gate = gate
+        self.limiter = limiter
+        self._http = http
+        self._retry = retry
+        self._headers = headers
+        self._clock = clock or WallClock()
+        self._secrets = [key for lane in limiter.lanes for key in lane.keys if key]
+
+    async def ask(
+        self, call: Call, cost: Cost, used: Callable[[dict[str, Any]], Cost]
+    ) -> dict[str, Any]:
+        """The object that was answered. cost: reserved for it; used: what an answer did cost.
+        Raises Refused."""
+        for attempt in range(1, self._retry.attempts + 1):
+            failure, asked_s, again = await self._once(call, cost, used)
+            if isinstance(failure, dict):
+                return failure
+            if not again or attempt == self._retry.attempts:
+                if again:
+                    failure.message += f" (after {attempt} attempts)"
+                raise failure
+            log.debug("attempt %d: %s", attempt, failure.message)
+            await self._clock.sleep(self._retry.delay_s(attempt, asked_s))
+        raise AssertionError("attempts >= 1")
+
+    async def tell(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        """Anything that is no model request. Raises ProviderError."""
+        headers = self._headers(self.limiter.lanes[0].keys[0])
+        try:
+            if method == "POST":
+                reply = await self._http.post(path, headers, body)
+            else:
+                reply = await self._http.send(method, path, headers, None)
+        except Broken as exc:
+            raise ProviderError(
+                f"{self._http.base} cannot be reached: {self.clean(str(exc))}.",
+                hint="Start the server or mend the URL.",
+            ) from exc
+        return reply.status, reply.json() or {}
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    def clean(self, text: str) -> str:
+        """Without anything that is or looks like a key."""
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        return LIKE_A_KEY.sub("…", text)
+
+    async def _once(
+        self, call: Call, cost: Cost, used: Callable[[dict[str, Any]], Cost]
+    ) -> tuple[dict[str, Any] | Refused, float | None, bool]:
+        """One attempt: the answer or why there is none, how long the server asks to wait, and
+        whether it may be tried again."""
+        async with self.gate:
+            ticket = await self.limiter.reserve(cost)
+            try:
+                reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
+            except Broken as exc:
+                self.gate.was_too_much()
+                return Refused(0, "", self.clean(f"no whole answer: {exc}")), None, True
+            return self._judge(reply, ticket, used)
+
+    def _judge(
+        self, reply: Reply, ticket: Ticket, used: Callable[[dict[str, Any]], Cost]
+    ) -> tuple[dict[str, Any] | Refused, float | None, bool]:
+        self.limiter.sync(ticket, limits_told(reply.headers))
+        body = reply.json()
+        if reply.status == 200 and body is not None and "error" not in body:
+            self.limiter.settle(ticket, used(body))
+            self.gate.went_well()
+            return body, None, False
+        if reply.status == 200 and body is None:
+            self.gate.was_too_much()
+            return Refused(0, "", "no whole answer: the body is not JSON"), None, True
+        code, message = reason(body, reply)
+        refused = Refused(reply.status, code, self.clean(message))
+        again = self._retry.may(reply.status, code)
+        asked_s = retry_after_s(reply.headers) or _delay_in(body) if again else None
+        if reply.status in OVERLOADED:
+            self.gate.was_too_much()
+        if reply.status == 429 and again:  # this organisation waits; its row is tried on any
+            self.limiter.pause(ticket, asked_s or 0.0)
+            asked_s = None
+        if reply.status < 500:  # refused before anything was read
+            self.limiter.settle(ticket, Cost(0, 0))
+        return refused, asked_s, again
+
+
+def reason(body: dict[str, Any] | None, reply: Reply) -> tuple[str, str]:
+    """The code and the message of an error, in any of the dialects."""
+    error = (body or {}).get("error")
+    if isinstance(error, dict):
+        code = str(error.get("code") or error.get("type") or error.get("status") or "")
+        return code, f"HTTP {reply.status}: {error.get('message') or code}"
+    if isinstance(error, str):
+        return "", f"HTTP {reply.status}: {error}"
+    text = reply.body[:200].decode(errors="replace").strip()
+    return "", f"HTTP {reply.status}{': ' + text if text else ''}"
+
+
+def _delay_in(body: dict[str, Any] | None) -> float | None:
+    """Google says it in the body (RetryInfo)."""
+    error = (body or {}).get("error")
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and "retryDelay" in detail:
+            return seconds(str(detail["retryDelay"]))
+    return None

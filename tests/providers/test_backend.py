@@ -1,0 +1,273 @@
+"""RemoteBackend over real sockets: warming, limits, faults, keys, and that a row fails alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from preread.backend import Choose, Generate, Leaving, LogLikelihood, RequestBatch
+from preread.contexts.rows import collect
+from preread.errors import ConfigError, EngineError, ModelNotFound, ProviderError, RequestError
+from preread.providers.opening import connect, open_remote
+from preread.testing.provider import Profile, Provider
+from preread.testing.replies import Reply
+from preread.testing.simulation.faults import Odds
+from preread.types import Finish, Prefix, Sampling
+
+RUBRIC = Prefix("Judge the candidate.\n" + "\n".join(f"point {n}: value {n}" for n in range(60)))
+OTHER = Prefix("Another rubric.\n" + "\n".join(f"point {n}: value {n}" for n in range(60)))
+ONE = Generate(max_tokens=4)
+
+
+def ask(n: int, *prefixes: Prefix, work: Generate | Choose = ONE) -> RequestBatch:
+    return RequestBatch(work, [f"Candidate {i}: point {i}?" for i in range(n)], prefixes)
+
+
+async def test_one_goes_first_and_the_rest_find_what_it_read(opened):
+    server, backend = await opened(latency_ms=5)
+    rows = await collect(backend, ask(30, RUBRIC))
+    hits = [row.usage.cached_tokens for row in rows]
+    assert hits.count(0) == 1 and min(h for h in hits if h) >= 200
+    assert [row.text for row in rows] == [f"value {i}" for i in range(30)]
+    again = await collect(backend, ask(3, RUBRIC))
+    assert all(row.usage.cached_tokens for row in again)
+    assert server.asked["/v1/chat/completions"] == 33
+
+
+async def test_batches_at_once_share_the_first(opened):
+    _, backend = await opened(latency_ms=5)
+    both = await asyncio.gather(*(collect(backend, ask(10, RUBRIC)) for _ in range(3)))
+    assert sum(not row.usage.cached_tokens for rows in both for row in rows) == 1
+
+
+async def test_every_group_has_its_own_first(opened):
+    _, backend = await opened(latency_ms=5)
+    batch = RequestBatch(ONE, [f"point {i}?" for i in range(20)], (RUBRIC, OTHER),
+                         prefix_of=[0, 1] * 10)  # fmt: skip
+    rows = await collect(backend, batch)
+    assert [not row.usage.cached_tokens for row in rows].count(True) == 2
+
+
+async def test_when_the_first_fails_the_next_goes_alone(opened):
+    def answer(prefix: Prefix, question: str) -> str | Reply:
+        return "fine"
+
+    server, backend = await opened(latency_ms=5, answer=answer, limit=4096)
+    prompts = ["word " * 5000, *(f"point {i}?" for i in range(9))]
+    rows = await collect(backend, RequestBatch(ONE, prompts, (RUBRIC,)))
+    assert rows[0].finish is Finish.ERROR and "maximum context length" in rows[0].error
+    assert [not row.usage.cached_tokens for row in rows[1:]].count(True) == 1
+    assert server.answered == 9
+
+
+async def test_a_forgotten_prefix_is_warmed_again(opened):
+    server, backend = await opened(latency_ms=5)
+    await collect(backend, ask(3, RUBRIC))
+    await backend.forget([RUBRIC])
+    server.cache._blocks.clear()
+    rows = await collect(backend, ask(10, RUBRIC))
+    assert [not row.usage.cached_tokens for row in rows].count(True) == 1
+
+
+async def test_a_prefix_too_short_to_be_reused_is_said(opened, caplog):
+    _, backend = await opened(latency_ms=5)
+    short = RequestBatch(ONE, ["a?", "b?", "c?"], (Prefix("Be nice."),))
+    with caplog.at_level(logging.WARNING, "preread"):
+        await collect(backend, short)
+        await collect(backend, short)
+    assert [r.message for r in caplog.records if "at least 16 tokens" in r.message] != []
+    assert len(caplog.records) == 1
+
+
+async def test_faults_cost_time_and_change_nothing(opened):
+    odds = Odds(busy=0.1, error=0.1, half=0.1, reset=0.1, seed=3)
+    server, backend = await opened(odds=odds, config={"attempts": 20})
+    rows = await collect(backend, ask(60, RUBRIC))
+    assert [row.text for row in rows] == [f"value {i}" for i in range(60)]
+    assert set(server.faults.met) == {"busy", "error", "half", "reset"}
+    assert server.answered - server.faults.met["half"] == 60
+
+
+async def test_no_answer_at_all_is_tried_again_and_then_said(opened):
+    _, backend = await opened(
+        odds=Odds(hang=1.0), config={"timeout_s": 0.1, "attempts": 2}, server="vllm"
+    )
+    (row,) = await collect(backend, ask(1))
+    assert row.finish is Finish.ERROR and "no answer within 0.1 s (after 2 attempts)" in row.error
+
+
+async def test_limits_are_never_exceeded(opened):
+    """The server refuses what is over; nothing is."""
+    limits = {"rpm": 40, "tpm": 30_000, "period_s": 1.0}
+    server, backend = await opened(
+        requests=40, tokens=30_000, period_s=1.0, config=limits, answer=lambda *_: "fine"
+    )
+    rows = await collect(backend, ask(100, RUBRIC))
+    assert all(row.text == "fine" for row in rows)
+    assert server.over == 0 and server.faults.met == {}
+
+
+async def test_limits_nobody_told_us_are_learnt(opened):
+    server, backend = await opened(requests=50, period_s=1.0, config={"period_s": 1.0})
+    rows = await collect(backend, ask(120, RUBRIC))
+    assert not any(row.error for row in rows)
+    assert server.answered == 120 and server.over <= 2
+
+
+async def test_keys_of_several_organisations(opened):
+    keys = {"OPENAI_API_KEYS": "red:sk-red-1,red:sk-red-2,blue:sk-blue-1"}
+    server, backend = await opened(
+        env=keys, requests=10, period_s=1.0, config={"rpm": 10, "period_s": 1.0}
+    )
+    rows = await collect(backend, ask(30, RUBRIC))
+    assert not any(row.error for row in rows) and server.over == 0
+    assert set(server.keys) == {"sk-red-1", "sk-red-2", "sk-blue-1"}
+    assert {name for name, _ in server.rates.meters} == {"red", "blue"}
+
+
+async def test_a_wrong_key_is_never_shown(opened, caplog):
+    keys = {"OPENAI_API_KEY": "sk-acme-verysecret"}
+    with caplog.at_level(logging.DEBUG, "preread"):
+        _, backend = await opened(env=keys, keys=("sk-acme-other",))
+        (row,) = await collect(backend, ask(1))
+    assert row.finish is Finish.ERROR and "401" in row.error
+    assert "verysecret" not in row.error + caplog.text + repr(backend._sender.limiter.lanes)
+
+
+async def test_rows_that_nobody_waits_for_end_cancelled(opened):
+    _, backend = await opened(latency_ms=50)
+    leaving = Leaving()
+    leaving.leave(2)
+    batch = RequestBatch(ONE, [f"point {i}?" for i in range(6)], leaving=leaving)
+    seen = {}
+    async for news in backend.submit(batch):
+        seen |= dict(zip(news.rows.tolist(), news.finish, strict=True))
+        if len(seen) == 1:
+            leaving.leave(4)
+    assert seen[2] is seen[4] is Finish.CANCELLED
+    assert [seen[i] for i in (0, 1, 3, 5)] == [Finish.STOP] * 4
+
+
+async def test_closing_ends_what_runs(opened):
+    _, backend = await opened(latency_ms=2000)
+    run = asyncio.create_task(collect(backend, ask(4)))
+    await asyncio.sleep(0.05)
+    await backend.close()
+    assert {row.finish for row in await run} == {Finish.CANCELLED}
+    with pytest.raises(EngineError, match="closed"):
+        await collect(backend, ask(1))
+
+
+async def test_choosing_by_the_most_likely_first_tokens(opened):
+    server, backend = await opened(server="openai", answer=lambda *_: "B because")
+    (row,) = await collect(backend, ask(1, work=Choose(("A", "B", "C"))))
+    assert max(range(3), key=row.label_probs.__getitem__) == 1
+    assert 0.9 < row.mass <= 1 and row.usage.output_tokens == 0 and row.text == ""
+    sent = server.bodies[-1]
+    assert sent["top_logprobs"] == 20 and 1 in (sent.get("max_tokens"),
+                                                sent.get("max_completion_tokens"))  # fmt: skip
+
+
+async def test_labels_the_first_token_cannot_tell_are_refused(opened):
+    _, backend = await opened()
+    with pytest.raises(RequestError, match="'yes' is the beginning of 'yesterday'"):
+        await collect(backend, ask(1, work=Choose(("yes", "yesterday"))))
+    (row,) = await collect(backend, ask(1, work=Choose(("maybe", "perhaps"))))
+    assert row.finish is Finish.ERROR and "None of the labels" in row.error
+
+
+async def test_labels_of_several_tokens_are_exact_on_vllm(opened):
+    """P(label) is the product over its tokens, and labels are told apart at any token."""
+    _, backend = await opened(server="vllm", answer=lambda *_: "very good indeed")
+    (row,) = await collect(backend, ask(1, work=Choose(("very good", "very bad", "bad"))))
+    assert max(range(3), key=row.label_probs.__getitem__) == 0
+    assert row.mass == pytest.approx(2.718281828**-0.2, rel=1e-2)  # two likely tokens
+
+
+async def test_likelihood_by_echo_where_the_server_does_it(opened):
+    _, backend = await opened(server="")
+    batch = RequestBatch(LogLikelihood([" upon a time"]), ["Once"], raw=True)
+    (row,) = await collect(backend, batch)
+    assert len(row.logprobs) == 3 and max(row.logprobs) < 0
+    chat = RequestBatch(LogLikelihood(["x"]), ["Once"])
+    with pytest.raises(RequestError, match="use `choose`"):
+        await collect(backend, chat)
+
+
+@pytest.mark.parametrize(
+    ("batch", "why"),
+    [
+        (RequestBatch(Generate(ignore_eos=True), ["a"]), "go on after the end"),
+        (RequestBatch(Generate(sampling=Sampling(top_k=5)), ["a"]), "no top_k"),
+        (RequestBatch(Generate(), ["a"], reuse=False), "afresh"),
+        (RequestBatch(Generate(), ["a"], (RUBRIC,), raw=True), "chat template"),
+    ],
+)
+async def test_what_cannot_be_said_is_refused_and_never_left_out(opened, batch, why):
+    server, backend = await opened(server="")
+    with pytest.raises(RequestError, match=why):
+        await collect(backend, batch)
+    assert server.answered == 0
+
+
+@pytest.mark.parametrize("server", ["", "openai", "vllm", "sglang", "llama-server"])
+async def test_servers_are_recognised(opened, server):
+    _, backend = await opened(server=server, limit=2048)
+    said = {"openai": ""}.get(server, server)  # the real one is known by its host
+    assert backend.facts.server == said
+    assert backend.info.model == "simulated"
+    assert backend.info.exact_counts is (server in ("vllm", "llama-server"))
+    assert backend.info.limit == (2048 if server in ("vllm", "llama-server") else 131_072)
+
+
+async def test_llama_server_says_what_its_slot_held(opened):
+    server, backend = await opened(server="llama-server", min_prefix=1, block=1)
+    rows = await collect(backend, ask(3, RUBRIC))
+    assert all(row.usage.cached_tokens for row in rows[1:])
+    assert server.bodies[-1]["cache_prompt"] is True
+    cold = RequestBatch(ONE, ["point 1?"], (RUBRIC,), reuse=False)
+    assert (await collect(backend, cold))[0].usage.cached_tokens == 0
+
+
+async def test_a_server_with_several_models_is_asked_for_one(opened):
+    async with Provider(Profile(server="vllm", model="a,b")) as server:
+        with pytest.raises(ModelNotFound, match="these models: a, b"):
+            await connect(f"openai:{server.url}", env={})
+
+
+async def test_a_server_that_is_not_there(unused_tcp_port):
+    with pytest.raises(ProviderError, match=r"cannot be reached.*Start the server"):
+        await connect(f"openai:http://127.0.0.1:{unused_tcp_port}", env={})
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("opnai", "No backend 'opnai'"),
+        ("openai", "needs a key"),
+        ("openai:localhost:8000", "is no URL"),
+        ("openai:http://user:secret@host", "key in it"),
+    ],
+)
+def test_what_cannot_be_opened(spec, why):
+    with pytest.raises(ConfigError, match=why):
+        open_remote(spec, env={})
+
+
+async def test_an_estimate_learns_from_answers(opened):
+    _, backend = await opened(server="")
+    (before,) = await backend.count([RUBRIC])
+    rows = await collect(backend, ask(20, RUBRIC))
+    (after,) = await backend.count([RUBRIC])
+    whole = rows[0].usage.cached_tokens + rows[0].usage.computed_tokens
+    assert abs(after - whole) < abs(before - whole)
+
+
+async def test_open_from_any_thread(opened):
+    server, _ = await opened()
+    backend = await asyncio.to_thread(open_remote, f"openai:{server.url}", env={})
+    rows = await collect(backend, ask(2, RUBRIC))
+    assert [row.text for row in rows] == ["value 0", "value 1"]
+    await backend.close()
