@@ -3,10 +3,11 @@
     python benchmarks/tier_loads.py [--folder DIR] [--mb 256] [--rounds 9] [--threads 1] [--keep]
 
 Chunks of just under 2 MiB (Llama 3.1 8B), warm in the page cache, in turn A B A B: plain `preadv`
-into buffers that were there, one file after the other; `DiskTier.read` into the same; and a whole
-`Store.load` from the disk and from RAM (verified, each box copied to where it belongs, with a
-patience and so in a thread of its own). And the look-up of a chain of 100,000 tokens. Goal: 80 % of
-`preadv`, 2 ms. What verifying adds is in verification_cost.py.
+into buffers that were there, one file after the other, and into an arena, each piece in its place;
+`DiskTier.read` into the buffers; and a whole `Store.load` into the arena from the disk and from RAM
+(verified, with a patience and so in a thread of its own), and its twin that copies each box once
+it is verified. And the look-up of a chain of 100,000 tokens. Goal: 80 % of `preadv`, 2 ms. What
+verifying adds is in verification_cost.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ import common
 import numpy as np
 import torch
 
-from preread.store.keys import Geometry, fingerprint
+from preread.engine.arena import Arena
+from preread.engine.kv import KVShape
+from preread.store.chunk import HEADER_BYTES
+from preread.store.codec import RawCodec
+from preread.store.keys import Box, Geometry, fingerprint
+from preread.store.layout import Layout
 from preread.store.rates import Rates
 from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Tier
@@ -45,25 +51,39 @@ def read(tier: Tier, keys: list[ChunkKey], buffers: list[bytearray]) -> None:
         assert isinstance(value, memoryview)
 
 
-def loader(tier: Tier, tokens: range, place: torch.Tensor) -> tuple[Store, Callable[[], None]]:
-    """A store whose computing is slow, so that everything is loaded, and watched."""
+def scattered(paths: list[Path], places: list[list[memoryview]]) -> None:
+    """Header and checksum aside."""
+    for path, views in zip(paths, places, strict=True):
+        fd = os.open(path, os.O_RDONLY)
+        os.preadv(fd, views, HEADER_BYTES)
+        os.close(fd)
+
+
+def loader(tier: Tier, tokens: range, arena: Arena, *, copied: bool) -> Callable[[], None]:
+    """Of a store whose computing is slow, so that everything is loaded, and watched."""
     rates = Rates()
     for n in (256, 1024):
         rates.computed(0, n, n * 0.01)
     store = Store([tier], GEOMETRY, IDENTITY, rates=rates)
     store.save(tokens, 0, lambda box: torch.randn(box.shape(128)).to(torch.bfloat16))
 
-    def sink(box: tuple[int, ...], kv: torch.Tensor) -> None:
-        a, b, i, j, g, h = box
-        place[i:j, :, g:h, a:b] = kv
+    def sink(box: Box, kv: torch.Tensor) -> None:
+        arena.write(runs(box), kv, box.cell)
+
+    def place(box: Box) -> list[memoryview] | None:
+        return None if copied else arena.pieces(runs(box), box.cell)
 
     def load() -> None:
         found = store.find(tokens)
         choice = store.choose(found)
-        report = store.load(tokens, choice.upto, sink, found=found, choice=choice)
+        report = store.load(tokens, choice.upto, sink, found=found, choice=choice, place=place)
         assert report.tokens == len(tokens), report
 
-    return store, load
+    return load
+
+
+def runs(box: Box) -> list[tuple[int, int]]:
+    return [(box.token_start, box.token_end - box.token_start)]
 
 
 def main() -> None:
@@ -73,21 +93,30 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokens = range(args.mb * (1 << 20) // GEOMETRY.bytes_per_token // 256 * 256)
-    place = torch.zeros(32, 2, 8, len(tokens), 128, dtype=torch.bfloat16)
+    shape = KVShape(32, 8, 128, torch.bfloat16, torch.device("cpu"))
+    arena = Arena(shape, len(tokens) // 256, 256)
+    arena.kv.values.fill_(1)
     chain = np.arange(100_000)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         disk, ram = DiskTier(Path(folder), fsync=False), MemoryTier(name="ram")
-        store, from_disk = loader(disk, tokens, place)
-        _, from_ram = loader(ram, tokens, place)
-        keys = [ChunkKey(bytes.fromhex(key)) for key in store.keys(tokens)]
+        layout = Layout(GEOMETRY, IDENTITY, "default", RawCodec())
+        spans = list(layout.spans(tokens))
+        keys = [key for span in spans for key in layout.keys(span)]
+        boxes = [chunk.box for span in spans for chunk in layout.chunks(span)]
+        places = [arena.pieces(runs(box), box.cell) or [] for box in boxes]
+        loads = {
+            f"{tier.name}_load{'_copied' * copied}": loader(tier, tokens, arena, copied=copied)
+            for tier in (disk, ram)
+            for copied in (False, True)
+        }
         paths = [Path(folder, "chunks", k.hex()[0], k.hex()[1], f"{k.hex()}.kv") for k in keys]
         buffers = [bytearray(path.stat().st_size) for path in paths]
         times = common.side_by_side(
             {
                 "preadv": lambda: preadv(paths, buffers),
+                "preadv_in_place": lambda: scattered(paths, places),
                 "disk_tier": lambda: read(disk, keys, buffers),
-                "disk_load": from_disk,
-                "ram_load": from_ram,
+                **loads,
                 "find_ram": lambda: Store([ram], READER, IDENTITY).find(chain),
                 "find_disk": lambda: Store([disk], READER, IDENTITY).find(chain),
             },
@@ -96,7 +125,7 @@ def main() -> None:
     nbytes = sum(map(len, buffers))
     rates = {
         f"{name}_gb_s": round(nbytes / common.median(times[name]) / 1e9, 2)
-        for name in ("preadv", "disk_tier", "disk_load", "ram_load")
+        for name in ("preadv", "preadv_in_place", "disk_tier", *loads)
     }
     finds = {f"{n}_ms": round(common.median(times[n]) * 1e3, 2) for n in ("find_ram", "find_disk")}
     share = round(common.paired_ratio(times["preadv"], times["disk_tier"]), 2)

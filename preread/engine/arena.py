@@ -35,6 +35,7 @@ class Arena:
         self.extent_tokens = extent_tokens
         self.capacity = extents * extent_tokens
         self.kv = kv_of(shape, self.capacity)
+        self._raw = self.kv.raw()
         self.refs = np.zeros(extents, np.int32)
         self.fill = np.zeros(extents, np.int32)
 
@@ -55,6 +56,19 @@ class Arena:
         """What `write` would be given for them, on the CPU; a copy. Any thread, as above."""
         part = _part(cell)
         return torch.cat([self.kv.select(slice(s, s + n), *part) for s, n in runs], dim=3).cpu()
+
+    def pieces(self, runs: list[Run], cell: Cell) -> list[memoryview] | None:
+        """The same slots as bytes to be written, in the order of what `write` would be given; None
+        where they do not hold just that. Any thread, as above."""
+        if self._raw is None:
+            return None
+        shape, (i, j, g, h) = self.shape, cell
+        token = shape.head_dim * shape.dtype.itemsize
+        ends = [(slot * token, (slot + tokens) * token) for slot, tokens in runs]
+        # Where the slots of each layer, keys and values, and head begin.
+        rows = np.arange(2 * shape.layers * shape.kv_heads).reshape(shape.layers, 2, -1)
+        begins = (rows[i:j, :, g:h].ravel() * (self.capacity * token)).tolist()
+        return [self._raw[begin + a : begin + b] for begin in begins for a, b in ends]
 
     def keep(self, runs: list[Run], pages: Pages, ids: Int32Array, first: int) -> None:
         """Fill a holding with what lies in pages of a sequence, from its token `first` on."""

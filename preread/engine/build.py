@@ -213,6 +213,7 @@ class Builder:
                     start=start,
                     found=found,
                     choice=choice,
+                    place=lambda box: self._place(reading, box, start),
                 )
                 done = report.tokens
             finally:
@@ -264,6 +265,13 @@ class Builder:
         first = max(box.token_start, start)
         runs = clip(reading.runs, first, box.token_end)
         self._arena.write(runs, kv[:, :, :, first - box.token_start :], box.cell)
+
+    def _place(self, reading: Reading, box: Box, start: int) -> list[memoryview] | None:
+        """Where a box may be written before it is verified: not where somebody reads already. Any
+        thread, during a load of tokens from `start` on: nobody else reads or writes these."""
+        if box.token_start < start:
+            return None
+        return self._arena.pieces(clip(reading.runs, box.token_start, box.token_end), box.cell)
 
     def _read(self, reading: Reading, box: Box) -> torch.Tensor:
         """A box of a ready prefix, on the CPU."""

@@ -75,6 +75,12 @@ class KV:
         """kv [layers, 2, heads, n, D], on any device, becomes tokens `at`."""
         self.values[layers, :, heads, at].copy_(kv)
 
+    def raw(self) -> memoryview | None:
+        """All of `values` as bytes that anybody may write; None where they lie on a device."""
+        if self.values.device.type != "cpu":
+            return None
+        return self.values.view(torch.uint8).view(-1).numpy().data
+
     def clear(self, at: At) -> None:
         """Zeros, which are finite."""
         self.values[:, :, :, at] = 0
@@ -111,6 +117,9 @@ class EightBitKV(KV):
         codes, scales = quantise(kv, self.shape.precision)
         self.values[layers, :, heads, at].copy_(codes)
         self.scales[layers, :, heads, at].copy_(scales)
+
+    def raw(self) -> memoryview | None:
+        return None
 
     def clear(self, at: At) -> None:
         self.values[:, :, :, at] = 0

@@ -7,6 +7,7 @@ and every field must agree. Sizes in bytes, integers little-endian and unsigned.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def pack(header: ChunkHeader, payload: memoryview) -> tuple[bytes, memoryview, b
         header.chain,
         _RESERVED_B,
     )
-    return head, payload, _checksum(head, payload)
+    return head, payload, _checksum(head, [payload])
 
 
 def described(header: ChunkHeader) -> bytes:
@@ -135,11 +136,11 @@ def opening(value: bytes | bytearray | memoryview) -> tuple[int, int]:
     return flags, payload_nbytes
 
 
-def whole(value: memoryview, payload_nbytes: int) -> None:
-    """Raises ChunkFault unless the value is exactly as long as its header says."""
+def whole(nbytes: int, payload_nbytes: int) -> None:
+    """Raises ChunkFault unless a value of so many bytes is exactly as long as its header says."""
     size = HEADER_BYTES + payload_nbytes + CHECKSUM_BYTES
-    if len(value) != size:
-        raise ChunkFault(Fault.TRUNCATED if len(value) < size else Fault.WRONG_LENGTH)
+    if nbytes != size:
+        raise ChunkFault(Fault.TRUNCATED if nbytes < size else Fault.WRONG_LENGTH)
 
 
 def read_header(value: bytes | bytearray | memoryview) -> ChunkHeader:
@@ -163,9 +164,9 @@ def verify(value: bytearray | memoryview) -> tuple[ChunkHeader, memoryview]:
     ChunkFault."""
     view = memoryview(value)
     header = read_header(view)
-    whole(view, header.payload_nbytes)
+    whole(len(view), header.payload_nbytes)
     payload = view[HEADER_BYTES:-CHECKSUM_BYTES]
-    if _checksum(view[:HEADER_BYTES], payload) != view[-CHECKSUM_BYTES:]:
+    if _checksum(view[:HEADER_BYTES], [payload]) != view[-CHECKSUM_BYTES:]:
         raise ChunkFault(Fault.CHECKSUM)
     return header, payload
 
@@ -183,14 +184,34 @@ def verify_key(header: ChunkHeader, key: ChunkKey) -> None:
 def unpack(value: bytearray | memoryview, expected: ChunkHeader) -> memoryview:
     """The payload (a view into `value`), if every field is as expected. Raises ChunkFault."""
     header, payload = verify(value)
+    _agree(header, expected)
+    return payload
+
+
+def verify_parts(
+    head: bytearray | memoryview,
+    pieces: Sequence[memoryview],
+    checksum: bytearray | memoryview,
+    expected: ChunkHeader,
+) -> None:
+    """`unpack` of a value whose payload lies in pieces. Raises ChunkFault as that does."""
+    header = read_header(head)
+    size = len(head) + sum(map(len, pieces)) + len(checksum)
+    whole(size, header.payload_nbytes)
+    if _checksum(head, pieces) != bytes(checksum):
+        raise ChunkFault(Fault.CHECKSUM)
+    _agree(header, expected)
+
+
+def _agree(header: ChunkHeader, expected: ChunkHeader) -> None:
     if header != expected:
         raise ChunkFault(
             next(f for name, f in _BLAME if getattr(header, name) != getattr(expected, name))
         )
-    return payload
 
 
-def _checksum(header: bytes | memoryview, payload: memoryview) -> bytes:
+def _checksum(header: bytes | bytearray | memoryview, pieces: Iterable[memoryview]) -> bytes:
     digest = xxhash.xxh3_128(header)
-    digest.update(payload)
+    for piece in pieces:
+        digest.update(piece)
     return digest.digest()

@@ -3,12 +3,12 @@ becomes a value and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from preread.errors import ConfigError
 from preread.store.chunk import ChunkHeader, pack, unpack
-from preread.store.codec import Codec
+from preread.store.codec import Codec, RawCodec
 from preread.store.keys import (
     DTYPES,
     OVERHEAD,
@@ -17,12 +17,11 @@ from preread.store.keys import (
     Geometry,
     Span,
     chain,
-    chunk_key,
     key_tails,
     span_keys,
     tenant_digest,
 )
-from preread.store.tiers.base import ChunkKey
+from preread.store.tiers.base import ChunkKey, Room, fresh
 from preread.types import Fingerprint
 
 if TYPE_CHECKING:
@@ -72,10 +71,12 @@ class Layout:
         keys = span_keys(span, self._tails)
         return [self._seal.name(key) for key in keys] if self._seal else keys
 
-    def chunks(self, span: Span) -> list[ChunkHeader]:
-        """By layer, then head: what is written, and what is expected when it is read."""
+    def chunks(self, span: Span, keys: Sequence[ChunkKey] | None = None) -> list[ChunkHeader]:
+        """By layer, then head: what is written, and what is expected when it is read. keys: those
+        of the span, where they are known."""
         geometry, codec = self.geometry, self.codec
         dtype = DTYPES[geometry.dtype][0]
+        names = self.keys(span) if keys is None else keys
         return [
             ChunkHeader(
                 *self._identity,
@@ -85,9 +86,9 @@ class Layout:
                 dtype,
                 codec.code,
                 codec.nbytes(box.shape(geometry.head_dim), geometry.dtype),
-                self._name(span, box),
+                key,
             )
-            for box in geometry.boxes(span.start, span.end)
+            for box, key in zip(geometry.boxes(span.start, span.end), names, strict=True)
         ]
 
     def ends_span(self, box: Box) -> bool:
@@ -100,18 +101,22 @@ class Layout:
         payload = self.codec.encode(tensor, shape, self.geometry.dtype)
         return self._seal.pack(chunk, payload) if self._seal else pack(chunk, payload)
 
-    def unpack(self, value: memoryview, expected: ChunkHeader) -> memoryview:
+    @property
+    def sealed(self) -> bool:
+        return self._seal is not None
+
+    @property
+    def exact(self) -> bool:
+        """Whether a payload is bit by bit what the KV is."""
+        return isinstance(self.codec, RawCodec)
+
+    def unpack(self, value: memoryview, expected: ChunkHeader, room: Room = fresh) -> memoryview:
         """The payload, if it is the chunk expected, to the last field: a view into `value`, or
-        where chunks are sealed memory of its own. Raises ChunkFault."""
-        return self._seal.unpack(value, expected) if self._seal else unpack(value, expected)
+        where chunks are sealed in memory of `room`. Raises ChunkFault."""
+        return self._seal.unpack(value, expected, room) if self._seal else unpack(value, expected)
 
     def decode(self, box: Box, payload: memoryview) -> Tensor:
         return self.codec.decode(payload, box.shape(self.geometry.head_dim), self.geometry.dtype)
-
-    def _name(self, span: Span, box: Box) -> ChunkKey:
-        """Under which a tier has it: the key, or where chunks are sealed what stands for it."""
-        key = chunk_key(span.digest, box, self.codec.name)
-        return self._seal.name(key) if self._seal else key
 
     def _fits(self) -> None:
         """The geometry is cut for raw payloads; a codec's tables must not make them larger."""

@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from preread.metrics import Metrics
+from preread.store.arriving import Arrivals, Place
 from preread.store.asking import Asker
 from preread.store.keys import OVERHEAD, Box, Span
 from preread.store.layout import Layout
@@ -97,7 +98,13 @@ class Loader:
         return choice
 
     def load(
-        self, found: Found, upto: int, sink: Sink, start: int, choice: Choice | None
+        self,
+        found: Found,
+        upto: int,
+        sink: Sink,
+        start: int,
+        choice: Choice | None,
+        place: Place = lambda box: None,
     ) -> LoadReport:
         """See Store.load."""
         began = time.perf_counter()
@@ -105,20 +112,23 @@ class Loader:
         until = began + patience.deadline_s if patience else None
         wanted = [(span, keys) for span, keys in found.spans if start < span.end <= upto]
         keys = [key for _, keys in wanted for key in keys]
-        chunks = (chunk for span, _ in wanted for chunk in self._layout.chunks(span))
+        chunks = [chunk for span, keys in wanted for chunk in self._layout.chunks(span, keys)]
         tally = Tally(start)
+        expected = dict(zip(keys, chunks, strict=True))
         reading = Reading(
-            self._asker, keys, found.places, self._layout.unpack, self._room, found.dead, until
-        )
+            self._asker, keys, found.places, self._layout.unpack, self._room, found.dead, until,
+            lambda: Arrivals(self._layout, expected, self._room, place),
+        )  # fmt: skip
         with closing(reading):
             for n, chunk in enumerate(chunks):
                 taken = reading.take(n, chunk)
                 if isinstance(taken, Miss):
                     tally.missed(taken, chunk.box.token_start)
                 elif tally.end is None:
-                    sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
+                    if taken.payload is not None:
+                        sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
                     ends = self._layout.ends_span(chunk.box)
-                    tally.served(taken.tier, chunk.box, taken.payload.nbytes, ends)
+                    tally.served(taken.tier, chunk.box, chunk.payload_nbytes, ends)
                     if ends and patience and patience.ends(tally.done, tally.elapsed_s):
                         tally.missed(Miss.TOO_SLOW, tally.done)
                 over = Miss.TOO_SLOW in (taken, tally.end and tally.end.reason)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from preread.errors import TierError
+from preread.store.arriving import Arrivals, Arrived
 from preread.store.asking import Asker
 from preread.store.chunk import ChunkFault, ChunkHeader, Fault
 from preread.store.pump import Pump
@@ -17,9 +18,9 @@ Unpack = Callable[[memoryview, ChunkHeader], memoryview]  # raises ChunkFault
 
 
 class Taken(NamedTuple):
-    """A verified payload, and the tier it came from."""
+    """A verified payload (None: it lies in its place), and the tier it came from."""
 
-    payload: memoryview
+    payload: memoryview | None
     tier: Tier
 
 
@@ -37,8 +38,10 @@ class Reading:
         room: Room,
         dead: Sequence[Tier] = (),
         until: float | None = None,
+        arrivals: Callable[[], Arrivals] | None = None,
     ) -> None:
-        """until: the moment of `time.perf_counter` after which nothing is waited for."""
+        """until: the moment of `time.perf_counter` after which nothing is waited for. arrivals:
+        where the values of each stream go, in place of `room`, which verifies them."""
         self.faults: list[tuple[str, str]] = []  # (reason, hex key)
         self.late: Tier | None = None  # what was not waited for
         self._asker = asker
@@ -49,6 +52,8 @@ class Reading:
         self._failed = bool(dead)
         self._until = until
         self._places = places
+        self._arrivals = arrivals
+        self._opened: list[Arrivals] = []
         self._streams = self._open(keys)
 
     def take(self, n: int, expected: ChunkHeader) -> Taken | Miss:
@@ -73,10 +78,12 @@ class Reading:
         return self._absent(key)
 
     def close(self) -> None:
-        """Abandon what is still in flight."""
+        """Abandon what is still in flight. Nothing is written to any place from now on."""
         for stream in self._streams.values():
             if isinstance(stream, Generator | Pump):
                 stream.close()
+        while self._opened:
+            self._opened.pop().shut()
 
     def _open(self, keys: Sequence[ChunkKey]) -> dict[Tier, Stream]:
         share: dict[Tier, list[ChunkKey]] = {}
@@ -86,7 +93,10 @@ class Reading:
         return {tier: self._stream(tier, keys) for tier, keys in share.items()}
 
     def _stream(self, tier: Tier, keys: Sequence[ChunkKey]) -> Stream:
-        outcomes = tier.read(keys, self._room)
+        room = self._room
+        if self._arrivals is not None:
+            self._opened.append(room := self._arrivals())
+        outcomes = tier.read(keys, room)
         return outcomes if self._until is None else Pump(outcomes)
 
     def _next(self, tier: Tier, stream: Stream) -> Outcome:
@@ -111,8 +121,11 @@ class Reading:
         if outcome is None:
             return self._absent(expected.key)
         try:
-            if not isinstance(outcome, ChunkUnreadable):
+            if isinstance(outcome, memoryview):
                 return Taken(self._unpack(outcome, expected), tier)
+            if isinstance(outcome, Arrived):
+                return Taken(outcome.verified(), tier)
+            assert isinstance(outcome, ChunkUnreadable), outcome
             fault, detail = Fault.UNREADABLE, f" ({outcome})"
         except ChunkFault as exc:
             fault, detail = exc.reason, ""

@@ -39,7 +39,7 @@ from preread.store.chunk import (
     whole,
 )
 from preread.store.keys import prefixed
-from preread.store.tiers.base import ChunkKey, fresh
+from preread.store.tiers.base import ChunkKey, Room, fresh
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -120,16 +120,15 @@ class Seal:
         body, tag = sealed[:-CHECKSUM_BYTES], bytes(sealed[-CHECKSUM_BYTES:])
         return clear + _checksum(clear, sealed), body, tag
 
-    def unpack(self, value: memoryview, expected: ChunkHeader) -> memoryview:
-        """The payload, in memory of its own: `value` stays sealed, so that it may be passed on to
-        another tier. Raises ChunkFault."""
+    def unpack(self, value: memoryview, expected: ChunkHeader, room: Room = fresh) -> memoryview:
+        """The payload, in memory of `room`: `value` stays sealed. Raises ChunkFault."""
         view = memoryview(value)
         key_id, nonce = _clear(view, expected.key)
         if (cipher := self._ciphers.get(key_id)) is None:
             raise ChunkFault(Fault.UNKNOWN_KEY)
-        payload = fresh(len(view) - HEADER_BYTES - CHECKSUM_BYTES)
-        if payload.nbytes != expected.payload_nbytes:
+        if len(view) != HEADER_BYTES + expected.payload_nbytes + CHECKSUM_BYTES:
             raise ChunkFault(Fault.WRONG_LENGTH)
+        payload = room(expected.payload_nbytes)
         bound = bytes(view[: _CLEAR.size]) + described(expected)
         from cryptography.exceptions import InvalidTag
 
@@ -160,7 +159,7 @@ def _clear(view: memoryview, name: ChunkKey) -> tuple[bytes, bytes]:
     *_, key_id, nonce, zeros_a, named, zeros_b, _owner, zeros_c = _CLEAR.unpack_from(view)
     if (flags, (zeros_a, zeros_b, zeros_c)) != (SEALED, _ZEROS):
         raise ChunkFault(Fault.BAD_HEADER)
-    whole(view, payload_nbytes)
+    whole(len(view), payload_nbytes)
     if named != name:
         raise ChunkFault(Fault.OTHER_KEY)
     return key_id, nonce

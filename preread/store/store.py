@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from preread.metrics import Metrics
+from preread.store.arriving import Place
 from preread.store.asking import Asker
 from preread.store.codec import Codec, RawCodec
 from preread.store.keys import Epochs, Geometry
@@ -111,6 +112,7 @@ class Store:
         start: int = 0,
         found: Found | None = None,
         choice: Choice | None = None,
+        place: Place = lambda box: None,
     ) -> LoadReport:
         """Deliver the KV of tokens [start, upto), as far as whole verified chunks reach.
 
@@ -121,8 +123,11 @@ class Store:
         verified, not delivered: one load finds all that is bad, and the next `save` mends it.
         found: what `find` said of these tokens, not to ask again. choice: what `choose` said of
         that; then a load that proves slower than computing is given up, see policy.Patience.
+        place: where boxes belong, see arriving.Place. One that has a place is written there, before
+        it is verified, and the sink does not get it: what lies beyond the reported tokens is
+        anything, and nobody may have read it. Once this returns nothing is written any more.
         """
-        return self._loader.load(found or self.find(tokens), upto, sink, start, choice)
+        return self._loader.load(found or self.find(tokens), upto, sink, start, choice, place)
 
     def computed(self, start: int, end: int, seconds: float) -> None:
         """Tokens [start, end) were computed in that time; `choose` goes by it."""

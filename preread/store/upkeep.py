@@ -155,7 +155,7 @@ def _judge(key: ChunkKey, value: Outcome) -> Fault | None:
     if isinstance(value, ChunkUnreadable):
         return Fault.UNREADABLE
     try:
-        if value is not None:  # else somebody removed it just now: no fault
+        if isinstance(value, memoryview):  # else somebody removed it just now: no fault
             check(value, key)
     except ChunkFault as fault:
         return fault.reason

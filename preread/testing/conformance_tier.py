@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Tier, fresh
+from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Landed, Outcome, Tier, fresh
+from preread.store.tiers.landing import Fill, InRoom, Landing, Lands
 
 
 class Clock:
@@ -44,7 +45,39 @@ def get(tier: Tier, n: int) -> bytes | None:
 def taken(outcome: Outcome) -> bytes | None:
     if isinstance(outcome, ChunkUnreadable):
         raise outcome
+    assert outcome is None or isinstance(outcome, memoryview), outcome
     return None if outcome is None else bytes(outcome)
+
+
+class Wants(Lands):
+    """A room that wants values of known sizes in pieces of seven bytes; landed: what came so."""
+
+    def __init__(self, sizes: Mapping[ChunkKey, int]) -> None:
+        self.landed: dict[ChunkKey, bytes] = {}
+        self._sizes = sizes
+
+    def __call__(self, nbytes: int) -> memoryview:
+        return fresh(nbytes)
+
+    def landing(self, key: ChunkKey, nbytes: int) -> Landing:
+        if self._sizes.get(key) != nbytes:
+            return InRoom(fresh, nbytes)
+        return _Pieces(self, key, nbytes)
+
+
+class _Pieces(InRoom):
+    def __init__(self, wants: Wants, key: ChunkKey, nbytes: int) -> None:
+        super().__init__(fresh, nbytes)
+        self._wants, self._key = wants, key
+        self._place = bytearray(nbytes)
+
+    def scatter(self, fill: Fill) -> Landed | None:
+        whole = memoryview(self._place)
+        done = fill([whole[n : n + 7] for n in range(0, len(whole), 7)])
+        if done < len(whole):
+            return None
+        self._wants.landed[self._key] = bytes(whole)
+        return Landed()
 
 
 class TierConformance:
@@ -109,6 +142,20 @@ class TierConformance:
             value[:] = bytes([n + 100]) * 100
         assert sorted(bytes(view) for view in given) == [bytes([n + 100]) * 100 for n in range(8)]
         assert [get(tier, n) for n in range(8)] == [bytes([n]) * 100 for n in range(8)]
+
+    def test_a_value_may_land_where_it_is_wanted(self, tier: Tier) -> None:
+        """Through `landing`, or not: the bytes are the same, and a size that is not known yet is
+        no surprise."""
+        room = Wants({key(n): 5000 + n for n in range(0, 9, 2)})
+        for n in range(8):
+            put(tier, n, bytes([n]) * (5000 + n))
+        order = [3, 4, 9, 0, 2, 1, 6, 8]
+        for n, outcome in zip(order, tier.read([key(n) for n in order], room), strict=True):
+            want = None if n > 7 else bytes([n]) * (5000 + n)
+            assert (taken(outcome) if key(n) not in room.landed else room.landed[key(n)]) == want
+        put(tier, 4, b"shorter")
+        (outcome,) = tier.read([key(4)], room)
+        assert taken(outcome) == b"shorter"
 
     def test_an_abandoned_read_does_no_harm(self, tier: Tier) -> None:
         for n in range(30):

@@ -22,6 +22,7 @@ from preread.store.tiers.base import (
     Weighs,
     fresh,
 )
+from preread.store.tiers.landing import landing
 
 
 class Trouble(StrEnum):
@@ -36,6 +37,8 @@ class Trouble(StrEnum):
     RAISE = "raise"  # any: TierError
     FULL = "full"  # write: TierError, no space left
 
+
+_WRONG = (Trouble.FLIP, Trouble.TRUNCATE, Trouble.SWAP)  # other bytes come
 
 Plan = Callable[
     [str, int], Trouble | None
@@ -90,11 +93,16 @@ class FaultyTier:
             if trouble is Trouble.DROP:
                 yield None
                 continue
-            if trouble is Trouble.SWAP:
-                others = sorted(e.key for e in self._inner.scan() if e.key != key)
-                key = draw.choice(others) if others else key
-            for value in self._inner.read([key], room):
-                yield _damaged(value, trouble, draw) if isinstance(value, memoryview) else value
+            if trouble not in _WRONG:
+                yield from self._inner.read([key], room)
+                continue
+            others = sorted(e.key for e in self._inner.scan() if e.key != key)
+            swap = trouble is Trouble.SWAP and others
+            for value in self._inner.read([draw.choice(others) if swap else key]):
+                if isinstance(value, memoryview):
+                    value = _damaged(value, trouble, draw)
+                    value = landing(room, key, len(value)).take(value)
+                yield value
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         trouble, draw = self._next("write")

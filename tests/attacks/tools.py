@@ -7,6 +7,7 @@ the engine can attack a whole build with them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -99,11 +100,17 @@ class WrongBytes(AssertionError):
 
 @dataclass
 class Truth:
-    """KV [L, 2, G, N, D] of N tokens, random but known. As a sink it compares, bit for bit."""
+    """KV [L, 2, G, N, D] of N tokens, random but known. As a sink it compares, bit for bit. As a
+    place it takes every other box, to `arena`, which is like an engine's: what was not read there
+    is anything."""
 
     geometry: Geometry
     kv: torch.Tensor
     boxes: list[Box] = field(default_factory=list)
+    arena: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clear()
 
     @classmethod
     def of(cls, geometry: Geometry, count: int, seed: int = 0) -> Truth:
@@ -122,6 +129,28 @@ class Truth:
         ):
             raise WrongBytes(str(box))
         self.boxes.append(box)
+
+    def clear(self) -> None:
+        self.boxes.clear()
+        self.arena = torch.full_like(self.kv, torch.nan)
+
+    def placed(self, box: Box) -> bool:
+        return (box.token_start // self.geometry.chunk_tokens + box.layer_start) % 2 == 1
+
+    def place(self, box: Box) -> list[memoryview] | None:
+        """Every token of every head in a piece of its own."""
+        if not self.placed(box):
+            return None
+        a, b, i, j, g, h = box
+        parts = self.arena[i:j, :, g:h, a:b]
+        return [
+            memoryview(parts[x].view(torch.uint8).numpy())
+            for x in itertools.product(*(range(n) for n in parts.shape[:-1]))
+        ]
+
+    def read(self, box: Box) -> torch.Tensor:
+        a, b, i, j, g, h = box
+        return self.arena[i:j, :, g:h, a:b]
 
 
 class Den:
@@ -151,12 +180,18 @@ class Den:
 
     def load(self, store: Store | None = None) -> LoadReport:
         """Load everything; the boxes delivered are right and tile the reported prefix."""
-        self.truth.boxes.clear()
-        report = (store or self.store).load(self.tokens, len(self.tokens), self.truth.sink)
+        truth = self.truth
+        truth.clear()
+        report = (store or self.store).load(
+            self.tokens, len(self.tokens), truth.sink, place=truth.place
+        )
         spans = [(a, min(a + 8, len(self.tokens))) for a in range(0, report.tokens, 8)]
-        tiles = [box for a, b in spans for box in self.truth.geometry.boxes(a, b)]
-        assert self.truth.boxes[: len(tiles)] == tiles
-        assert len(self.truth.boxes) - len(tiles) < len(self.truth.geometry.cells)  # no whole span
+        tiles = [box for a, b in spans for box in truth.geometry.boxes(a, b)]
+        given = [box for box in tiles if not truth.placed(box) or box in truth.boxes]
+        assert truth.boxes[: len(given)] == given
+        assert len(truth.boxes) - len(given) < len(truth.geometry.cells)  # no whole span
+        for box in set(tiles).difference(given):
+            truth.sink(box, truth.read(box))
         assert not spans or spans[-1][1] == report.tokens
         return report
 

@@ -105,3 +105,31 @@ def test_check_finds_a_slot_held_twice():
     runs = a.alloc(10)
     with pytest.raises(AssertionError, match="two segments"):
         a.check([runs, runs])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_are_what_is_written(seed):
+    """Bytes in pieces, against the slow twin `write`."""
+    draw = np.random.default_rng(seed)
+    shape = KVShape(3, 4, 8, torch.bfloat16, torch.device("cpu"))
+    one, two = Arena(shape, 8, 16), Arena(shape, 8, 16)
+    parts = [one.alloc(int(n)) for n in draw.integers(1, 30, 4)]
+    runs = joined(parts[0] + parts[2] + parts[1])
+    tokens = sum(n for _, n in runs)
+    i, j = sorted(draw.choice(4, 2, replace=False).tolist())
+    g, h = sorted(draw.choice(5, 2, replace=False).tolist())
+    kv = torch.randn(j - i, 2, h - g, tokens, 8).to(torch.bfloat16)
+    for arena_ in (one, two):
+        arena_.kv.values.fill_(7)
+    one.write(runs, kv, (i, j, g, h))
+    data, at = kv.view(torch.uint8).numpy().tobytes(), 0
+    for piece in two.pieces(runs, (i, j, g, h)):
+        piece[:] = data[at : at + len(piece)]
+        at += len(piece)
+    assert at == len(data)
+    assert torch.equal(one.kv.values.view(torch.int16), two.kv.values.view(torch.int16))
+
+
+def test_eight_bits_have_no_pieces():
+    a = Arena(replace(SHAPE, precision="int8"), 4, 16)
+    assert a.pieces(a.alloc(20), (0, 1, 0, 1)) is None

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from preread.store.chunk import ChunkHeader
-from preread.store.keys import Span
-from preread.store.layout import Layout
 from preread.store.loading import STALE_S
 from preread.store.pump import Pump
 from preread.store.rates import Rates
+from preread.store.reading import Reading, Taken
 from preread.store.reports import End, Miss
 from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Outcome, Room, Tier, fresh
@@ -242,15 +241,15 @@ def test_a_value_that_comes_too_late_is_not_taken_for_the_next_one(
     damaged[300] ^= 1
     tier.write(ChunkKey(bytes.fromhex(den.keys[0])), [damaged])
     found = store.find(TOKENS)
-    chunks = Layout.chunks
+    take = Reading.take
 
-    def late(self: Layout, span: Span) -> list[ChunkHeader]:
-        if span.start == 16:  # the value that was waited for comes before the next is asked for
+    def late(self: Reading, n: int, chunk: ChunkHeader) -> Taken | Miss:
+        if n == 4:  # the value that was waited for comes before the next is asked for
             tier.go.set()
             time.sleep(0.5)
-        return chunks(self, span)
+        return take(self, n, chunk)
 
-    monkeypatch.setattr(Layout, "chunks", late)
+    monkeypatch.setattr(Reading, "take", late)
     report = store.load(TOKENS, 29, den.truth.sink, found=found, choice=store.choose(found))
     assert [key for _, key in report.faults] == [den.keys[0]]
     assert tier.find([ChunkKey(bytes.fromhex(key)) for key in den.keys]) == [False, *[True] * 7]

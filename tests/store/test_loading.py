@@ -114,7 +114,7 @@ def test_values_are_read_to_the_stores_room(den: Den) -> None:
     from tests.attacks.tools import FINGERPRINT
 
     store = Store([den.disk], den.truth.geometry, FINGERPRINT, room=room)
-    assert den.load(store).tokens == 29
+    assert store.load(TOKENS, 29, den.truth.sink).tokens == 29
     assert sorted(given) == sorted(den.file(n).stat().st_size for n in range(8))
 
 

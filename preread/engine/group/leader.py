@@ -133,6 +133,9 @@ class GroupArena(Arena):
         g, h, own = mine
         super().write(runs, kv[:, :, g - first : h - first], own)
 
+    def pieces(self, runs: list[Run], cell: Cell) -> None:
+        return None  # no rank has all heads
+
     def read(self, runs: list[Run], cell: Cell | None = None) -> torch.Tensor:
         mine, *others = (self._part(rank, cell) for rank in range(len(self._followers.heads)))
         replies = self._followers.ask([Read(runs, own) for _, _, own in others])

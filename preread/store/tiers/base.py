@@ -29,8 +29,16 @@ class ChunkUnreadable(TierError):
     retryable = False
 
 
-# What a read of one key comes to: the value; this one cannot be read; not held.
-Outcome: TypeAlias = memoryview | ChunkUnreadable | None
+class Landed:
+    """A value that has reached who wants it, as its landing says: nothing that a tier may look
+    into. See tiers/landing.py."""
+
+    __slots__ = ()
+
+
+# What a read of one key comes to: the value; what its landing made of it; this one cannot be read;
+# not held.
+Outcome: TypeAlias = memoryview | Landed | ChunkUnreadable | None
 
 # nbytes -> a writable view of exactly that many bytes. Called from any thread. The same memory may
 # be given again only when nobody holds the earlier view: an abandoned read may still write to it.
@@ -88,9 +96,10 @@ class Tier(Protocol):
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
         """One outcome per key, in order, lazily: a tier may have several reads in flight (its
         window) ahead of what was taken. Each value is whole, as it was written, in a buffer of its
-        own from `room`. Marks as used. Never verified here. Other calls may come before the last
-        value is taken. Raises TierError when the tier fails (deadline included); closing the
-        iterator abandons what is in flight."""
+        own from `room`; or, where the room knows where it is wanted (tiers/landing.py) and the
+        tier makes use of that, there. Marks as used. Never verified here. Other calls may come
+        before the last value is taken. Raises TierError when the tier fails (deadline included);
+        closing the iterator abandons what is in flight."""
         ...
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:

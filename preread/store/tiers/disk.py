@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from preread.errors import TierError
@@ -42,6 +43,7 @@ from preread.store.tiers.base import (
 )
 from preread.store.tiers.book import Book
 from preread.store.tiers.eviction import Budget, Held, Standing
+from preread.store.tiers.landing import landing
 from preread.store.tiers.shelves import FolderShelf
 
 WINDOW = 4  # files read at once
@@ -106,10 +108,9 @@ class DiskTier:
         return found
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        paths = [self._path(key) for key in keys]
         read = ahead(
-            lambda path: self._read(path, room),
-            *(paths, self._window, self._deadline_s),
+            lambda key: self._read(key, room),
+            *(keys, self._window, self._deadline_s),
             hangs=True,  # a file system that is gone
         )
         with self._border("read"):
@@ -191,10 +192,11 @@ class DiskTier:
             hint = "Make it writable, or point PREREAD_HOME to a folder that is."
         return TierError(f"Cannot {what} {self._root}: {exc.strerror or exc}.", hint=hint)
 
-    def _read(self, path: str, room: Room) -> Outcome:
+    def _read(self, key: ChunkKey, room: Room) -> Outcome:
+        path = self._path(key)
         with self._border("read"):
             try:
-                return self._read_file(path, room)
+                return self._read_file(key, path, room)
             except FileNotFoundError:
                 return None
             except OSError as exc:
@@ -203,7 +205,7 @@ class DiskTier:
                     return ChunkUnreadable(f"{path}: {exc.strerror}.")
                 raise
 
-    def _read_file(self, path: str, room: Room) -> Outcome:
+    def _read_file(self, key: ChunkKey, path: str, room: Room) -> Outcome:
         # O_NOFOLLOW, O_NONBLOCK: neither a link nor a FIFO in a chunk's place leads astray.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -212,7 +214,10 @@ class DiskTier:
                 return ChunkUnreadable(f"{path}: not a file.")
             if info.st_size > MAX_VALUE_BYTES:
                 return ChunkUnreadable(f"{path}: {info.st_size} bytes are too many.")
-            value = files.read_into(fd, room(info.st_size))
+            berth = landing(room, key, info.st_size)
+            value: Outcome = berth.scatter(partial(files.read_at_once, fd))
+            if value is None:
+                value = berth.take(files.read_into(fd, berth.memory()))
             if abs((now := self._clock()) - info.st_mtime) > self._touch_s:
                 with contextlib.suppress(OSError):  # read-only: the order of use is lost
                     os.utime(fd, (now, now))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 TEMP_AGE_S = 60.0  # a younger temp file is never taken for a dead writer's
 NO_LOCKS_AGE_S = 3600.0  # ditto on file systems without locks
+_VIEWS = 1024  # IOV_MAX
+_AT_ONCE = getattr(os, "RWF_NOWAIT", 0)  # Linux 4.14
 
 
 def exists(path: str) -> bool:
@@ -86,6 +88,22 @@ def part(path: str, where: slice) -> bytes:
         return b""
     finally:
         os.close(fd)
+
+
+def read_at_once(fd: int, views: Sequence[memoryview]) -> int:
+    """What of the file's start is in the page cache, into these views one after the other: how many
+    bytes. Waits for no medium; 0 where the file system cannot say."""
+    done = 0
+    for at in range(0, len(views) if _AT_ONCE else 0, _VIEWS):
+        some = views[at : at + _VIEWS]
+        try:
+            got = os.preadv(fd, some, done, _AT_ONCE)
+        except OSError:  # EAGAIN: nothing is there; EOPNOTSUPP; what else it is, a plain read says
+            return done
+        done += got
+        if got < sum(map(len, some)):
+            return done
+    return done
 
 
 def write_whole(

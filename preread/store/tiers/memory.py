@@ -21,6 +21,7 @@ from preread.store.tiers.base import (
 )
 from preread.store.tiers.book import Book
 from preread.store.tiers.eviction import Budget, Held, Standing
+from preread.store.tiers.landing import landing
 
 
 @dataclass(slots=True)
@@ -65,9 +66,7 @@ class MemoryTier:
             if value is None:
                 yield None
                 continue
-            copy = room(len(value))
-            copy[:] = value
-            yield copy
+            yield landing(room, key, len(value)).take(memoryview(value))
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         whole = b"".join(value)

@@ -1,0 +1,67 @@
+"""How a value comes to who wants it: through ordinary memory, or straight to its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from preread.store.tiers.base import ChunkKey, Landed, Room
+
+# Writes to these views, one after the other, without waiting for anything: how many bytes.
+Fill = Callable[[Sequence[memoryview]], int]
+
+
+class Landing(Protocol):
+    """What receives one value, of a size known before. One thread at a time: the one that reads,
+    which so does what the value costs its receiver, too."""
+
+    def memory(self) -> memoryview:
+        """Ordinary memory for all of the value. It may take however long to be filled."""
+        ...
+
+    def scatter(self, fill: Fill) -> Landed | None:
+        """Have the value written to where it is wanted, in many places. None: there is no such
+        place, or it was not written whole; then go by `memory` and `take`."""
+        ...
+
+    def take(self, value: memoryview) -> memoryview | Landed:
+        """The value, in `memory` (or less of it: it was shorter than it should be) or anywhere else
+        where it stays as it is until this returns."""
+        ...
+
+
+@runtime_checkable
+class Lands(Protocol):
+    """A Room that knows where each value is wanted."""
+
+    def __call__(self, nbytes: int) -> memoryview: ...
+
+    def landing(self, key: ChunkKey, nbytes: int) -> Landing: ...
+
+
+class InRoom:
+    """A value that lies where the room says, in one piece."""
+
+    def __init__(self, room: Room, nbytes: int) -> None:
+        self._room = room
+        self._nbytes = nbytes
+        self._given: memoryview | None = None
+
+    def memory(self) -> memoryview:
+        self._given = self._room(self._nbytes)
+        return self._given
+
+    def scatter(self, fill: Fill) -> Landed | None:
+        return None
+
+    def take(self, value: memoryview) -> memoryview:
+        if self._given is not None:
+            return value
+        view = self.memory()
+        view[:] = value
+        return view
+
+
+def landing(room: Room, key: ChunkKey, nbytes: int) -> Landing:
+    """For the value of this key, which has so many bytes."""
+    return room.landing(key, nbytes) if isinstance(room, Lands) else InRoom(room, nbytes)
