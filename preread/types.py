@@ -25,6 +25,7 @@ Milliseconds = NewType("Milliseconds", float)
 Fingerprint = NewType("Fingerprint", str)  # 64 hex digits, see store/keys.py
 Role = Literal["system", "user", "assistant"]
 Match = Literal["exact", "fuzzy", "none"]
+BlendBy = Literal["first", "deviation"]
 
 
 class Finish(StrEnum):
@@ -45,15 +46,32 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Blend:
+    """That KV of a leading message is put together from parts that were read alone: approximate,
+    and never to be mistaken for exact KV of the same tokens.
+
+    parts: leading messages as each is read alone; the whole begins as the first one does. share: of
+    the tokens taken from later parts, how many are computed again with everything before them in
+    view; by: which: the "first" of each stretch (EPIC, arXiv 2410.15332), or those whose KV differs
+    most at the second layer ("deviation": CacheBlend, arXiv 2405.16444)."""
+
+    parts: tuple[str, ...]
+    share: float
+    by: BlendBy = "first"
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix:
     """What is read once: the leading messages of a prompt, identified by content alone.
 
     system: instructions and documents. history: finished turns after it, oldest first (a session).
-    Hashable; two equal prefixes are the same prefix on every machine with the same weights.
+    blend: how its KV may be approximated; part of what it is. Hashable; two equal prefixes are the
+    same prefix on every machine with the same weights.
     """
 
     system: str
     history: tuple[Message, ...] = ()
+    blend: Blend | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,10 +58,22 @@ class Caller:
 
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[Moved | None] = queue.SimpleQueue()
+        self._left = False
+        self._others: list[Caller] = []
 
     def leave(self) -> None:
         """It is not wanted any more; from any thread."""
-        self._inbox.put(None)
+        self._left = True
+        for waiting in (self, *self._others):
+            waiting._inbox.put(None)
+
+    def fresh(self) -> Caller:
+        """The same caller as one that has heard nothing: for one prefix after the other."""
+        other = Caller()
+        self._others.append(other)
+        if self._left:
+            other.leave()
+        return other
 
     def tell(self, ready: int, upto: int, ours: bool) -> None:
         """See Reading.told; from the engine thread."""

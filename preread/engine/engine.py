@@ -19,6 +19,7 @@ from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
 from preread.engine.kv import KVShape
 from preread.engine.ledger import Ledger
+from preread.engine.marks import Marks
 from preread.engine.misfits import MORE_PREFIX, misfits
 from preread.engine.parts import Parts
 from preread.engine.plan import MemoryPlan, plan_memory
@@ -71,7 +72,7 @@ class Engine:
         self.clock = clock
         self.shape = KVShape.of(decoder, kv_precision)
         self.plan = plan or plan_memory(self.shape, config)
-        self.parts = parts or Parts()
+        self.parts, self.marks = parts or Parts(), Marks()
         self.arena, self.pages = pools = self.parts.pools(self.shape, self.plan)
         self.tree = PrefixTree(self.arena, self.metrics)
         self._ahead = decoder.device.type == "cuda" if ahead is None else ahead
@@ -122,7 +123,7 @@ class Engine:
         with the reason; the others are not disturbed. prepared: the prefix was made ready for it
         and is still held; it stays until some of the rows have run."""
         self._jobs += 1
-        errors = misfits(batch, self.decoder, self.plan)
+        errors = misfits(batch, self.decoder, self.plan, self.marks)
         for row, message in errors.items():
             self._ledger.fail(self._jobs, np.array([row]), message)
         rows = np.setdiff1d(np.arange(len(batch)), list(errors))
@@ -218,6 +219,7 @@ class Engine:
         return by_cost(self.shape.token_bytes // self.shape.layers)
 
     def _launch(self, step: Step) -> InFlight | None:
+        self.marks.lift(step)
         try:
             flight = self._runner.launch(step)
         except GroupLost:  # there is nothing left to go on with

@@ -14,13 +14,15 @@ import numpy as np
 
 from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch
 from preread.config import EngineSection
+from preread.engine.blender import Blender
 from preread.engine.build import Builder, Caller
 from preread.engine.engine import Engine
 from preread.engine.parity import parity, wider
 from preread.engine.parts import Parts
+from preread.engine.recipe import Recipes
 from preread.engine.stream import Stream
 from preread.engine.thread import EngineThread
-from preread.errors import EngineError
+from preread.errors import EngineError, RequestError
 from preread.metrics import Metrics
 from preread.models.load import LoadedModel
 from preread.store.claims import Claims
@@ -70,6 +72,20 @@ class LocalBackend:
         self._thread = EngineThread(engine)
         self._builder = Builder(self._thread, engine, store, self.metrics, claims)
         self._unstored = Builder(self._thread, engine, None, self.metrics)
+        builders = self._builder, self._unstored
+        self._blender = (
+            None
+            if parts is not None
+            else Blender(
+                self._thread,
+                engine,
+                model.decoder,
+                model.chat,
+                builders,
+                config.lease_s,
+                self.metrics,
+            )
+        )
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
         self._cleaner = ThreadPoolExecutor(1, "preread-forget")  # waits for no build
         self._requests = Requests(
@@ -93,6 +109,15 @@ class LocalBackend:
     def info(self) -> BackendInfo:
         return self._info
 
+    @property
+    def _blends(self) -> Blender:
+        if self._blender is None:
+            raise RequestError(
+                "A model on several devices puts no prefixes together from parts.",
+                hint="Use the exact composition.",
+            )
+        return self._blender
+
     async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
         return await asyncio.to_thread(self._model.chat.counts, prefixes, questions)
 
@@ -100,6 +125,9 @@ class LocalBackend:
         self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
     ) -> Built:
         def work(caller: Caller) -> Built:
+            if prefix.blend is not None:
+                lease = max(lease_s, self._lease_s)
+                return self._blends.build(prefix, lease, caller, progress)
             tokens = self._model.chat.prefix(prefix)
             return self._builder.build(tokens, max(lease_s, self._lease_s), caller, progress)
 
@@ -107,7 +135,10 @@ class LocalBackend:
 
     async def forget(self, prefixes: Sequence[Prefix]) -> None:
         def work() -> None:
-            for tokens in map(self._model.chat.prefix, prefixes):
+            for prefix in prefixes:
+                tokens = self._model.chat.prefix(prefix)
+                if prefix.blend is not None:
+                    tokens = self._blends.recipes.of(prefix).tokens
                 self._thread.call(partial(_forget, tokens))
 
         if self._closed:
@@ -132,6 +163,8 @@ class LocalBackend:
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         replies = Replies(batch, self._model.tokenizer, self._texts, time.perf_counter())
         blocks = self._requests.blocks(batch)
+        if any(prefix.blend is not None for prefix in batch.prefixes):
+            blocks = _marked(blocks, self._blends.recipes)
         first = await asyncio.to_thread(next, blocks)  # raises what is wrong with the whole batch
         stream = Stream(self._thread)
         if batch.leaving is not None:
@@ -194,7 +227,10 @@ class LocalBackend:
     def _prepare(self, part: Part, stream: Stream, replies: Replies, caller: Caller) -> None:
         assert part.prefix is not None
         kept = part.batch.keep  # a session's turns are not stored
-        ready = self._builder.prepare(part.prefix, caller, stores=not kept)
+        if part.asked is not None and part.asked.blend is not None:
+            kept, ready = True, self._blends.prepare(part.asked, caller)  # nor is what is no KV
+        else:
+            ready = self._builder.prepare(part.prefix, caller, stores=not kept)
         try:
             replies.loaded(part.rows, ready.brought)
             self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
@@ -214,6 +250,11 @@ class LocalBackend:
             return await loop.run_in_executor(self._workers, work, caller)
         finally:
             caller.leave()
+
+
+def _marked(blocks: Iterator[Block], recipes: Recipes) -> Iterator[Block]:
+    """Blocks whose rows on blended prefixes stand under the names of these."""
+    return (([*map(recipes.marked, parts)], errors) for parts, errors in blocks)
 
 
 def _forget(tokens: Int32Array, engine: Engine) -> None:

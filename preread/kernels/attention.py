@@ -76,6 +76,19 @@ def attend_decode(
     return out, lse.reshape(batch, heads).masked_fill(none, -torch.inf)
 
 
+def attend_at(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, places: torch.Tensor, scale: float
+) -> Partial:
+    """Rows at any places of one sequence: row i sees its keys up to places[i], which is one of
+    them. q [M, H, D]; k, v [G, P, D]; places int64 [M] -> ([M, H, D], [M, H])."""
+    if len(q) == 0:
+        return _empty(q)
+    seen = torch.arange(k.shape[1], device=q.device) <= places[:, None]
+    bias = _bias(seen[None, None], q.dtype)
+    out, lse = _attend(q.transpose(0, 1)[None], k[None], v[None], scale, causal=False, bias=bias)
+    return out[0].transpose(0, 1), lse[0].transpose(0, 1)
+
+
 def attend_reference(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, mask: torch.Tensor
 ) -> Partial:

@@ -57,6 +57,46 @@ def rope_angles(
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def turn(
+    before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cos and sin that turn what was rotated by `before` into what `after` would have made of
+    it: as complex numbers after / before, in float64, so that angles which were rounded to the
+    model's dtype are undone and done as they were. All of one shape."""
+    (c, s), (cos, sin) = ((x.double() for x in angles) for angles in (before, after))
+    norm = c * c + s * s
+    return (cos * c + sin * s) / norm, (sin * c - cos * s) / norm
+
+
+def moved(
+    k: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor],
+    after: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Keys [T, N, D] that were rotated by `before` as if rotated by `after` (`rope_angles` of their
+    old and new positions), in the type of k: exact up to one rounding of each key."""
+    wide = torch.promote_types(k.dtype, torch.float32)
+    cos, sin = (x.to(wide) for x in turn(before, after))
+    return rotate(k.to(wide), cos, sin).to(k.dtype)
+
+
+def moved_slow(
+    k: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor],
+    after: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """The twin in float64: each pair is solved for what it was before any rotation, then rotated
+    anew. [T, N, D] -> [T, N, D] float64."""
+    (c, s), half = (x.double() for x in before), k.shape[-1] // 2
+    plain = torch.empty_like(k, dtype=torch.float64)
+    for j in range(half):
+        a, b = k[..., j].double(), k[..., j + half].double()
+        norm = c[..., j] ** 2 + s[..., j] ** 2
+        plain[..., j] = (a * c[..., j] + b * s[..., j]) / norm
+        plain[..., j + half] = (b * c[..., j] - a * s[..., j]) / norm
+    return rotate_slow(plain, after[0].double(), after[1].double())
+
+
 def rotate_slow(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """The definition, one pair of elements after the other. x [T, N, D] -> [T, N, D]."""
     half = x.shape[-1] // 2

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from preread.kernels.linear import Linear, MakeLinear, PlainLinear
-from preread.kernels.ops import Ops, ops_for
+from preread.kernels.ops import Angles, Ops, ops_for
 from preread.kernels.rope import inverse_frequencies, rope_angles
 from preread.models.config import ModelConfig
 from preread.models.interface import Attend
@@ -83,13 +83,18 @@ class PackedDecoder:
     def device(self) -> torch.device:
         return self._embed.device
 
+    def angles(self, positions: torch.Tensor) -> Angles:
+        """With which keys at `positions`, int64 [T] on the device, are rotated: cos and sin, each
+        [T, 1, D / 2]."""
+        return rope_angles(positions, self._frequencies, self.dtype)
+
     def hidden(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """tokens, positions: int32 or int64 [T] on the device -> [T, E] after the final norm.
 
         attend gets q, k and v as views with a stride per token: copy what you keep.
         """
         ops, eps = self._ops, self.config.norm_eps
-        step = StepOps(ops, rope_angles(positions, self._frequencies, self.dtype), attend)
+        step = StepOps(ops, self.angles(positions), attend)
         x, delta = F.embedding(tokens, self._embed), None
         for index, layer in enumerate(self._layers):
             h = ops.add_norm(x, delta, layer.attn_norm, eps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from preread.tokens.labels import LabelTrie, label_trie
 from preread.tokens.prompts import Encoded, Prompts
 from preread.tokens.ragged import distinct, picked
 from preread.tokens.share import share
+from preread.types import Prefix
 
 if TYPE_CHECKING:
     from preread.types import Int32Array, Int64Array
@@ -27,11 +28,13 @@ _HINT = "See preread.backend.RequestBatch."
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of a batch on one prefix (None: on none), as tokens. rows: their numbers."""
+    """Rows of a batch on one prefix (None: on none), as tokens. rows: their numbers; asked: the
+    prefix as it was asked for."""
 
     rows: Int64Array
     prefix: Int32Array | None
     batch: TokenBatch
+    asked: Prefix | None = None
 
 
 Block = tuple[list[Part], dict[int, str]]  # parts, and why rows that are in none have failed
@@ -128,7 +131,8 @@ class Requests:
             parts = []
             for number in distinct(prefix_of[good]):
                 mine = good[prefix_of[good] == number]
-                prefix = None if number < 0 else self._text.chat.prefix(batch.prefixes[number])
+                asked = None if number < 0 else batch.prefixes[number]
+                prefix = None if asked is None else self._text.chat.prefix(asked)
                 spec: Spec
                 if trie is not None:
                     spec = ChooseSpec(trie)
@@ -136,7 +140,8 @@ class Requests:
                     spec = generate
                 else:
                     spec = LikelihoodSpec(read.tails[mine - lo])
-                parts.append(self._part(batch, read, mine, mine - lo, prefix, spec, seeds[mine]))
+                part = self._part(batch, read, mine, mine - lo, prefix, spec, seeds[mine])
+                parts.append(replace(part, asked=asked))
             yield parts, read.errors
 
     def _part(

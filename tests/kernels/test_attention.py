@@ -5,6 +5,7 @@ import torch
 
 from preread.kernels.attention import (
     _plain,
+    attend_at,
     attend_causal,
     attend_decode,
     attend_dense,
@@ -48,6 +49,22 @@ def test_causal(heads, groups, length, dtype):
     for b in range(3):
         want = attend_reference(q[b], k[b].transpose(0, 1), v[b].transpose(0, 1), 0.2, mask)
         close((out[b], lse[b]), want, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+def test_rows_at_any_places_of_a_sequence(heads, groups, dtype):
+    arena = rand(2, groups, 300, 32, dtype=dtype)
+    k, v = arena[0, :, 50:187], arena[1, :, 50:187]
+    places = torch.tensor([0, 3, 4, 50, 136])
+    q = rand(5, heads, 32, dtype=dtype, seed=1)
+    seen = torch.arange(137) <= places[:, None]
+    want = attend_reference(q, k, v, 0.2, seen)
+    close(attend_at(q, k, v, places, 0.2), want, dtype)
+    bias = torch.zeros(5, 137, dtype=dtype).masked_fill(~seen, -torch.inf)[None, None]
+    out, lse = _plain(q.transpose(0, 1)[None], k[None], v[None], 0.2, False, bias)
+    close((out[0].transpose(0, 1), lse[0].transpose(0, 1)), want, dtype)
+    assert attend_at(q[:0], k, v, places[:0], 0.2)[0].shape == (0, heads, 32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

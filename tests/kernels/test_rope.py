@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from preread.kernels.rope import Rope, inverse_frequencies, rope_angles, rotate, rotate_slow
+from preread.kernels.rope import (
+    Rope,
+    inverse_frequencies,
+    moved,
+    moved_slow,
+    rope_angles,
+    rotate,
+    rotate_slow,
+)
 
 LLAMA3 = Rope(500_000.0, "llama3", 8.0, 1.0, 4.0, 8192)
 
@@ -60,3 +68,21 @@ def test_scores_depend_on_the_distance_alone() -> None:
 
     torch.testing.assert_close(score(10, 3), score(1010, 1003))
     assert not torch.isclose(score(10, 3), score(10, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_moved_key_is_the_one_rotated_at_its_new_place(dtype: torch.dtype) -> None:
+    """Also where the angles were rounded to the model's type: they are undone as they were done."""
+    plain = torch.randn(6, 3, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    old, new = torch.tensor([0, 1, 7, 512, 4000, 9]), torch.tensor([700, 0, 7, 40_000, 3, 131_071])
+    before, after = (rope_angles(x, inverse_frequencies(LLAMA3, 32), dtype) for x in (old, new))
+    there, here = (rotate_slow(plain, cos.double(), sin.double()) for cos, sin in (before, after))
+    torch.testing.assert_close(moved_slow(there, before, after), here, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(moved(there, before, after), here, atol=1e-12, rtol=1e-12)
+    kept = there.to(dtype)
+    want = moved_slow(kept, before, after)
+    got = moved(kept, before, after)
+    assert got.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(got.double(), want, atol=4e-6, rtol=eps)
+    torch.testing.assert_close(moved(kept, before, before), kept, atol=4e-6, rtol=eps)
