@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from preread.errors import RequestError
 from preread.types import GREEDY, Brought, Built, Finish, Prefix, Prices, Sampling
 
 if TYPE_CHECKING:
@@ -168,6 +169,14 @@ class ResultBatch:
     written: Int32Array | None = None
 
 
+def no_blends(who: str) -> RequestError:
+    """What a backend raises for a prefix with a blend that it cannot put together: it must not
+    answer as if nobody had asked for that."""
+    return RequestError(
+        f"{who} puts no prefixes together from parts.", hint="Use the exact composition."
+    )
+
+
 Progress = Callable[[int, int], None]  # (tokens ready, tokens in all), called from any thread
 
 
@@ -188,8 +197,9 @@ class Backend(Protocol):
     ) -> Built:
         """Make a prefix ready: find it in memory, load it from a tier, compute the rest, store what
         was computed. Idempotent; concurrent calls for one prefix do the work once. The prefix stays
-        resident for at least lease_s after its last use, within the memory budget.
-        Raises ContextTooLong, OutOfMemory."""
+        resident for at least lease_s after its last use, within the memory budget. Of a prefix with
+        a blend nothing but its parts is stored.
+        Raises ContextTooLong, OutOfMemory; RequestError for a blend where there are none."""
         ...
 
     async def forget(self, prefixes: Sequence[Prefix]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch
+from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch, no_blends
 from preread.config import EngineSection
 from preread.engine.blender import Blender
 from preread.engine.build import Builder, Caller
@@ -22,7 +22,7 @@ from preread.engine.parts import Parts
 from preread.engine.recipe import Recipes
 from preread.engine.stream import Stream
 from preread.engine.thread import EngineThread
-from preread.errors import EngineError, RequestError
+from preread.errors import EngineError
 from preread.metrics import Metrics
 from preread.models.load import LoadedModel
 from preread.store.claims import Claims
@@ -112,10 +112,7 @@ class LocalBackend:
     @property
     def _blends(self) -> Blender:
         if self._blender is None:
-            raise RequestError(
-                "A model on several devices puts no prefixes together from parts.",
-                hint="Use the exact composition.",
-            )
+            raise no_blends("A model on several devices")
         return self._blender
 
     async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:

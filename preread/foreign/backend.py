@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch
+from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch, no_blends
 from preread.config import EngineSection
 from preread.errors import EngineError
 from preread.foreign.build import Builder
@@ -91,6 +91,8 @@ class ForeignBackend:
     async def build(
         self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
     ) -> Built:
+        _check([prefix])
+
         def work(gone: threading.Event) -> Built:
             tokens = self._model.text.chat.prefix(prefix)
             return self._builder.build(tokens, max(lease_s, self._lease_s), progress, gone)
@@ -113,6 +115,7 @@ class ForeignBackend:
         return builder.build(np.asarray(tokens, np.int32), self._lease_s, None, threading.Event())
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
+        _check(batch.prefixes)
         tokenizer = self._model.text.tokenizer
         replies = Replies(batch, tokenizer, self._texts, time.perf_counter())
         parts, errors = await asyncio.to_thread(self._requests.parts, batch)
@@ -167,3 +170,8 @@ class ForeignBackend:
             return await loop.run_in_executor(self._workers, work, gone)
         finally:
             gone.set()
+
+
+def _check(prefixes: Sequence[Prefix]) -> None:
+    if any(prefix.blend is not None for prefix in prefixes):
+        raise no_blends("The transformers backend")

@@ -111,7 +111,7 @@ class FakeBackend:
         self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
     ) -> Built:
         self.calls.append(Call("build", prefix))
-        tokens = self._prefix(prefix)
+        tokens, blend = self._prefix(prefix), prefix.blend is not None
         if len(tokens) > self._info.limit:
             raise ContextTooLong(
                 f"{len(tokens):,} tokens, limit {self._info.limit:,}.", hint="Split the documents."
@@ -123,7 +123,7 @@ class FakeBackend:
                 if progress:
                     progress(ready, len(tokens))
             self._memory.learn(tokens)
-            if self._stored:
+            if self._stored and not blend:
                 self._tier.learn(tokens)
         return Built(
             tokens=len(tokens),
@@ -133,7 +133,7 @@ class FakeBackend:
             kv_bytes=len(tokens) * KV_BYTES,
             load_ms=0.0,
             seconds=(len(tokens) - reused) / 1000,
-            chunk_keys=tuple(self._chunk_keys(tokens)) if self._stored else (),
+            chunk_keys=tuple(self._chunk_keys(tokens)) if self._stored and not blend else (),
             stored=self._stored,
         )
 
@@ -234,6 +234,8 @@ class FakeBackend:
 
     def _prefix(self, prefix: Prefix) -> list[int]:
         tokens = [SYSTEM, *self._encode(prefix.system), END] if prefix.system else []
+        if prefix.blend is not None:  # no exact reader finds it
+            tokens[0] = self._token(f"\0{prefix.blend}")
         for message in prefix.history:
             role = USER if message.role == "user" else ASSISTANT
             tokens += [role, *self._encode(message.content), END]

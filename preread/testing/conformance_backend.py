@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from preread.backend import (
 )
 from preread.contexts.rows import Row, collect
 from preread.errors import ContextTooLong, RequestError
-from preread.types import Finish, Message, Prefix, Sampling
+from preread.types import Blend, Finish, Message, Prefix, Sampling
 
 FACTS = "\n".join(
     f"Room {n} is on floor {n % 7} and its key hangs on hook {n * 3}." for n in range(20)
@@ -99,6 +100,25 @@ class BackendConformance:
     async def test_builds_at_once_do_the_work_once(self, backend: Backend) -> None:
         built = await asyncio.gather(*(backend.build(BOOK) for _ in range(3)))
         assert sum(b.computed_tokens for b in built) == built[0].tokens
+
+    async def test_a_blend_is_a_prefix_of_its_own_or_refused(self, backend: Backend) -> None:
+        """What is approximate is never found by who asks for the exact."""
+        later = f"{BOOK.system[: BOOK.system.index('[')]}[yard.md]\n{FACTS.replace('Room', 'Shed')}"
+        whole = Prefix(f"{BOOK.system}\n\n{later[later.index('[') :]}")
+        blended = replace(whole, blend=Blend((BOOK.system, later), 0.1))
+        try:
+            built = await backend.build(blended)
+        except RequestError as refused:
+            assert "Use the exact composition" in str(refused)
+            with pytest.raises(RequestError, match="Use the exact composition"):
+                await run(backend, SHORT, QUESTIONS, blended)
+            return
+        assert built.chunk_keys == () and built.tokens == (await backend.count([whole]))[0]
+        (row,) = await run(backend, SHORT, QUESTIONS[:1], blended)
+        assert row.finish is Finish.LENGTH and row.usage.cached_tokens >= built.tokens
+        (row,) = await run(backend, SHORT, QUESTIONS[:1], whole)
+        assert row.usage.cached_tokens < built.tokens
+        await backend.forget([blended])
 
     async def test_progress_rises_to_the_end(self, backend: Backend) -> None:
         seen: list[tuple[int, int]] = []

@@ -268,7 +268,9 @@ async def test_parts_are_stored_and_the_whole_is_not(model):
     assert built.chunk_keys == () and 0 < built.computed_tokens < built.tokens / 2
     assert built.reused_tokens + built.computed_tokens == built.tokens
     await ask(first, blended(0.2))
-    assert {entry.key.hex() for entry in tier.scan()} == before == {k for keys in kept for k in keys}
+    assert (
+        {entry.key.hex() for entry in tier.scan()} == before == {k for keys in kept for k in keys}
+    )
     want = await ask(first, blended(0.2))
     await first.close()
     second = LocalBackend(model, store_of(model, tier, always=True), CONFIG)
