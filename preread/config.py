@@ -93,6 +93,8 @@ class ContextSection:
     answer_room: int = 512  # tokens kept free for the question
     max_tokens: int = 256  # default longest answer
     route_shards: int = 3  # shards asked when a context is split
+    blend_share: float = 0.15  # of joined contexts, approximately: share that is computed again
+    blend_by: str = "first"  # first | deviation: which tokens those are (docs/contexts.md)
     max_file_mb: int = 64  # one source file, MiB
     max_line_kb: int = 1024  # one line of a source, KiB
     busy_timeout_s: float = 30.0  # wait for another process's catalog transaction

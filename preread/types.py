@@ -1,4 +1,5 @@
-"""The shared vocabulary: values that every layer may speak. Imports nothing of the package.
+"""The shared vocabulary: values that every layer may speak. Imports nothing of the package but
+`blends`.
 
 Three counts are never mixed: `cached` (KV reused), `computed` (tokens the model read now) and
 `output` (tokens it wrote). "Prompt tokens" alone hides the point of the project.
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType
+
+from preread.blends import Approximate, Blend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +28,6 @@ Milliseconds = NewType("Milliseconds", float)
 Fingerprint = NewType("Fingerprint", str)  # 64 hex digits, see store/keys.py
 Role = Literal["system", "user", "assistant"]
 Match = Literal["exact", "fuzzy", "none"]
-BlendBy = Literal["first", "deviation"]
 
 
 class Finish(StrEnum):
@@ -43,21 +45,6 @@ class Message:
 
     role: Role
     content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Blend:
-    """That KV of a leading message is put together from parts that were read alone: approximate,
-    and never to be mistaken for exact KV of the same tokens.
-
-    parts: leading messages as each is read alone; the whole begins as the first one does. share: of
-    the tokens taken from later parts, how many are computed again with everything before them in
-    view; by: which: the "first" of each stretch (EPIC, arXiv 2410.15332), or those whose KV differs
-    most at the second layer ("deviation": CacheBlend, arXiv 2405.16444)."""
-
-    parts: tuple[str, ...]
-    share: float
-    by: BlendBy = "first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +140,8 @@ class ContextRef:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A generated answer. logprobs: natural log-probability of each token, if asked for; notes:
-    what the user should know about how it came about."""
+    what the user should know about how it came about; approximate: that it stands on KV that is
+    not exact."""
 
     text: str
     tokens: tuple[int, ...]
@@ -167,13 +155,14 @@ class Completion:
     error: str = ""
     alternatives: tuple[Completion, ...] = ()  # what the other shards answered, best first
     notes: tuple[str, ...] = ()
+    approximate: Approximate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Probabilities over given labels. probabilities sum to 1 over `labels`; `mass` is the total
     probability the model gave to all of them, so a low mass says that it meant something else;
-    notes: what the user should know about how it came about."""
+    notes, approximate: as of a Completion."""
 
     label: str
     probabilities: dict[str, float]
@@ -184,6 +173,7 @@ class Choice:
     unread: tuple[str, ...] = ()  # documents that the answering shard did not contain
     error: str = ""
     notes: tuple[str, ...] = ()
+    approximate: Approximate | None = None
 
 
 @dataclass(frozen=True, slots=True)

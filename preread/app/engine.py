@@ -64,7 +64,7 @@ class Engine:
         self._aio = AsyncEngine(self, Crowd(parts.backend), self._loop)
         watched = (parts.catalog, parts.backend, self._loop, parts.scopes)
         self._events = Events(*watched, self._aio.let_go)
-        self._opened: dict[str, Opened] = {}  # by name, the version last opened
+        self._opened: dict[tuple[str, bool], Opened] = {}  # see Opened.key; what was last opened
         self._closed = False
 
     @property
@@ -171,26 +171,32 @@ class Engine:
         progress: Progress | None = None,
         stdin: bytes | None = None,
         embedder: Embedder | None = None,
+        approximate: bool = False,
     ) -> Context:
         """The context of a name or a PATH: built when missing, rebuilt when its sources changed;
-        on_note is told."""
-        options = OpenOptions(progress=progress, stdin=stdin, embedder=embedder)
+        on_note is told. approximate: of names joined by "+", put the KV together from what each has
+        read alone, and say so with every answer."""
+        options = OpenOptions(
+            progress=progress, stdin=stdin, embedder=embedder, approximate=approximate
+        )
         opened = self.run(open_context(self.backend, self.catalog, target, self.config, options))
         for text in opened.notes if on_note else ():
             on_note(text)  # type: ignore[misc]  # checked in the line above
         return self._keep(opened)
 
-    def opening(self, target: str, *, stdin: bytes | None = None) -> Iterator[Opening]:
+    def opening(
+        self, target: str, *, stdin: bytes | None = None, approximate: bool = False
+    ) -> Iterator[Opening]:
         """`open`, telling what goes on: notes, (tokens ready, tokens in all) while documents are
         read, and last the Context. Leaving early cancels the reading."""
-        for news in self.iterate(self._opening(target, stdin)):
+        for news in self.iterate(self._opening(target, stdin, approximate)):
             yield self._keep(news) if isinstance(news, Opened) else news
 
     async def _opening(
-        self, target: str, stdin: bytes | None
+        self, target: str, stdin: bytes | None, approximate: bool
     ) -> AsyncGenerator[str | tuple[int, int] | Opened, None]:
         def work(progress: Progress) -> Coroutine[Any, Any, Opened]:
-            options = OpenOptions(progress=progress, stdin=stdin)
+            options = OpenOptions(progress=progress, stdin=stdin, approximate=approximate)
             return open_context(self.backend, self.catalog, target, self.config, options)
 
         async with aclosing(relayed(work)) as told:
@@ -272,10 +278,10 @@ class Engine:
         """A handle. What was worked out for the same version before is used again, and of an older
         one freed, so that opening a name a million times costs no memory."""
         self._events.guard(opened)
-        before = self._opened.get(opened.record.name)
+        before = self._opened.get(opened.key)
         if before and before.same(opened):
             return Context(self, before)
         if before:
             before.close()
-        self._opened[opened.record.name] = opened
+        self._opened[opened.key] = opened
         return Context(self, opened)

@@ -37,6 +37,7 @@ class Events:
         self._let_go = let_go
         self._lock = threading.Lock()
         self._held: dict[str, ContextRecord] = {}  # by name, what is in memory
+        self._blends: dict[str, Opened] = {}  # by target, what is put together from others
         self._subscribers: list[Told] = []
         self._watcher = Watcher(catalog, self._changed, scopes=scopes)
 
@@ -49,7 +50,11 @@ class Events:
     def guard(self, opened: Opened) -> None:
         """Watch it, and look before each use when nobody has looked lately."""
         opened.look = self._watcher.look
-        self.watch(opened.record)
+        for record in opened.records:
+            self.watch(record)
+        if opened.approximate:
+            with self._lock:
+                self._blends[opened.record.name] = opened
 
     def subscribe(self, told: Told) -> Callable[[], None]:
         """See Engine.subscribe."""
@@ -69,8 +74,8 @@ class Events:
     def _changed(self, change: Change) -> None:
         if change.kind == "erased":
             with self._lock:
-                records = list(self._held.values())
-            self._forget(records)
+                records, blends = list(self._held.values()), list(self._blends.values())
+            self._forget(records, blends)
         elif change.kind != "published":
             self._let_go(change.name)
             with self._lock:
@@ -78,7 +83,10 @@ class Events:
                 gone = record is not None and record.version == change.version
                 if gone:
                     del self._held[change.name]
-            self._forget([record] if gone and record else [])
+                blends = [b for b in self._blends.values() if record in b.records] if gone else []
+                for blend in blends:
+                    del self._blends[blend.record.name]
+            self._forget([record] if gone and record else [], blends)
         with self._lock:
             subscribers = list(self._subscribers)
         for told in subscribers:
@@ -87,7 +95,8 @@ class Events:
             except Exception:  # one that fails must not keep the others from being told
                 log.exception("a subscriber failed at %s", change)
 
-    def _forget(self, records: Sequence[ContextRecord]) -> None:
+    def _forget(self, records: Sequence[ContextRecord], blends: Sequence[Opened]) -> None:
         prefixes = [Prefix(shard.system) for record in records for shard in record.shards]
+        prefixes += [b.prefix(shard) for b in blends for shard in range(len(b.record.shards))]
         with suppress(EngineError):  # closed meanwhile
             self._loop.run(self._backend.forget(prefixes))

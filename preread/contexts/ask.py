@@ -17,7 +17,7 @@ from preread.contexts.opened import Opened
 from preread.contexts.route import Route
 from preread.contexts.rows import Row, as_rows, follow, gather
 from preread.errors import RequestError
-from preread.types import Choice, Completion, Finish, Message, Prefix, Usage
+from preread.types import Choice, Completion, Finish, Message, Usage
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
@@ -158,7 +158,7 @@ def _plan(
         if not question.strip():
             raise RequestError(f"Question {i} is empty.", hint='preread ask NAME "question"')
     if len(context.record.shards) == 1:
-        prefix = Prefix(context.record.shards[0].system, options.history)
+        prefix = context.prefix(0, options.history)
         batch = RequestBatch(work, list(questions), (prefix,), keep=options.keep)
         return _Alike(questions, context.router.route("", 1)), batch
     asks: list[_Ask] = []
@@ -169,7 +169,7 @@ def _plan(
         start += len(route.shards)
     used = sorted({shard for ask in asks for shard in ask.shards})
     place = {shard: i for i, shard in enumerate(used)}
-    prefixes = tuple(Prefix(context.record.shards[s].system, options.history) for s in used)
+    prefixes = tuple(context.prefix(shard, options.history) for shard in used)
     # Merging compares the answers' own probabilities.
     split = any(len(ask.shards) > 1 for ask in asks)
     if isinstance(work, Generate) and split:
@@ -217,9 +217,15 @@ def _finish(
     read = [s for s, a in zip(ask.shards, answers, strict=True) if a.finish_reason in done]
     unread = context.unread(read or ask.shards)
     best = merge(answers, unread)
-    if ask.notes:
-        best = replace(best, notes=ask.notes + best.notes)
+    notes = _approximate(context) + ask.notes
+    if notes:
+        best = replace(best, notes=notes + best.notes, approximate=context.approximate)
     return replace(best, logprobs=()) if best.logprobs and not work.logprobs else best
+
+
+def _approximate(context: Opened) -> tuple[str, ...]:
+    """A note on answers that stand on KV which is not exact."""
+    return (str(context.approximate),) if context.approximate else ()
 
 
 def _beyond(info: BackendInfo, usage: Usage) -> tuple[str, ...]:
@@ -250,5 +256,6 @@ def _choice(
         context=context.ref,
         unread=context.unread(ask.shards),
         error=error,
-        notes=ask.notes + _beyond(info, row.usage),
+        notes=_approximate(context) + ask.notes + _beyond(info, row.usage),
+        approximate=context.approximate,
     )

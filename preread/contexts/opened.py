@@ -6,19 +6,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
+from preread.blends import Approximate
 from preread.contexts.catalog.base import Catalog, ContextRecord, Part
 from preread.contexts.cite import Evidence
 from preread.contexts.layout import file_line
 from preread.contexts.route import Embedder, Router
 from preread.contexts.state import state_of
 from preread.errors import StateError
-from preread.types import ContextRef, Timing, Usage
+from preread.types import ContextRef, Message, Prefix, Timing, Usage
+
+
+class Blended(NamedTuple):
+    """parts: the contexts whose KV a context is put together from."""
+
+    approximate: Approximate
+    parts: tuple[ContextRecord, ...]
 
 
 class Opened:
     """One version of a context. notes: what the user should know about how it was opened; catalog:
-    asked whether the version was invalidated meanwhile; now: the clock it expires by."""
+    asked whether the version was invalidated meanwhile; now: the clock it expires by; blended: that
+    its KV is put together from that of others."""
 
     def __init__(
         self,
@@ -28,8 +38,11 @@ class Opened:
         *,
         catalog: Catalog | None = None,
         now: Callable[[], float] = time.time,
+        blended: Blended | None = None,
     ) -> None:
         self.record = record
+        self.approximate = blended.approximate if blended else None
+        self.records = blended.parts if blended else (record,)  # what it stands on
         self.notes = tuple(notes)
         self._embedder = embedder
         self._catalog = catalog
@@ -42,22 +55,44 @@ class Opened:
         invalidated, since it was opened; HomeError when the catalog cannot say."""
         if self.look is not None:
             self.look()
-        name, version = self.record.name, self.record.version
-        state = state_of(self.record, self._now())
-        reason = state.reason if state.label == "expired" else ""
-        if not reason and self._catalog:
-            (standing,) = self._catalog.standing([(name, version)])
-            reason = f"invalidated: {standing.invalidated}" if standing.invalidated else ""
-        if reason:
-            raise StateError(
-                f"Context {name!r}, version {version}, must not answer any more ({reason}).",
-                hint=f"Open it again, which rebuilds it: engine.open({name!r})",
-            )
+        for record in self.records:
+            state = state_of(record, self._now())
+            if state.label == "expired":
+                raise self._over(record, state.reason)
+        held = [(record.name, record.version) for record in self.records]
+        standings = self._catalog.standing(held) if self._catalog else ()
+        for record, standing in zip(self.records, standings, strict=False):
+            if standing.invalidated:
+                raise self._over(record, f"invalidated: {standing.invalidated}")
+
+    def _over(self, record: ContextRecord, reason: str) -> StateError:
+        name, version = record.name, record.version
+        return StateError(
+            f"Context {name!r}, version {version}, must not answer any more ({reason}).",
+            hint=f"Open it again, which rebuilds it: engine.open({self.record.name!r})",
+        )
 
     def same(self, other: Opened) -> bool:
         """Whether what was worked out for one serves the other."""
-        mine = (self.ref, self.notes, self._embedder, self._catalog)
-        return mine == (other.ref, other.notes, other._embedder, other._catalog)
+        mine, theirs = (
+            (x.ref, x.notes, x._embedder, x._catalog, x.approximate, x._stands_on)
+            for x in (self, other)
+        )
+        return mine == theirs
+
+    @property
+    def _stands_on(self) -> list[ContextRef]:
+        return [ContextRef(r.name, r.version, r.fingerprint) for r in self.records]
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        """Its name; a blend is another context than the exact one of that name."""
+        return self.record.name, self.approximate is not None
+
+    def prefix(self, shard: int, history: tuple[Message, ...] = ()) -> Prefix:
+        """What is read before a question to a shard."""
+        blend = self.approximate.blend if self.approximate else None
+        return Prefix(self.record.shards[shard].system, history, blend)
 
     @property
     def ref(self) -> ContextRef:

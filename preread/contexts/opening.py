@@ -13,26 +13,29 @@ from dataclasses import dataclass, field, replace
 
 from preread.backend import Backend, Progress
 from preread.config import Config
+from preread.contexts.blending import Joined, blend_contexts, join
 from preread.contexts.build import BuildOutcome, BuildRequest, build_context
 from preread.contexts.catalog.base import Catalog, ContextRecord
 from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.names import derived_name, joined_names, stdin_name, unknown_name
-from preread.contexts.opened import Opened
+from preread.contexts.opened import Blended, Opened
 from preread.contexts.route import Embedder
 from preread.contexts.shard import Plan
 from preread.contexts.sources import STDIN, Sources, absolute
 from preread.contexts.state import State, epochs_of, reread, state_of
-from preread.errors import HomeError, SourceError
+from preread.errors import HomeError, SourceError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
-    """instructions: other ones rebuild the context, "" leaves them as they are; refresh:
+    """instructions: other ones rebuild the context, "" leaves them as they are; approximate: of
+    several joined contexts, put the KV together from theirs (docs/contexts.md); refresh:
     rebuild a stale one (else it answers as it is and a note says so); stdin: the bytes of target
     "-"; on_plan: told the fit and the shards before anything is computed; on_build: told what a
     build did."""
 
     instructions: str = ""
+    approximate: bool = False
     refresh: bool = True
     stdin: bytes | None = None
     embedder: Embedder | None = None
@@ -56,12 +59,18 @@ async def open_context(
     come close."""
     options = options or OpenOptions()
     door = _Door(backend, catalog, config, options)
-    record, notes = await door.find(target)
-    try:
-        await asyncio.to_thread(catalog.touch, record.name, options.now())
-    except HomeError as exc:
-        notes.append(f"the use of {record.name!r} was not recorded: {exc.message}")
-    return Opened(record, notes, options.embedder, catalog=catalog, now=options.now)
+    blended: Blended | None = None
+    if options.approximate:
+        record, notes, blended = await door.blended(target)
+    else:
+        record, notes = await door.find(target)
+    for used in blended.parts if blended else (record,):
+        try:
+            await asyncio.to_thread(catalog.touch, used.name, options.now())
+        except HomeError as exc:
+            notes.append(f"the use of {used.name!r} was not recorded: {exc.message}")
+    clock = options.now
+    return Opened(record, notes, options.embedder, catalog=catalog, now=clock, blended=blended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +112,8 @@ class _Door:
     ) -> tuple[ContextRecord, list[str]]:
         """One context of the documents of several, in their order: exact, as if it had been built
         from all of them. What it has in common with the first is read no second time."""
-        found = [await self.find(name) for name in names]
-        notes = [note for _, more in found for note in more]
-        parts = [record for record, _ in found]
-        instructions = self.options.instructions or parts[0].instructions
-        if any(part.instructions != instructions for part in parts):
-            notes.append(f"answering by the instructions of {names[0]!r}")
-        sources = Sources(
-            tuple(dict.fromkeys(source for part in parts for source in part.sources)),
-            tuple(dict.fromkeys(pattern for part in parts for pattern in part.patterns)),
-        )
+        _, joined = await self._parts(names)
+        sources, instructions, notes = joined
         kept = await asyncio.to_thread(self.catalog.get, target)
         said = (sources.records, sources.patterns, instructions)
         if kept and (kept.sources, kept.patterns, kept.instructions) == said:
@@ -120,6 +121,28 @@ class _Door:
                 return kept, notes
         outcome = await self._build(BuildRequest(target, (), instructions, sources=sources))
         return outcome.record, [*notes, f"joined: {outcome.describe()}", *outcome.notes]
+
+    async def blended(self, target: str) -> tuple[ContextRecord, list[str], Blended]:
+        """The same, approximately, and what its KV is put together from."""
+        if not (names := await asyncio.to_thread(self._joined, target)):
+            raise UsageError(
+                f"{target!r} is one context: there is nothing to approximate.",
+                hint='preread ask NAME+NAME "question" --approximate',
+            )
+        parts, joined = await self._parts(names)
+        asked = self.backend, target, parts, joined, self.config
+        record, blended, plan = await blend_contexts(*asked)
+        if self.options.on_plan:
+            self.options.on_plan(plan)
+        return record, joined.notes, blended
+
+    async def _parts(self, names: tuple[str, ...]) -> tuple[list[ContextRecord], Joined]:
+        """Each as it is to be asked, and all of them together."""
+        found = [await self.find(name) for name in names]
+        parts = [record for record, _ in found]
+        joined = join(parts, self.options.instructions)
+        notes = [note for _, more in found for note in more]
+        return parts, joined._replace(notes=[*notes, *joined.notes])
 
     async def _state(self, record: ContextRecord) -> State:
         """Without looking at its sources."""

@@ -13,7 +13,7 @@ from preread.contexts.ask import AskOptions, stream
 from preread.contexts.catalog.base import Catalog
 from preread.contexts.names import check_name
 from preread.contexts.opened import Opened
-from preread.errors import CatalogConflict, ContextTooLong, PrereadError, UnknownName
+from preread.errors import CatalogConflict, ContextTooLong, PrereadError, UnknownName, UsageError
 from preread.types import Completion, Finish, Message, Prefix
 
 Turn = tuple[str, str]  # (question, answer)
@@ -30,6 +30,11 @@ class Session:
 
     def __post_init__(self) -> None:
         check_name(self.name, "session")
+        if self.context.approximate:
+            raise UsageError(
+                "A session needs exact KV: what is approximate would be said again and again.",
+                hint="Leave out --session, or --approximate.",
+            )
 
     def turns(self) -> tuple[Turn, ...]:
         """(question, answer), oldest first."""

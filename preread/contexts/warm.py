@@ -6,7 +6,7 @@ import asyncio
 
 from preread.backend import Backend, Progress
 from preread.contexts.opened import Opened
-from preread.types import Built, Prefix, summed
+from preread.types import Built, summed
 
 
 async def warm(
@@ -19,12 +19,12 @@ async def warm(
     shards = opened.record.shards
     total, done = opened.record.tokens, 0
     built: list[Built] = []
-    for shard in shards:
+    for number, shard in enumerate(shards):
 
         def report(ready: int, _of: int, before: int = done) -> None:
             if progress:
                 progress(before + ready, total)
 
-        built.append(await backend.build(Prefix(shard.system), lease_s=lease_s, progress=report))
+        built.append(await backend.build(opened.prefix(number), lease_s=lease_s, progress=report))
         done += shard.tokens
     return summed(built)

@@ -24,7 +24,8 @@ from preread.kernels.rope import moved
 from preread.models.decoder import PackedDecoder
 
 if TYPE_CHECKING:
-    from preread.types import BlendBy, Float32Array, Int32Array, Int64Array
+    from preread.blends import BlendBy
+    from preread.types import Float32Array, Int32Array, Int64Array
 
 MOVED = 1024  # tokens moved at once
 CELLS = 1 << 24  # most rows x keys of one pass

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from preread.blends import Blend
 from preread.engine.marks import Marks
 from preread.engine.prefix import common
 from preread.engine.stretches import Stretch, stretches
 from preread.errors import RequestError
 from preread.models.chat import ChatTemplate
 from preread.tokens.requests import Part
-from preread.types import Blend, Prefix
+from preread.types import Prefix
 
 if TYPE_CHECKING:
     from preread.types import Int32Array

@@ -22,9 +22,10 @@ from preread.backend import (
     RequestBatch,
     ResultBatch,
 )
+from preread.blends import Blend
 from preread.contexts.rows import Row, collect
 from preread.errors import ContextTooLong, RequestError
-from preread.types import Blend, Finish, Message, Prefix, Sampling
+from preread.types import Finish, Message, Prefix, Sampling
 
 FACTS = "\n".join(
     f"Room {n} is on floor {n % 7} and its key hangs on hook {n * 3}." for n in range(20)

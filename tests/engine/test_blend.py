@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preread.backend import Choose, Generate, RequestBatch
+from preread.blends import Blend
 from preread.config import EngineSection
 from preread.contexts.rows import collect
 from preread.engine.arena import clip
@@ -26,7 +27,7 @@ from preread.kernels.rope import moved_slow
 from preread.models.load import LoadedModel, load_model
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.models import NaiveAttend, forward, write_tiny_model
-from preread.types import Blend, Message, Prefix
+from preread.types import Message, Prefix
 from tests.engine.test_local import store_of
 
 CONFIG = EngineSection(
