@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class AskRequest:
     """What `ask` was asked. target: a name, or a path as seen from the folder cwd; schema: a JSON
-    schema or None."""
+    schema or None; approximate: see Engine.open."""
 
     target: str
     question: str
@@ -36,6 +36,7 @@ class AskRequest:
     schema: dict[str, Any] | None = None
     temperature: float = 0.0
     seed: int | None = None
+    approximate: bool = False
 
 
 def read_question(target: str, question: str) -> str:
@@ -88,7 +89,7 @@ def local_events(request: AskRequest) -> Generator[Event]:
 
 def answer_events(engine: Engine, request: AskRequest) -> Iterator[Event]:
     """The events of one question on an open engine. The target is a name or absolute."""
-    for news in opened(engine, request.target):
+    for news in opened(engine, request.target, approximate=request.approximate):
         yield from [news] if isinstance(news, dict) else stream_events(news, request)
 
 
@@ -127,6 +128,7 @@ def result_json(completion: Completion) -> dict[str, Any]:
         "context": asdict(completion.context) if completion.context else None,
         "unread": list(completion.unread),
         "notes": list(completion.notes),
+        "approximate": completion.approximate.to_json() if completion.approximate else None,
     }
     if completion.error:
         value["error"] = completion.error
@@ -182,14 +184,16 @@ def _finish(result: dict[str, Any], streamed: str, wall: float) -> None:
 
 
 def summary_line(result: dict[str, Any]) -> str:
-    """`TTFT 0.05 s · 2,410 cached + 31 computed + 18 out · saved 1.9 s`."""
+    """`TTFT 0.05 s · 2,410 cached + 31 computed + 18 out · saved 1.9 s`; begins with "approximate"
+    where the answer is."""
     usage, timing, brought = result["usage"], result["timing"], result["brought"]
     tiers = brought["tiers"] if brought else []
     loaded = "".join(
         f" · {row['tokens']:,} from {row['tier']} in {row['ms'] / 1e3:.2f} s" for row in tiers
     )
+    label = "approximate · " if result.get("approximate") else ""
     return (
-        f"TTFT {timing['ttft_ms'] / 1e3:.2f} s · {usage['cached_tokens']:,} cached + "
+        f"{label}TTFT {timing['ttft_ms'] / 1e3:.2f} s · {usage['cached_tokens']:,} cached + "
         f"{usage['computed_tokens']:,} computed + {usage['output_tokens']:,} out · "
         f"saved {timing['saved_ms'] / 1e3:.1f} s{loaded}"
     )

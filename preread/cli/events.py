@@ -23,9 +23,9 @@ class RemoteError(PrereadError):
         self.exit_code = int(error["exit_code"])
 
 
-def opened(engine: Engine, target: str) -> Iterator[Event | Context]:
+def opened(engine: Engine, target: str, *, approximate: bool = False) -> Iterator[Event | Context]:
     """Events of opening a target (a name or absolute), then the context."""
-    for news in engine.opening(target):
+    for news in engine.opening(target, approximate=approximate):
         if isinstance(news, str):
             yield {"note": news}
         elif isinstance(news, tuple):

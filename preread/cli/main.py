@@ -14,6 +14,7 @@ import preread
 from preread.cli.carrying import commands as carrying
 from preread.cli.output import INTERRUPTED, USAGE, fail
 from preread.cli.sizing import commands
+from preread.cli.verifying import commands as verifying
 from preread.config import local_model
 
 app = typer.Typer(
@@ -85,6 +86,9 @@ def ask(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Of NAME+NAME: join what each has read alone.")
+    ] = False,
     no_resident: NoResident = False,
     json: Json = False,
 ) -> None:
@@ -101,6 +105,7 @@ def ask(
         schema=read_schema(schema),
         temperature=temperature,
         seed=seed,
+        approximate=approximate,
     )
     ask_command(request, resident=not no_resident, json=json)
 
@@ -152,26 +157,6 @@ def show(name: Name, json: Json = False) -> None:
     from preread.cli.managing import show_command
 
     show_command(name, json=json)
-
-
-@app.command()
-def verify(
-    name: Annotated[str, typer.Argument(help="One context; all chunks when left out.")] = "",
-    codec: Annotated[
-        str, typer.Option(help="Measure what this codec does to answers instead: fp8, int8.")
-    ] = "",
-    model: Model = "",
-    json: Json = False,
-) -> None:
-    """Read and check every kept chunk; damaged ones are set aside and will be recomputed."""
-    if codec:
-        from preread.cli.lossy import codec_command
-
-        codec_command(codec, model=model, json=json)
-        return
-    from preread.cli.managing import verify_command
-
-    verify_command(name, json=json)
 
 
 @app.command()
@@ -285,6 +270,7 @@ def down(json: Json = False) -> None:
 
 
 app.registered_commands += commands.registered_commands + carrying.registered_commands
+app.registered_commands += verifying.registered_commands
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ class Session:
         check_name(self.name, "session")
         if self.context.approximate:
             raise UsageError(
-                "A session needs exact KV: what is approximate would be said again and again.",
+                "A session continues what was read: it needs the exact composition.",
                 hint="Leave out --session, or --approximate.",
             )
 

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from preread.backend import Progress
+from preread.engine.agreeing import Shares, shares
 from preread.engine.arena import clip
 from preread.engine.blend import Blending, chosen
 from preread.engine.build import Builder, Caller, Ready
@@ -115,6 +117,24 @@ class Blender:
             computed=blended.computed + ready.computed,
             seconds=time.perf_counter() - began,
         )
+
+    def agreement(
+        self, prefix: Prefix, turns: Sequence[tuple[str, Sequence[int]]], caller: Caller
+    ) -> Shares:
+        """See LocalBackend.agreement. One after the other, so that memory need not hold both."""
+        recipe, read = self.recipes.of(prefix), list[torch.Tensor]()
+        for prepare in (partial(self._part, recipe.real), partial(self.prepare, prefix)):
+            ready = prepare(caller)
+            read.append(self._arena.read(ready.reading.runs))
+            self._rest.release(ready, self._lease_s)
+        total = Shares()
+        for question, answer in turns:
+            drop, own = self.recipes.suffix(prefix, question)
+            text = np.concatenate((own, np.array(answer, np.int32)))
+            exact, other = (kv[:, :, :, : kv.shape[3] - drop] for kv in read)
+            work = partial(shares, self._decoder, self._arena.kv, exact, other, text)
+            total = total.plus(self._on_device(work))
+        return total
 
     def _known(self, recipe: Recipe) -> bool:
         """Whether nothing need be put together."""
@@ -223,10 +243,11 @@ class Blender:
     def _each(self, whole: Blending, at: Int64Array, work: Callable[[Int64Array], T]) -> list[T]:
         """One pass after the other on the engine's thread, which goes on with its steps between."""
 
-        def one(piece: Int64Array) -> T:
-            return self._thread.call(lambda _: work(piece))
+        pieces = whole.pieces(at, self._chunk)
+        return [self._on_device(partial(work, piece)) for piece in pieces]
 
-        return [one(piece) for piece in whole.pieces(at, self._chunk)]
+    def _on_device(self, work: Callable[[], T]) -> T:
+        return self._thread.call(lambda _: work())
 
     def _ready(self, reading: Reading, upto: int) -> int:
         """How many tokens are ready. What is missing of the first `upto` is ours from now on, until

@@ -14,6 +14,7 @@ import numpy as np
 
 from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch, no_blends
 from preread.config import EngineSection
+from preread.engine.agreeing import Shares
 from preread.engine.blender import Blender
 from preread.engine.build import Builder, Caller
 from preread.engine.engine import Engine
@@ -156,6 +157,15 @@ class LocalBackend:
         return self._thread.call(
             lambda engine: parity(engine, reference, prompts=prompts, seed=seed)
         )
+
+    async def agreement(self, prefix: Prefix, turns: Sequence[tuple[str, Sequence[int]]]) -> Shares:
+        """How far a blend agrees with exact KV of its tokens, at each token of questions and of the
+        answers (tokens) that were given to them. Raises as `build` does."""
+
+        def work(caller: Caller) -> Shares:
+            return self._blends.agreement(prefix, turns, caller)
+
+        return await self._aside(work)
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         replies = Replies(batch, self._model.tokenizer, self._texts, time.perf_counter())

@@ -88,6 +88,10 @@ class Recipes:
             tokens[head] = self._marks.name(identity.digest(), int(real[head]))
         return Recipe(tokens, real, tuple(parts), found, head, end, blend)
 
+    def suffix(self, prefix: Prefix, question: str) -> tuple[int, Int32Array]:
+        """See ChatTemplate.suffix."""
+        return self._chat.suffix(prefix, question)
+
     def marked(self, part: Part) -> Part:
         """The rows of a request, under the name if their prefix is a blend. Without reuse they are
         exact, and stay as they are."""
