@@ -1,8 +1,9 @@
-"""`list --tiers`: what each tier holds of each context, by asking it. Nothing is read, and no model
-is loaded."""
+"""`list --tiers` and `show`: what each tier holds of each context, and why not the rest, by asking
+it. Nothing is read, and no model is loaded."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -35,6 +36,42 @@ class Room:
     nbytes: int = 0
     budget: int = 0
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a tier holds of one context: so many of its chunks. gone: of the others how many went
+    for which reason, as far as the tier knows; error: why it could not be asked."""
+
+    tier: str
+    held: int = 0
+    chunks: int = 0
+    gone: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.error:
+            return self.error
+        why = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in self.gone.items()]
+        return ", ".join([f"{self.held:,} of {self.chunks:,} chunks", *why])
+
+
+def kept_in(tier: Tier, keys: Sequence[str], last_used: float) -> Kept:
+    """keys: of a context that was used then, as far as its catalog knows."""
+    from preread.store.reports import Miss
+    from preread.store.tiers.base import ChunkKey, Gone, Recalls
+
+    wanted = [ChunkKey(bytes.fromhex(key)) for key in dict.fromkeys(keys)]
+    try:
+        found = tier.find(wanted)
+        lost = [key for key, held in zip(wanted, found, strict=True) if not held]
+        left: dict[ChunkKey, Gone] = {}
+        if lost and isinstance(tier, Recalls):
+            left = tier.left(lost, since=last_used, look=True)
+    except TierError as exc:
+        return Kept(tier.name, error=str(exc))
+    why = Counter((Miss.after(left[k]) if k in left else Miss.NEVER_STORED).value for k in lost)
+    return Kept(tier.name, sum(found), len(wanted), dict(sorted(why.items())))
 
 
 def holding_command(*, json: bool) -> None:

@@ -53,15 +53,24 @@ def _utc(seconds: float | None) -> str | None:
 
 
 def show_command(name: str, *, json: bool) -> None:
-    from preread.home import open_catalog
+    from preread.cli.holding import kept_in
+    from preread.home import open_catalog, open_tiers
+    from preread.store.tiers.memory import MemoryTier
 
     config = load_config()
-    shown = manage.show_context(open_catalog(config), name, time.time(), config.context)
-    value = _described(shown)
+    catalog = open_catalog(config)
+    shown = manage.show_context(catalog, name, time.time(), config.context)
+    used = next((s.last_used for s in catalog.summaries() if s.name == name), 0.0)
+    # Memory is that of a process, and this one has just begun.
+    tiers = [tier for tier in open_tiers(config) if not isinstance(tier, MemoryTier)]
+    kept = [kept_in(tier, shown.record.chunk_keys, used) for tier in tiers]
+    value = _described(shown) | {"tiers": [asdict(one) for one in kept]}
     if json:
         emit(value)
     else:
         _print_described(shown, value)
+        for one in kept:
+            print(f"  {one.tier:12} {one}")
 
 
 def _described(shown: manage.Shown) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from preread.contexts.shard import Plan, plan_shards
 from preread.contexts.sources import Sources, in_order_of, read_sources
 from preread.contexts.state import epochs_of, state_of
 from preread.errors import CatalogConflict
+from preread.store.reports import Miss
 from preread.types import Brought, Built, Prefix, summed
 
 RATE_SHARE = 0.5  # of the tokens must have been computed for their rate to describe the context
@@ -141,8 +142,17 @@ async def build_context(
         unchanged=not published,
         changes=compare(previous.sources, sources.records) if previous else None,
         notes=notes,
-        brought=total.brought,
+        brought=_explained(total.brought, previous, backend.info.fingerprint),
     )
+
+
+def _explained(brought: Brought, previous: ContextRecord | None, identity: str) -> Brought:
+    """The tiers cannot tell that what they hold of a context is another model's: the names of its
+    chunks differ. The catalog can."""
+    of_another = previous is not None and previous.fingerprint != identity
+    if of_another and brought.miss == Miss.NEVER_STORED:
+        return brought._replace(miss=Miss.OTHER_FINGERPRINT.value)
+    return brought
 
 
 def _read(request: BuildRequest, config: Config) -> Sources:

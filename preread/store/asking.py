@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from preread.errors import TierError
 from preread.metrics import Metrics
 from preread.store.chunk import Fault
-from preread.store.tiers.base import ChunkKey, Drops, Tier, Weighs
+from preread.store.reports import Miss
+from preread.store.tiers.base import ChunkKey, Drops, Gone, Recalls, Tier, Weighs
 from preread.store.upkeep import Upkeep
 
 BUDGET_S = 300.0  # a tier is asked for its budget this often
@@ -130,9 +131,22 @@ class Asker:
         self._metrics.add(f"store.refused.{tier.name}")
         self._log.warning("tier %s does not keep everything: %s.", tier.name, why)
 
-    def gone(self, key: ChunkKey) -> bool:
-        """A tier held it when this process last looked. Asked about a key that none holds now."""
-        return key in self._seen
+    def lost(self, keys: Sequence[ChunkKey]) -> Miss | None:
+        """Why chunks that no tier holds now are held no more, as far as that is known: by the tier
+        that lost them last, the farthest."""
+        for tier in reversed(self.tiers):
+            if any(self.suspects(tier, key) for key in keys):
+                return Miss.CORRUPT
+            if gone := self._left(tier, keys):
+                return Miss.after(min(gone))
+        return Miss.GONE if any(key in self._seen for key in keys) else None
+
+    def _left(self, tier: Tier, keys: Sequence[ChunkKey]) -> set[Gone]:
+        try:
+            return set(tier.left(keys).values()) if isinstance(tier, Recalls) else set()
+        except TierError as exc:
+            self.failed(tier, exc)
+            return set()
 
     def _see(self, keys: Mapping[ChunkKey, Tier]) -> None:
         with self._lock:

@@ -74,8 +74,7 @@ class Loader:
         places, dead = self._asker.places(keys, self._asker.tiers)
         for span, parts in spans:
             if lost := [key for key in parts if key not in places]:
-                gone = any(map(self._asker.gone, lost))
-                why = Miss.TIER_FAILED if dead else Miss.GONE if gone else Miss.TOO_SHORT
+                why = Miss.TIER_FAILED if dead else self._asker.lost(lost) or Miss.TOO_SHORT
                 end = End.at(why, span.start)
                 self._metrics.add(f"store.miss.{end.reason.value}")
                 return Found(spans, span.start, places, tuple(dead), end)

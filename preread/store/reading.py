@@ -157,4 +157,4 @@ class Reading:
     def _absent(self, key: ChunkKey) -> Miss:
         if self._failed:
             return Miss.TIER_FAILED
-        return Miss.GONE if self._asker.gone(key) else Miss.TOO_SHORT
+        return self._asker.lost([key]) or Miss.TOO_SHORT

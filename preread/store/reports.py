@@ -6,16 +6,19 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from preread.store.chunk import Fault
+from preread.store.tiers.base import Gone
 from preread.types import Brought, Served
 
 
 class Miss(StrEnum):
     """Why a prefix ended where it did."""
 
-    UNKNOWN = "unknown"  # no tier holds a chunk of it, and none did as far as this process knows
+    NEVER_STORED = "never_stored"  # no tier holds a chunk of it or is known to have held one
     TOO_SHORT = "too_short"  # what is stored differs or ends in the span that was not found
-    GONE = "gone"  # held when this process last saw it: evicted, or its time in the tier was over
-    CORRUPT = "corrupt"
+    EVICTED = "evicted"  # to make room, or lost with its server
+    EXPIRED = "expired"  # its time in the tier was over
+    GONE = "gone"  # removed by gc or by hand
+    CORRUPT = "corrupt"  # refused now, or the last time
     OTHER_FINGERPRINT = "other_fingerprint"
     OTHER_TENANT = "other_tenant"
     TIER_FAILED = "tier_failed"  # the tier that holds it could not be asked or read
@@ -30,6 +33,16 @@ class Miss(StrEnum):
         }
         return named.get(fault, cls.CORRUPT)
 
+    @classmethod
+    def after(cls, gone: Gone) -> Miss:
+        """What a chunk counts as that a tier does not hold any more."""
+        named = {
+            Gone.EVICTED: cls.EVICTED,
+            Gone.EXPIRED: cls.EXPIRED,
+            Gone.SET_ASIDE: cls.CORRUPT,
+        }
+        return named.get(gone, cls.GONE)
+
 
 class End(NamedTuple):
     """The prefix ends at `token`: the first differing or missing token lies in the chunk that
@@ -41,7 +54,7 @@ class End(NamedTuple):
     @classmethod
     def at(cls, why: Miss, token: int) -> End:
         """Where nothing at all was found, nothing is known of what is stored."""
-        return cls(Miss.UNKNOWN if why is Miss.TOO_SHORT and token == 0 else why, token)
+        return cls(Miss.NEVER_STORED if why is Miss.TOO_SHORT and token == 0 else why, token)
 
 
 class LoadReport(NamedTuple):

@@ -33,6 +33,24 @@ def test_what_tiers_hold(
     assert one_json(call("list", "--tiers", "--json"))["contexts"][0]["by_tier"][near] == 0
 
 
+def test_show_says_what_is_kept_and_why_the_rest_is_not(
+    call: Call, home: Path, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from preread.store.tiers.disk import DiskTier
+
+    call("build", "handbook", str(docs))
+    monkeypatch.setenv("PREREAD_TIERS", f"ram:1MB,disk,disk:{tmp_path / 'x'},redis://127.0.0.1:1")
+    near, other, gone = one_json(call("show", "handbook", "--json"))["tiers"]
+    assert near["held"] == near["chunks"] > 0 and near["gone"] == {}
+    assert (other["held"], other["gone"]) == (0, {"never_stored": near["chunks"]})
+    assert "127.0.0.1" in gone["error"]
+    disk = DiskTier(home / "kv")
+    disk.remove([next(iter(disk.scan())).key], quarantine=True)
+    near, *_ = one_json(call("show", "handbook", "--json"))["tiers"]
+    assert near["held"] == near["chunks"] - 1 and near["gone"] == {"corrupt": 1}
+    assert "1 corrupt" in call("show", "handbook").stdout
+
+
 def test_gc_leaves_what_other_catalogs_may_know(
     call: Call, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.shard import Plan
 from preread.errors import ContextTooLong, SourceError, UsageError
 from preread.testing.backend import FakeBackend
-from preread.types import Prefix
+from preread.types import Brought, Built, Prefix
 from tests.contexts.made import NOW, config, folder
 
 
@@ -136,6 +136,20 @@ async def test_what_makes_a_new_version(tmp_path: Path, why: str) -> None:
     outcome = await bench.build(now=now, **request)
     assert (outcome.record.version, outcome.unchanged) == (2, False)
     assert outcome.record.invalidated == "" and bench.catalog.get("handbook") == outcome.record
+
+
+async def test_what_the_tiers_hold_of_another_model_is_said(tmp_path: Path) -> None:
+    class Tiered(FakeBackend):
+        async def build(self, *args: Any, **more: Any) -> Built:
+            built = await super().build(*args, **more)
+            return replace(built, brought=Brought(miss="never_stored"))
+
+    bench = Bench(tmp_path)
+    bench.backend = Tiered()
+    assert (await bench.build()).brought.miss == "never_stored"
+    bench.backend = Tiered(fingerprint="bb" * 32)
+    outcome = await bench.build(now=NOW + 1)
+    assert outcome.brought.miss == outcome.to_json()["brought"]["miss"] == "other_fingerprint"
 
 
 async def test_expiry_counts_from_creation(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ async def test_cached_equals_uncached_through_every_tier(model, tiers, keyring):
     first = backend()
     built = await first.build(BOOK)
     assert built.stored == (tiers[0].name != "ram" or len(tiers) == 1) and built.brought.tokens == 0
-    assert built.brought.miss == "unknown"
+    assert built.brought.miss == "never_stored"
     await first.close()  # what is written behind is written
     for _ in range(2):
         again = backend()

@@ -205,7 +205,7 @@ def test_one_bad_call_of_any_kind_costs_nothing_with_a_second_tier(
 def test_why(den: Den) -> None:
     store = den.open([den.disk])
     other = (*TOKENS[:20], 7, 7, 7)
-    assert store.find((8, *TOKENS)).end == End(Miss.UNKNOWN, 0)
+    assert store.find((8, *TOKENS)).end == End(Miss.NEVER_STORED, 0)
     assert store.find(other).end == End(Miss.TOO_SHORT, 16)  # token 20 differs
     assert store.find((*TOKENS, 1)).end == End(Miss.TOO_SHORT, 24)
     assert store.find(TOKENS).end is None
@@ -215,7 +215,11 @@ def test_why(den: Den) -> None:
     assert store.load(TOKENS, 29, den.truth.sink).end == End(Miss.GONE, 24)
     assert den.load(store).tokens == 24
     counts = den.metrics.snapshot()
-    assert [counts[f"store.miss.{why}"] for why in ("unknown", "too_short", "gone")] == [1, 3, 3]
+    assert [counts[f"store.miss.{why}"] for why in ("never_stored", "too_short", "gone")] == [
+        1,
+        3,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +256,7 @@ def test_what_was_seen_is_remembered_within_bounds(
     store = den.open([tier])
     asker: Asker = store._loader._asker
     store.find(TOKENS)
-    assert [asker.gone(key) for key in keys(den, *range(8))].count(True) == 4
+    assert [asker.lost([key]) for key in keys(den, *range(8))].count(Miss.GONE) == 4
 
 
 def test_what_was_seen_is_remembered_by_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,8 @@ class Gone(IntEnum):
 
     EVICTED = 1  # room was short
     EXPIRED = 2  # its time in the tier was over
-    REMOVED = 3  # swept, or set aside
+    REMOVED = 3  # by who looks after the tier
+    SET_ASIDE = 4  # it was no chunk, or a bad one
 
 
 @runtime_checkable

@@ -109,6 +109,7 @@ class Book:
         self._pending: list[Record] = []  # not on the shelf yet
         self._seen: dict[ChunkKey, Note] = {}  # as far as this process has looked
         self._written: float | None = None
+        self._looked: float | None = None
 
     def mark(self, keys: Iterable[ChunkKey], owner: bytes = b"") -> None:
         """Used now; owner: of all of them, where it is known."""
@@ -121,8 +122,11 @@ class Book:
         self._add([Record(key, b"", now, seconds) for key, seconds in saved.items()])
 
     def left(self, keys: Iterable[ChunkKey], why: Gone) -> None:
+        """They went now; written at once, as this process may be the last that knows."""
         now = self._clock()
-        self._add([Record(key, b"", now, 0.0, why) for key in keys])
+        if records := [Record(key, b"", now, 0.0, why) for key in keys]:
+            self._add(records)
+            self.flush()
 
     def flush(self) -> None:
         """What is pending, at once. A shelf that cannot be written loses the order of use, not the
@@ -140,9 +144,15 @@ class Book:
         with self._lock:
             return {key: note for key in keys if (note := self._seen.get(key))}
 
+    def stale(self) -> bool:
+        """Whether the last look at the shelf was long ago."""
+        return self._looked is None or abs(self._clock() - self._looked) >= self._every_s
+
     def look(self) -> dict[ChunkKey, Note]:
         """All that anybody knows. Raises TierError."""
-        return self._read(self._shelf.names() if self._shelf else [])
+        notes = self._read(self._shelf.names() if self._shelf else [])
+        self._keep(notes)
+        return notes
 
     def long(self) -> bool:
         """Whether it has many pages. Raises TierError."""
@@ -159,16 +169,25 @@ class Book:
             page = [one for key, note in folded.items() for one in note.records(key)]
             self._shelf.put(sha256("\n".join(names).encode()).hexdigest()[:32], _page(page))
             self._shelf.drop(names)
-        with self._lock:
-            self._seen = dict(notes)
+        self._keep(notes)
         return notes
+
+    def _keep(self, notes: dict[ChunkKey, Note]) -> None:
+        """For who asks without looking."""
+        with self._lock:
+            self._looked = self._clock()
+            self._seen = dict(notes)
+            self._bound()
+
+    def _bound(self) -> None:
+        while self._most and len(self._seen) > self._most:
+            self._seen.pop(next(iter(self._seen)))
 
     def _add(self, records: list[Record]) -> None:
         now = self._clock()
         with self._lock:
             _merged(self._seen, records)
-            while self._most and len(self._seen) > self._most:
-                self._seen.pop(next(iter(self._seen)))
+            self._bound()
             if self._shelf is None:
                 return
             self._pending += records

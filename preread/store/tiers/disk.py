@@ -134,7 +134,7 @@ class DiskTier:
         act = self._set_aside if quarantine else files.unlink
         with self._lock, self._border("remove from"):
             gone = [key for key in keys if act(self._path(key))]
-        self._book.left(gone, Gone.REMOVED)
+        self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
         return len(gone)
 
     def scan(self) -> Iterator[ChunkEntry]:
@@ -168,7 +168,7 @@ class DiskTier:
         self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
     ) -> dict[ChunkKey, Gone]:
         """See base.Recalls."""
-        notes = self._book.look() if look else self._book.recall(keys)
+        notes = self._book.look() if look or self._book.stale() else self._book.recall(keys)
         return {k: note.why for k in keys if (note := notes.get(k)) and note.why}
 
     # -- names and errors --

@@ -81,7 +81,7 @@ class MemoryTier:
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
         with self._lock:
             gone = [key for key in keys if self._drop(key)]
-        self._book.left(gone, Gone.REMOVED)
+        self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
         return len(gone)
 
     def scan(self) -> Iterator[ChunkEntry]:

@@ -115,6 +115,10 @@ class ObjectTier:
         return True
 
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
+        return self._remove(keys, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
+
+    def _remove(self, keys: Sequence[ChunkKey], why: Gone) -> int:
+        quarantine = why is Gone.SET_ASIDE
         paths = list(dict.fromkeys(map(_path, keys)))
         sizes = list(ahead(self._bucket.size, paths, LOOK_UPS))
         held = [path for path, size in zip(paths, sizes, strict=True) if size is not None]
@@ -123,7 +127,7 @@ class ObjectTier:
         self._bucket.delete(held)
         with self._lock:
             self._add(-len(held), 0 if quarantine else -sum(size or 0 for size in sizes))
-        self._book.left(map(_key, held), Gone.REMOVED)
+        self._book.left(map(_key, held), why)
         return len(held)
 
     def scan(self) -> Iterator[ChunkEntry]:
@@ -153,11 +157,7 @@ class ObjectTier:
         notes = self._book.fold({_key(entry.path) for entry in entries})
         standing = (_entry(entry, notes) for entry in entries)
         unused = [entry.key for entry in standing if self._unused(entry, now)]
-        removed = self.remove(unused)
-        if unused:
-            self._book.left(unused, Gone.EXPIRED)
-            self._book.flush()
-        return len(old) + removed
+        return len(old) + self._remove(unused, Gone.EXPIRED)
 
     def used(self, saved: Mapping[ChunkKey, float]) -> None:
         """See base.Weighs. Other processes know within a minute."""

@@ -132,7 +132,8 @@ class RedisTier:
             if isinstance(answer, NodeDown):
                 raise answer
         held = [any(_first(answer) in (1, b"OK") for answer in some) for some in answers]
-        self._book.left((key for key, there in zip(keys, held, strict=True) if there), Gone.REMOVED)
+        gone = (key for key, there in zip(keys, held, strict=True) if there)
+        self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
         return sum(held)
 
     def scan(self) -> Iterator[ChunkEntry]:
@@ -155,10 +156,13 @@ class RedisTier:
         notes, now, why = self._book.recall(keys), self._clock(), {}
         for key in keys:
             note = notes.get(key, Note())
-            used = max(note.used, since)
-            late = now >= used + residency_ms(key, self._ttl_s) / 1000
-            if used > 0:
-                why[key] = note.why or (Gone.EXPIRED if late else Gone.EVICTED)
+            over = max(note.used, since) + residency_ms(key, self._ttl_s) / 1000
+            if note.why:
+                why[key] = note.why
+            elif now >= over > residency_ms(key, self._ttl_s) / 1000:
+                why[key] = Gone.EXPIRED
+            elif note.used > 0:  # else it may never have been here
+                why[key] = Gone.EVICTED
         return why
 
     def close(self) -> None:
