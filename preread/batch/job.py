@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 
+from preread.backend import Backend
 from preread.batch.intake import compare, take_in
 from preread.batch.journal import Journal
+from preread.batch.keys import model_digest, prefix_of
 from preread.batch.table import Table
 from preread.batch.tally import Tally
 from preread.errors import RequestError
+from preread.types import Prefix, Prices
 
 
 def begin(
@@ -69,7 +72,49 @@ def tallied(journal: Journal) -> Tally:
         "coalesce(sum(computed), 0), coalesce(sum(output), 0), coalesce(sum(written), 0) "
         "FROM results"
     )
+    computed += int(journal.get("warmed") or 0)
     return Tally(
         total=journal.count("line"), done=done, failed=failed, cached=cached, computed=computed,
         output=output, written=written,
     )  # fmt: skip
+
+
+def priced(journal: Journal, tally: Tally, model: str, prices: Prices | None) -> None:
+    """What is done now is paid at these prices; so is what earlier sessions did with this model."""
+    tally.prices = prices
+    ((computed, cached, output, written),) = journal.read(
+        "SELECT coalesce(sum(computed), 0), coalesce(sum(cached), 0), coalesce(sum(output), 0), "
+        "coalesce(sum(written), 0) FROM results JOIN line USING (idx) WHERE line.model = ?",
+        model_digest(model),
+    )
+    tally.pay(computed, cached, output, written)
+
+
+def same_model(journal: Journal, model: str, fingerprint: str) -> None:
+    """Answers of one run come from one model. Raises RequestError when it is another one."""
+    key = f"fingerprint {model}"
+    before = journal.get(key)
+    if before and before != fingerprint:
+        raise RequestError(
+            f"{model} is not the model that began this run: its weights or settings are others.",
+            hint="Use that one, or begin anew with --fresh.",
+        )
+    journal.put(key, fingerprint)
+
+
+async def warm(journal: Journal, backend: Backend, model: str, tally: Tally) -> float:
+    """Read the beginning that most requests share, count it, and return the tokens a second at
+    which that went: 0 where there is none, or it was not read but found. Not for backends that are
+    paid."""
+    found = journal.read(
+        "SELECT prefix_key FROM line JOIN requests USING (idx) WHERE line.model = ? "
+        "GROUP BY prefix_key ORDER BY count(*) DESC LIMIT 1",
+        model_digest(model),
+    )
+    prefix = prefix_of(journal.body("prefixes", found[0][0]))
+    if backend.info.prices is not None or prefix == Prefix(""):
+        return 0.0
+    built = await backend.build(prefix)
+    tally.computed += built.computed_tokens
+    journal.put("warmed", str(int(journal.get("warmed") or 0) + built.computed_tokens))
+    return built.computed_tokens / built.seconds if built.computed_tokens and built.seconds else 0.0

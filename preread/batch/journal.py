@@ -115,9 +115,12 @@ class Journal:
             )
             heads = dict(zip(keyed.prefixes, rows.prefixes, strict=True))
             known = self._keys("prefixes", list(heads))
+            new_heads = [
+                (key, prefix_json(head)) for key, head in heads.items() if key not in known
+            ]
             self._db.executemany(
-                "INSERT INTO prefixes VALUES (?, ?)",
-                [(key, prefix_json(head)) for key, head in heads.items() if key not in known],
+                "INSERT INTO prefixes VALUES (?, ?, ?)",
+                [(key, len(body.encode()), body) for key, body in new_heads],
             )
             self._db.executemany(
                 "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -24,6 +24,7 @@ class Tally:
     written: int = 0
     prices: Prices | None = None
     money: float = 0.0
+    whole: float = 0.0  # money that the same would have cost without reuse
     began: float = field(default_factory=time.monotonic)
 
     def add(self, result: Result) -> None:
@@ -34,10 +35,13 @@ class Tally:
         self.computed += result.computed
         self.output += result.output
         self.written += result.written
+        self.pay(result.computed, result.cached, result.output, result.written)
+
+    def pay(self, computed: int, cached: int, output: int, written: int) -> None:
+        """At the prices of the backend that runs now."""
         if self.prices is not None:
-            self.money += self.prices.of(
-                result.computed, result.cached, result.output, result.written
-            )
+            self.money += self.prices.of(computed, cached, output, written)
+            self.whole += self.prices.of(computed + cached, 0, output)
 
     @property
     def seconds(self) -> float:

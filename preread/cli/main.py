@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import preread
+from preread.cli.batches import commands as batches
 from preread.cli.carrying import commands as carrying
 from preread.cli.output import INTERRUPTED, USAGE, fail
 from preread.cli.sizing import commands
@@ -270,7 +271,7 @@ def down(json: Json = False) -> None:
 
 
 app.registered_commands += commands.registered_commands + carrying.registered_commands
-app.registered_commands += verifying.registered_commands
+app.registered_commands += verifying.registered_commands + batches.registered_commands
 
 
 def main() -> None:

@@ -1,0 +1,88 @@
+"""Commands over whole files: `batch`. Declared here, listed with the others in main.py; as there,
+the work is imported when one runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer()
+
+Inputs = Annotated[
+    list[str], typer.Argument(help="Files or globs; JSONL, CSV, TSV, Parquet, .gz; - for stdin.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="For all rows, in place of theirs.")]
+Item = Annotated[
+    str, typer.Option(help="What a row asks, '{name}: {profile}'; else the whole row.")
+]
+Journal = Annotated[
+    Path | None, typer.Option(help="State of the run; else the output's name + .journal.")
+]
+Errors = Annotated[
+    Path | None, typer.Option("--error-file", help="Else the output's name + .errors.jsonl.")
+]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the bill as JSON.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Go on, and run failed rows again.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run has done.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
+
+
+class Format(StrEnum):
+    """Of an input whose name does not say it."""
+
+    auto = "auto"
+    openai = "openai"
+    csv = "csv"
+    tsv = "tsv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="openai: batch lines; jsonl: rows; else by the name.")
+]
+
+
+@commands.command()
+def batch(
+    inputs: Inputs,
+    output: Output,
+    model: Model = "",
+    prompt: Annotated[
+        Path | None, typer.Option(help="What all rows share: instructions, a rubric.")
+    ] = None,
+    item: Item = "",
+    format: FormatOption = Format.auto,
+    max_tokens: Annotated[
+        int, typer.Option(min=0, help="Longest answer, where a row says none; 0: as configured.")
+    ] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="Where a row says none.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Where a row says none.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="JSON schema file that answers to rows of a table satisfy.")
+    ] = None,
+    resume: Resume = False,
+    retry_failed: Retry = False,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    journal: Journal = None,
+    error_file: Errors = None,
+    report: ReportFile = None,
+    json: Json = False,
+) -> None:
+    """Answer every request of a file: what they share is read once, nothing is lost, the output is
+    in the order of the input. Exit code 3: some rows failed; 4: stopped, --resume goes on."""
+    from preread.cli.batching import Options
+    from preread.cli.requests import Asked, batch_command
+
+    asked = Asked(inputs, str(format), model, prompt, item, max_tokens, temperature, seed, schema)
+    batch_command(
+        asked,
+        Options(output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json),
+    )

@@ -1,0 +1,199 @@
+"""`preread batch` and what it has in common with `preread score`: read, foresee, run,
+write, bill."""
+
+from __future__ import annotations
+
+import json as json_module
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from preread.backend import Backend
+from preread.batch.forecast import Forecast, forecast
+from preread.batch.forms import Form
+from preread.batch.job import begin, models, priced, same_model, tallied, warm
+from preread.batch.journal import Journal
+from preread.batch.misfits import check_fit
+from preread.batch.output import write_in_order
+from preread.batch.report import Report, make_report
+from preread.batch.run import Runner, Stop
+from preread.batch.table import Table
+from preread.batch.tally import Tally
+from preread.cli.billing import show_forecast, show_report
+from preread.cli.output import FAILURES, OK, RESUMABLE, note
+from preread.cli.pages import check_place
+from preread.cli.progress import progress
+from preread.errors import RequestError
+
+T = TypeVar("T")
+Open = Callable[[str], Any]  # model -> context manager of an Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a batch is run, apart from what it asks."""
+
+    output: Path
+    journal: Path | None = None
+    errors: Path | None = None
+    report: Path | None = None
+    resume: bool = False
+    retry: bool = False
+    fresh: bool = False
+    dry_run: bool = False
+    json: bool = False
+    backend: str = ""
+
+    @property
+    def journal_path(self) -> Path:
+        return self.journal or self.output.with_name(self.output.name + ".journal")
+
+    @property
+    def errors_path(self) -> Path:
+        return self.errors or self.output.with_name(self.output.name + ".errors.jsonl")
+
+
+class Opened(NamedTuple):
+    """A backend, and how to run a coroutine on its loop."""
+
+    backend: Backend
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@contextmanager
+def local(model: str) -> Iterator[Opened]:
+    """The engine in this process."""
+    from preread.app import open as open_engine
+
+    with open_engine(model) as engine:
+        yield Opened(engine.backend, engine.run)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One run, from a table to its output. form: what the lines of the output are made by."""
+
+    table: Table
+    options: Options
+    form: Callable[[Journal], Form]
+    open: Open = local
+    stop: Stop = field(default_factory=Stop)
+    forecasts: list[Forecast] = field(default_factory=list)
+    rate: float = 0.0  # tokens a second at which the longest prefix was read
+    _backends: ExitStack = field(default_factory=ExitStack)
+    _held: dict[str, Opened] = field(default_factory=dict)
+
+    def run(self) -> tuple[int, Report | None]:
+        """The exit code, and the report of a run that came as far as running."""
+        options = self.options
+        check_place(options.output)
+        with ExitStack() as stack:
+            path = options.journal_path
+            if options.dry_run:  # nothing is kept of it
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "journal"
+            journal = Journal.open(path)
+            stack.callback(journal.close)
+            stack.enter_context(self._backends)
+            self._begin(journal)
+            self._foresee(journal)
+            if options.dry_run:
+                show_forecast(journal, self.forecasts, json=options.json)
+                return OK, None
+            return self._go(journal)
+
+    def _begin(self, journal: Journal) -> None:
+        how = self.options
+        notes = begin(journal, self.table, resume=how.resume, retry=how.retry, fresh=how.fresh)
+        for text, n in notes.items():
+            note(f"note: {n:,} x {text}")
+
+    def _foresee(self, journal: Journal) -> None:
+        """Look at every model's requests before the first is run; a run that goes on does so with
+        what was foreseen when it began."""
+        kept = journal.get("forecasts")
+        if kept:
+            self.forecasts = [Forecast.from_json(value) for value in json_module.loads(kept)]
+            return
+        todo = models(journal)
+        for model, _ in todo:
+            with ExitStack() as stack:
+                held = stack.enter_context(self.open(model))
+                held.run(check_fit(journal, held.backend, model))
+                self.forecasts.append(held.run(forecast(journal, held.backend, model)))
+                if len(todo) == 1:  # it runs next
+                    self._held[model] = held
+                    self._backends.push(stack.pop_all())
+        values = [made.to_json() for made in self.forecasts]
+        journal.put("forecasts", json_module.dumps(values))
+
+    def _go(self, journal: Journal) -> tuple[int, Report]:
+        tally = tallied(journal)
+        before = float(journal.get("seconds") or 0)
+        try:
+            with interruptible(self.stop), progress(quiet=self.options.json) as tell:
+                for model, _ in models(journal):
+                    if not self.stop.reason:
+                        self._run(journal, model, tally, tell)
+        except KeyboardInterrupt:
+            self.stop.ask("Ctrl-C")
+        finally:
+            journal.put("seconds", str(before + tally.seconds))
+            journal.commit()
+        left = journal.count("line") - journal.count("results")
+        report = make_report(journal, tally, self.forecasts, self.rate)
+        if not left:
+            self._write(journal)
+        show_report(report, self.options.output, left, self.stop.reason, json=self.options.json)
+        if self.options.report:
+            text = json_module.dumps(report.to_json(), ensure_ascii=False, indent=1)
+            self.options.report.write_text(text + "\n", encoding="utf-8")
+        return RESUMABLE if left else FAILURES if tally.failed else OK, report
+
+    def _run(
+        self, journal: Journal, model: str, tally: Tally, tell: Callable[[Tally], None]
+    ) -> None:
+        with ExitStack() as stack:
+            held = self._held.get(model) or stack.enter_context(self.open(model))
+            info = held.backend.info
+            same_model(journal, model, info.fingerprint)
+            priced(journal, tally, model, info.prices)
+            self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
+            held.run(Runner(journal, held.backend, model, tally, self.stop, tell).run())
+
+    def _write(self, journal: Journal) -> None:
+        write_in_order(journal, self.form(journal), self.options.output, self.options.errors_path)
+
+
+@contextmanager
+def interruptible(stop: Stop) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) lets what runs end, the second does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def asked(number: int, frame: object) -> None:
+        if stop.reason:
+            raise KeyboardInterrupt
+        stop.ask(signal.Signals(number).name)
+        note("stopping: what runs is waited for (Ctrl-C again: not)")
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, asked) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def read_text(path: Path, option: str) -> str:
+    """Raises RequestError naming the option."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise RequestError(f"{option} {path}: {exc}.", hint="Give a text file.") from exc

@@ -1,0 +1,95 @@
+"""What a batch will cost and has cost, for people and for programs."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+
+from preread.batch.forecast import Forecast
+from preread.batch.journal import Journal
+from preread.batch.report import Miss, Report
+from preread.cli.output import ago, emit, note, table
+
+
+def show_forecast(journal: Journal, forecasts: Sequence[Forecast], *, json: bool) -> None:
+    """Of a dry run: on stdout, it is the result."""
+    requests, twins = journal.count("requests"), journal.count("twins")
+    if json:
+        made = [forecast.to_json() for forecast in forecasts]
+        emit({"requests": requests, "twins": twins, "models": made})
+        return
+    print(f"{requests:,} requests; {twins:,} are equal to others and run with them")
+    for forecast in forecasts:
+        print(
+            f"\n{forecast.model}: {forecast.requests:,} requests, {forecast.group_count:,} groups"
+        )
+        rows = [(f"{g.rows:,}", f"{g.tokens:,}", g.begins or "(nothing)") for g in forecast.groups]
+        table(("rows", "tokens", "begin with"), rows)
+        print(_tokens(forecast))
+        if forecast.money is not None and forecast.whole is not None and forecast.prices:
+            prices = forecast.prices
+            print(
+                f"at most {forecast.money:,.4f} {prices.currency} "
+                f"({forecast.whole:,.4f} without reuse; prices of {prices.as_of or 'unknown date'})"
+            )
+        for text in forecast.notes:
+            note(f"note: {text}")
+
+
+def _tokens(forecast: Forecast) -> str:
+    share = forecast.cached / max(forecast.prompt, 1)
+    return (
+        f"about {forecast.prompt:,} prompt tokens: {forecast.cached:,} cached + "
+        f"{forecast.computed:,} computed ({share:.1%} cached); output at most {forecast.output:,}"
+    )
+
+
+def show_report(report: Report, output: Path, left: int, stopped: str, *, json: bool) -> None:
+    """left: requests without a result."""
+    if json:
+        emit(report.to_json() | {"left": left, "stopped": stopped, "output": str(output)})
+        return
+    tally = report.tally
+    if left:
+        note(
+            f"stopped{f' ({stopped})' if stopped else ''}: {tally.done:,} of {tally.total:,} are "
+            "done and kept; the same command with --resume goes on"
+        )
+    else:
+        print(f"{output}: {report.requests:,} requests, {tally.failed:,} failed")
+    twins = f", {report.twins:,} answered by equal ones" if report.twins else ""
+    note(
+        f"  {tally.done:,} run{twins}, {report.seconds:,.1f} s, "
+        f"{tally.now / max(tally.seconds, 1e-9):,.1f} requests/s"
+    )
+    note(
+        f"  prompt {tally.cached + tally.computed:,} tokens: {tally.cached:,} cached + "
+        f"{tally.computed:,} computed ({tally.cached_share:.1%} cached), {tally.output:,} out"
+    )
+    _compared(report)
+    if tally.prices is not None:
+        saved = tally.whole - tally.money
+        note(f"  {tally.money:,.4f} {tally.prices.currency}, {saved:,.4f} saved")
+    if report.saved_s is not None:
+        note(f"  reading the cached tokens would have taken {ago(report.saved_s)} more")
+    if report.cut_off:
+        note(f"  {report.cut_off:,} answers were cut off by max_tokens")
+    for miss in report.misses:
+        note(f"  not shared: {_miss(miss)}")
+
+
+def _compared(report: Report) -> None:
+    """Predicted against actual."""
+    if report.forecasts and report.tally.done == report.tally.total:
+        cached = sum(forecast.cached for forecast in report.forecasts)
+        computed = sum(forecast.computed for forecast in report.forecasts)
+        note(f"  foreseen were {cached:,} cached + {computed:,} computed")
+
+
+def _miss(miss: Miss) -> str:
+    here, there = (json_module.dumps(text, ensure_ascii=False) for text in (miss.here, miss.there))
+    return (
+        f"the beginnings of lines {miss.line} and {miss.other_line} differ from character "
+        f"{miss.at:,} on: {here} and {there}"
+    )

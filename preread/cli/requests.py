@@ -1,0 +1,94 @@
+"""`preread batch`: what the files ask, and what its output looks like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from preread.backend import Generate
+from preread.batch.files import expand, kind
+from preread.batch.forms import ANSWER, Form, OpenAILines, TableRows, answer_cells
+from preread.batch.journal import Journal
+from preread.batch.openai import BatchFile, Defaults
+from preread.batch.order import Order
+from preread.batch.table import Table
+from preread.batch.template import RowTable, Template
+from preread.cli.asking import read_schema
+from preread.cli.batching import Batch, Options, read_text
+from preread.config import load_config, local_model
+from preread.errors import RequestError
+from preread.types import Prefix, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line says about the requests. format: auto, openai, csv, …"""
+
+    inputs: Sequence[str]
+    format: str = "auto"
+    model: str = ""
+    prompt: Path | None = None
+    item: str = ""
+    max_tokens: int = 0
+    temperature: float = 0.0
+    seed: int | None = None
+    schema: Path | None = None
+
+
+def batch_command(asked: Asked, options: Options) -> None:
+    """See `preread batch --help`."""
+    table: Table = _batch_file(asked) if _is_openai(asked) else _rows(asked)
+
+    def form(journal: Journal) -> Form:
+        columns: list[str] = json.loads(journal.get("columns"))
+        if not columns:
+            return OpenAILines(journal, int(journal.get("began")))
+        files = json.loads(journal.get("files"))
+        return TableRows(options.output.suffix, columns, ANSWER, answer_cells, files)
+
+    if not _is_openai(asked):
+        TableRows(options.output.suffix, [], ANSWER, answer_cells, [])  # a suffix that can be had
+    code, _ = Batch(table, options, form).run()
+    if code:
+        raise SystemExit(code)
+
+
+def _is_openai(asked: Asked) -> bool:
+    """Batch lines, unless something says that they are rows of a table."""
+    if asked.format != "auto" or asked.prompt or asked.item:
+        if asked.format == "openai" and (asked.prompt or asked.item):
+            raise RequestError(
+                "--prompt and --item are for rows of a table; batch lines are whole requests.",
+                hint="Give --format jsonl, or leave them out.",
+            )
+        return asked.format == "openai"
+    kinds = {kind(name) for name in expand(asked.inputs)}
+    if "jsonl" in kinds and len(kinds) > 1:
+        raise RequestError("The inputs are of several kinds.", hint="Say which: --format.")
+    return "jsonl" in kinds
+
+
+def _batch_file(asked: Asked) -> BatchFile:
+    if asked.schema:
+        raise RequestError(
+            "--schema is for rows of a table.", hint="Give each body its response_format."
+        )
+    tokens = asked.max_tokens or load_config().context.max_tokens
+    model = local_model(asked.model)
+    return BatchFile(asked.inputs, Defaults(model, tokens, asked.temperature, asked.seed))
+
+
+def _rows(asked: Asked) -> RowTable:
+    config = load_config()
+    work = Generate(
+        asked.max_tokens or config.context.max_tokens,
+        Sampling(temperature=asked.temperature, seed=asked.seed),
+        schema=read_schema(asked.schema),
+    )
+    order = Order(local_model(asked.model or config.model.model), work)
+    shared = Prefix(read_text(asked.prompt, "--prompt") if asked.prompt else "")
+    given = "" if asked.format == "auto" else asked.format
+    asks: list[tuple[Order, Prefix, str]] = [(order, shared, "")]
+    return RowTable(asked.inputs, asks, Template(asked.item), format=given, reserved=ANSWER)
