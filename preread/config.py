@@ -32,7 +32,7 @@ class ModelConfigSection:
     kv_precision: str = "full"  # full | int8 | fp8: of KV in memory; not quite the same model
     gpus: int = 1  # of this host, that share one model (tensor parallel); see docs/engine.md
     threads: int = 0  # CPU threads of torch, 0: leave as it is
-    backend: str = "auto"  # auto | native | transformers; auto: native where it can
+    backend: str = "auto"  # auto | native | transformers | NAME[:URL] of docs/backends.md
 
 
 @dataclass(frozen=True, slots=True)

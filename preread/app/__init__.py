@@ -38,12 +38,15 @@ def open(
     home: str | Path | None = None,
     sequences: int = 0,
     codec: str = "",
+    backend: str = "",
 ) -> Engine:
     """An engine on a model. model: "reader" (bundled), a local folder or a hub id; "": as
     configured. dtype: auto, float32, bfloat16 or float16. device: auto, cpu or cuda. weights
     "random" initialises the model's shape, for timings. home: where contexts and KV are kept.
     sequences: most that run at once; 0: as configured, else as `preread tune` found, else 256
-    (CUDA: 1,024). codec: in which KV is kept, raw, fp8 or int8; "": as configured.
+    (CUDA: 1,024). codec: in which KV is kept, raw, fp8 or int8; "": as configured. backend: auto,
+    native or transformers, or somebody else's server (docs/backends.md): "openai",
+    "openai:http://localhost:8000", "anthropic" …; "": as configured.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError, HomeError."""
     parts = open_parts(
@@ -54,5 +57,6 @@ def open(
         home=home,
         sequences=sequences,
         codec=codec,
+        backend=backend,
     )
     return Engine(parts)

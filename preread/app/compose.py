@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from preread.engine.local import LocalBackend
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
+    from preread.providers.backend import RemoteBackend
     from preread.tokens.parity import ParityReport
 
 Weights = Literal["load", "random"]
@@ -37,7 +38,7 @@ class Parts:
     user should know about it; scopes: whose epochs void what it has in memory."""
 
     config: Config
-    backend: LocalBackend | ForeignBackend
+    backend: LocalBackend | ForeignBackend | RemoteBackend
     catalog: Catalog
     metrics: Metrics
     parameters: int
@@ -54,13 +55,17 @@ def open_parts(
     home: str | Path | None = None,
     sequences: int = 0,
     codec: str = "",
+    backend: str = "",
 ) -> Parts:
     """Resolve the configuration and put the parts together. See `preread.open`."""
     from preread.home import make_home
 
     config = load_config(Path(home).expanduser().absolute() if home else None)
+    if remote(backend or config.model.backend):
+        return _remote(config, backend or config.model.backend, model)
     chosen = replace(
         config.model,
+        backend=backend or config.model.backend,
         model=local_model(model or config.model.model),
         dtype=dtype or config.model.dtype,
         device=device or config.model.device,
@@ -75,6 +80,23 @@ def open_parts(
     for note in parts.notes:
         log.warning("%s", note)
     return parts
+
+
+def remote(backend: str) -> bool:
+    """Whether a backend's name means somebody else's server."""
+    from preread.providers.opening import is_remote
+
+    return is_remote(backend)
+
+
+def open_backend(spec: str, model: str = "", home: str | Path | None = None) -> RemoteBackend:
+    """Somebody else's server as a Backend, without catalog or contexts: `openai`,
+    `openai:http://localhost:8000`, `anthropic` … model: "" for the only one that it has. Raises
+    ConfigError, ProviderError, ModelNotFound."""
+    from preread.providers.opening import open_remote
+
+    config = load_config(Path(home).expanduser().absolute() if home else None)
+    return open_remote(spec, model, config.providers)
 
 
 def check_parity(model: str, *, prompts: int) -> ParityReport:
@@ -137,7 +159,8 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
     wanted, why = config.model.backend, "model.backend says so"
     if wanted not in BACKENDS:
         raise ConfigError(
-            f"model.backend = {wanted!r}.", hint=f"Give one of {', '.join(BACKENDS)}."
+            f"model.backend = {wanted!r}.",
+            hint=f"Give one of {', '.join(BACKENDS)}, or another's server: docs/backends.md.",
         )
     if wanted != "transformers":
         try:
@@ -229,6 +252,20 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
         config, backend, catalog, metrics, net.parameters, tuple(notes),
         scopes_of(config.store, loaded.fingerprint()),
     )  # fmt: skip
+
+
+def _remote(config: Config, spec: str, model: str) -> Parts:
+    """Contexts are named and cited here; what reads them is somewhere else."""
+    from preread.home import make_home, open_catalog
+    from preread.providers.opening import open_remote
+
+    wanted = model or config.model.model
+    make_home(config.home)
+    backend = open_remote(spec, "" if wanted == "reader" else wanted, config.providers)
+    info = backend.info
+    config = replace(config, model=replace(config.model, backend=spec, model=info.model))
+    where = f"{info.model} at {info.device} answers: documents and questions are sent there"
+    return Parts(config, backend, open_catalog(config), Metrics(), 0, (where,))
 
 
 def _threads(config: Config) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from preread.backend import BackendInfo, Generate, Progress, RequestBatch, ResultBatch
 from preread.errors import ContextTooLong, EngineError, ProviderError, RequestError
@@ -22,6 +23,9 @@ from preread.providers.sender import Refused, Sender
 from preread.providers.warmth import Warmth
 from preread.providers.wire import LimitedWire
 from preread.types import Built, Message, Prefix, Prices
+
+if TYPE_CHECKING:
+    from preread.types import Int32Array
 
 UNKNOWN_LIMIT = 131_072  # tokens; where neither server nor table says
 TOUCH = (Message("user", "."),)  # what follows a prefix that is only to be read
@@ -117,7 +121,6 @@ class RemoteBackend:
             kv_bytes=0,
             load_ms=0.0,
             seconds=time.perf_counter() - began,
-            stored=False,
         )
 
     async def forget(self, prefixes: Sequence[Prefix]) -> None:
@@ -128,6 +131,12 @@ class RemoteBackend:
             self._warmth.forget(group)
             if (task := self._kept.pop(group, None)) is not None:
                 task.cancel()
+
+    def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
+        """Raises RequestError: a token prefix can be made ready on our own engine alone."""
+        raise RequestError(
+            f"{self._info.name} cannot be given a prefix as tokens.", hint="Use a local model."
+        )
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         self._open()
