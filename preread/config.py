@@ -122,6 +122,7 @@ class ProvidersSection:
     output_tpm: int = 0  # output tokens per period; 0: as the headers say
     period_s: float = 60.0  # what these limits are per
     cache_ttl: str = "5m"  # 5m | 1h: how long Anthropic keeps what is marked; 1h costs more
+    num_ctx: int = 0  # tokens of Ollama's context; 0: as its model's file says, else 8192
     explicit_cache: bool = False  # Gemini: cachedContents that are paid for by the hour
     keys_file: str = ""  # API keys, one a line, `key` or `organisation:key`; else the environment
     prices: str = ""  # a TOML table that is read before ours

@@ -12,7 +12,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from preread.backend import BackendInfo, Generate, Progress, RequestBatch, ResultBatch
+from preread.backend import BackendInfo, Generate, Progress, RequestBatch, ResultBatch, no_blends
 from preread.errors import ContextTooLong, EngineError, ProviderError, RequestError
 from preread.providers.dialect import Ask, Dialect, Facts, Said
 from preread.providers.estimate import Estimate
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from preread.types import Int32Array
 
 UNKNOWN_LIMIT = 131_072  # tokens; where neither server nor table says
+SIZES = 65_536  # prefixes whose counted length is remembered
 TOUCH = (Message("user", "."),)  # what follows a prefix that is only to be read
 READ = Generate(max_tokens=1)
 
@@ -60,6 +61,7 @@ class RemoteBackend:
         self._building: dict[str, asyncio.Lock] = {}
         self._kept: dict[str, asyncio.Task[None]] = {}
         self._told: set[str] = set()
+        self._sizes = {"": 0}
         self._closed = False
         identity = sha256(f"{dialect.name}\0{base}\0{facts.model}".encode()).hexdigest()
         limit = facts.limit or UNKNOWN_LIMIT
@@ -93,6 +95,8 @@ class RemoteBackend:
         self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
     ) -> Built:
         self._open()
+        if prefix.blend is not None:
+            raise no_blends(self._info.name)
         messages = lead(prefix)
         group = group_of(messages)
         async with self._building.setdefault(group, asyncio.Lock()):
@@ -141,6 +145,8 @@ class RemoteBackend:
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         self._open()
         asks = Asks(batch)
+        if any(prefix.blend is not None for prefix in batch.prefixes):
+            raise no_blends(self._info.name)
         if why := self._dialect.refuses(batch):
             raise RequestError(f"{self._info.name}: {why}.", hint="See docs/backends.md.")
         contexts = await self._counts([lead(prefix) for prefix in batch.prefixes])
@@ -172,10 +178,18 @@ class RemoteBackend:
         await self._sender.close()
 
     async def _counts(self, rows: list[tuple[Message, ...]]) -> list[int]:
-        if not rows:
-            return []
-        counted = await self._dialect.count(rows, self._wire) if self.facts.exact else None
-        return counted or [self._estimate.tokens(row) for row in rows]
+        """Prompt tokens, asked once for what was not asked lately."""
+        keys = [group_of(row) for row in rows]
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._sizes}
+        if missing and self.facts.counts:
+            counted = await self._dialect.count(list(missing.values()), self._wire)
+            if counted is not None and len(self._sizes) + len(missing) <= SIZES:
+                self._sizes.update(zip(missing, counted, strict=True))
+        known = [self._sizes.get(key) for key in keys]
+        return [
+            self._estimate.tokens(row) if n is None else n
+            for row, n in zip(rows, known, strict=True)
+        ]
 
     async def _read(self, messages: tuple[Message, ...], group: str) -> Said:
         """Have a prefix read, as often as its server needs to remember it; the first answer."""

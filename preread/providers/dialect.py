@@ -28,10 +28,12 @@ class Traits:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a server said about itself and its model when it was first asked. limit: tokens, 0: not
-    known; exact: it counts tokens for nothing; notes: what the user should know."""
+    known; counts: it counts tokens for nothing; exact: to the token; notes: what the user should
+    know."""
 
     model: str
     limit: int = 0
+    counts: bool = False
     exact: bool = False
     server: str = ""
     notes: tuple[str, ...] = ()

@@ -67,7 +67,7 @@ class OpenAI:
         if self.server == "openai" and NO_TEMPERATURE.match(self.model):
             notes.append(f"{self.model} takes no temperature: it samples as it likes.")
         exact = self.server in ("vllm", "llama-server")
-        return Facts(self.model, limit, exact, self.server, tuple(notes))
+        return Facts(self.model, limit, exact, exact, self.server, tuple(notes))
 
     def refuses(self, batch: RequestBatch) -> str:
         work = batch.work

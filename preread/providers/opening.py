@@ -11,12 +11,20 @@ from urllib.parse import urlsplit
 from preread.bridge import LoopThread
 from preread.config import ProvidersSection
 from preread.errors import ConfigError
+from preread.providers.anthropic import HOST as ANTHROPIC_HOST
+from preread.providers.anthropic import LIVES, Anthropic
 from preread.providers.backend import RemoteBackend, with_limit
+from preread.providers.deepseek import HOST as DEEPSEEK_HOST
+from preread.providers.deepseek import DeepSeek
 from preread.providers.dialect import Dialect
 from preread.providers.gate import Gate
+from preread.providers.gemini import HOST as GEMINI_HOST
+from preread.providers.gemini import Gemini
 from preread.providers.http import Http
 from preread.providers.keys import Organisation, find_keys
 from preread.providers.limits import Clock, Lane, Limiter, Limits
+from preread.providers.ollama import HOST as OLLAMA_HOST
+from preread.providers.ollama import Ollama
 from preread.providers.openai import HOST as OPENAI_HOST
 from preread.providers.openai import OpenAI
 from preread.providers.prices import listed
@@ -45,6 +53,30 @@ def kinds() -> dict[str, Kind]:
             ("OPENAI_API_KEY",),
             "OPENAI_BASE_URL",
             lambda model, base, config: OpenAI(model, base),
+        ),
+        "anthropic": Kind(
+            ANTHROPIC_HOST,
+            ("ANTHROPIC_API_KEY",),
+            "ANTHROPIC_BASE_URL",
+            lambda model, base, config: Anthropic(model, base, ttl=config.cache_ttl),
+        ),
+        "gemini": Kind(
+            GEMINI_HOST,
+            ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            "GEMINI_BASE_URL",
+            lambda model, base, config: Gemini(model, base, explicit=config.explicit_cache),
+        ),
+        "deepseek": Kind(
+            DEEPSEEK_HOST,
+            ("DEEPSEEK_API_KEY",),
+            "DEEPSEEK_BASE_URL",
+            lambda model, base, config: DeepSeek(model, base),
+        ),
+        "ollama": Kind(
+            OLLAMA_HOST,
+            (),
+            "OLLAMA_HOST",
+            lambda model, base, config: Ollama(model, base, num_ctx=config.num_ctx),
         ),
     }
 
@@ -87,8 +119,13 @@ async def connect(
         raise ConfigError(
             f"No backend {name!r}.", hint=f"Backends: local, {', '.join(known)} (NAME or NAME:URL)."
         )
+    if config.cache_ttl not in LIVES:
+        raise ConfigError(f"providers.cache_ttl = {config.cache_ttl!r}.", hint="Give 5m or 1h.")
     kind = known[name]
-    base = _base(url or env.get(kind.url, "") or kind.host, spec)
+    told = env.get(kind.url, "")
+    if told and "://" not in told:  # as OLLAMA_HOST is usually written
+        told = f"http://{told}"
+    base = _base(url or told or kind.host, spec)
     organisations = find_keys(kind.keys, config.keys_file, env)
     if not organisations and base == kind.host and kind.keys:
         raise ConfigError(f"{name} needs a key.", hint=f"export {kind.keys[0]}=…")

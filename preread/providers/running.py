@@ -19,6 +19,7 @@ from preread.providers.usage import Counts
 from preread.providers.warmth import Warmth
 from preread.types import Finish
 
+ROUGHLY = 0.6  # of a shortest length, where lengths are estimates
 WORKERS = 1024  # requests of one batch that may wait at the gate
 
 
@@ -87,10 +88,11 @@ class Running:
             self._spawn(self._work())
 
     def _warms(self, which: int) -> bool:
-        """Whether requests of a prefix can hit what the first of them wrote."""
+        """Whether requests of a prefix can hit what the first of them wrote. Its length may be an
+        estimate: one that is nearly long enough is given the chance."""
         if not self._batch.reuse or not self._asks.groups[which]:
             return False
-        return self._contexts[which] >= max(1, self._dialect.traits.min_prefix)
+        return self._contexts[which] >= max(1, self._dialect.traits.min_prefix * ROUGHLY)
 
     async def _group(self, group: str, rows: deque[int]) -> None:
         """The first row alone, or the first two; when they are answered, the rest."""

@@ -19,9 +19,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from preread.testing.replies import Reply, find_line
+from preread.testing.simulation.anthropic import AnthropicSpeaker
 from preread.testing.simulation.faults import KINDS, Faults, Odds
+from preread.testing.simulation.gemini import GeminiSpeaker
 from preread.testing.simulation.job import BadRequest, Job, Outcome
 from preread.testing.simulation.memory import PrefixCache
+from preread.testing.simulation.ollama import OllamaSpeaker
 from preread.testing.simulation.openai import OpenAISpeaker
 from preread.testing.simulation.rates import Rates
 from preread.testing.simulation.text import Answer, Words, write
@@ -62,11 +65,16 @@ class Profile:
 
 
 class Speaker(Protocol):
-    """One dialect. pattern: its limit headers."""
+    """One dialect. pattern: its limit headers; stamps: their resets are times of day."""
 
     pattern: str
+    stamps: bool
 
-    def job(self, body: dict[str, Any]) -> Job: ...
+    def job(self, body: dict[str, Any], now: float) -> Job: ...
+
+    def learned(self, out: Outcome, now: float) -> None:
+        """It was answered."""
+        ...
 
     def reply(self, out: Outcome) -> dict[str, Any]: ...
 
@@ -102,9 +110,11 @@ class Provider:
         self._answer = answer
         self._ending = asyncio.Event()
         self._runner: web.AppRunner | None = None
-        self._speakers: dict[str, Speaker] = {
-            "openai": OpenAISpeaker(self.words, profile.server, profile.limit)
-        }
+        size = (self.words, profile.limit)
+        self.openai = OpenAISpeaker(self.words, profile.server, profile.limit)
+        self.anthropic = AnthropicSpeaker(*size, profile.min_prefix)
+        self.gemini = GeminiSpeaker(*size, profile.min_prefix)
+        self.ollama = OllamaSpeaker(self.words, profile.model, profile.limit)
 
     @property
     def over(self) -> int:
@@ -141,9 +151,8 @@ class Provider:
     ) -> None:
         await self.stop()
 
-    def handler(self, dialect: str) -> Handler:
+    def handler(self, speaker: Speaker) -> Handler:
         """Answers model requests in a dialect."""
-        speaker = self._speakers[dialect]
 
         async def handle(request: web.Request) -> web.StreamResponse:
             data = await request.read()
@@ -164,7 +173,7 @@ class Provider:
             if fault == "error":
                 return self._error(speaker, 500, "server_error", "Something went wrong.")
             try:
-                body = self._body(request, data)
+                body = self._body(data)
                 return await self._run(request, speaker, body, key, half=fault == "half")
             except BadRequest as exc:
                 return self._error(speaker, exc.status, exc.code, str(exc))
@@ -175,13 +184,14 @@ class Provider:
         self, request: web.Request, speaker: Speaker, body: dict[str, Any], key: str, half: bool
     ) -> web.StreamResponse:
         self.bodies = [*self.bodies[-15:], body]
-        job, now, profile = speaker.job(body), time.monotonic(), self.profile
+        now, profile = time.monotonic(), self.profile
+        job = speaker.job(body, now)
         cached = job.cached
         if cached < 0:
             cached = self.cache.known(job.ids, now, job.salt) if job.reads else 0
         organisation = organisation_of(key)
         wait = self.rates.admit(organisation, speaker.amounts(job, cached), now)
-        headers = self.rates.headers(organisation, speaker.pattern)
+        headers = self.rates.headers(organisation, speaker.pattern, speaker.stamps)
         if wait:
             headers |= {"retry-after-ms": str(int(wait * 1000) + 1)}
             text = "Rate limit reached."
@@ -196,6 +206,7 @@ class Provider:
         if job.keeps:  # written only when it is answered: requests at once all miss
             ids = job.ids + [self.words.encode(piece)[0] for piece in out.written.pieces]
             self.cache.learn(ids, time.monotonic(), job.salt)
+        speaker.learned(out, time.monotonic())
         for name, amount in speaker.unused(out).items():
             self.rates.give(organisation, name, amount, now)
         self.answered += 1
@@ -217,12 +228,14 @@ class Provider:
         request.transport.close()
         return broken
 
-    def _body(self, request: web.Request, data: bytes) -> dict[str, Any]:
+    def _body(self, data: bytes) -> dict[str, Any]:
         try:
             body = json.loads(data)
         except ValueError:
-            raise BadRequest(400, "invalid_json", "The body is not JSON.") from None
-        return {**body, **{f"path_{k}": v for k, v in request.match_info.items()}}
+            body = None
+        if not isinstance(body, dict):
+            raise BadRequest(400, "invalid_json", "The body is no JSON object.")
+        return body
 
     @staticmethod
     def _error(

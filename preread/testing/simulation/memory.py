@@ -13,7 +13,6 @@ from hashlib import blake2b
 class _Block:
     seen: int = 0
     used: float = 0.0
-    boundary: bool = False  # a request ended here: hit as a whole
 
 
 class PrefixCache:
@@ -32,21 +31,19 @@ class PrefixCache:
             block = self._blocks.get(digest)
             if block is None or (self.ttl_s and now - block.used > self.ttl_s):
                 break
-            if block.seen >= self.firsts or block.boundary:
-                hit = n * self.block
+            if block.seen < self.firsts:
+                break
+            hit = n * self.block
         return hit if hit >= self.least else 0
 
     def learn(self, ids: Sequence[int], now: float, salt: str = "") -> None:
         """A request with this prompt was answered."""
-        block = None
         for digest in self._chain(ids, salt):
             block = self._blocks.setdefault(digest, _Block())
             if self.ttl_s and now - block.used > self.ttl_s:
                 block.seen = 0
             block.seen += 1
             block.used = now
-        if block is not None:
-            block.boundary = True
 
     def _chain(self, ids: Sequence[int], salt: str) -> Iterator[bytes]:
         digest, data = blake2b(salt.encode(), digest_size=16), array("i", ids)

@@ -29,11 +29,12 @@ class OpenAISpeaker:
     """server: "openai", "vllm", "sglang", "llama-server", "deepseek" or "" for any other."""
 
     pattern = HEADERS
+    stamps = False
 
     def __init__(self, words: Words, server: str, limit: int) -> None:
         self._words, self._server, self._limit = words, server, limit
 
-    def job(self, body: dict[str, Any]) -> Job:
+    def job(self, body: dict[str, Any], now: float) -> Job:
         self._check(body)
         if "messages" in body:
             ids = self._words.layout(messages(body))
@@ -59,6 +60,9 @@ class OpenAISpeaker:
         job = Job(ids, wish, str(body.get("cache_salt", "")), extra=body)
         job.reads = body.get("cache_prompt", True) and not body.get("echo")
         return job
+
+    def learned(self, out: Outcome, now: float) -> None:
+        """The prefix cache is shared by all dialects."""
 
     def reply(self, out: Outcome) -> dict[str, Any]:
         body = out.job.extra
@@ -92,7 +96,12 @@ class OpenAISpeaker:
         return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
     def amounts(self, job: Job, cached: int) -> dict[str, int]:
-        return {"requests": 1, "tokens": len(job.ids) + job.wish.max_tokens}
+        return {
+            "requests": 1,
+            "tokens": len(job.ids) + job.wish.max_tokens,
+            "input-tokens": len(job.ids),
+            "output-tokens": job.wish.max_tokens,
+        }
 
     def unused(self, out: Outcome) -> dict[str, int]:
         return {"tokens": out.job.wish.max_tokens - out.output}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 
 @dataclass(slots=True)
@@ -75,8 +76,9 @@ class Rates:
         if name in self._limits and amount:
             self._meter(organisation, name).give(amount, taken)
 
-    def headers(self, organisation: str, pattern: str) -> dict[str, str]:
-        """As `x-ratelimit-{what}-{name}`, with resets as durations."""
+    def headers(self, organisation: str, pattern: str, stamps: bool) -> dict[str, str]:
+        """As `x-ratelimit-{what}-{name}`; resets as durations or, stamps, as times of day."""
+        today = datetime.now(UTC)
         out = {}
         for name in self._limits:
             meter = self._meter(organisation, name)
@@ -84,7 +86,12 @@ class Rates:
             for what, value in (
                 ("limit", str(meter.limit)),
                 ("remaining", str(max(0, int(meter.level)))),
-                ("reset", f"{missing:.3f}s"),
+                (
+                    "reset",
+                    (today + timedelta(seconds=missing)).isoformat()
+                    if stamps
+                    else f"{missing:.3f}s",
+                ),
             ):
                 out[pattern.format(what=what, name=name)] = value
         return out
