@@ -1,5 +1,5 @@
-"""Commands over whole files: `batch`. Declared here, listed with the others in main.py; as there,
-the work is imported when one runs."""
+"""Commands over whole files: `batch`, `score`. Declared here, listed with the others in main.py; as
+there, the work is imported when one runs."""
 
 from __future__ import annotations
 
@@ -86,3 +86,47 @@ def batch(
         asked,
         Options(output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json),
     )
+
+
+@commands.command()
+def score(
+    inputs: Inputs,
+    output: Output,
+    rubric: Annotated[Path | None, typer.Option(help="What all rows are scored by.")] = None,
+    labels: Annotated[str, typer.Option(help="A,B,C: probabilities over these answers.")] = "",
+    scale: Annotated[str, typer.Option(help="1-5: whole numbers, and their expected value.")] = "",
+    questions: Annotated[
+        Path | None, typer.Option(help='JSONL: {"name", "question", "labels" or "scale"}.')
+    ] = None,
+    model: Model = "",
+    item: Item = "",
+    format: FormatOption = Format.auto,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Divide by what items without content get.")
+    ] = False,
+    check_position: Annotated[
+        bool, typer.Option("--check-position", help="Ask again with the labels turned; average.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Page; else the output's name, .html.")] = None,
+    resume: Resume = False,
+    retry_failed: Retry = False,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    journal: Journal = None,
+    error_file: Errors = None,
+    report: ReportFile = None,
+    json: Json = False,
+) -> None:
+    """Score every row of a table: the probabilities of given labels, from one forward each; nothing
+    is written out. The columns of the input pass through. Exit codes as of `batch`."""
+    from preread.cli.batching import Options
+    from preread.cli.scoring import Asked, score_command
+
+    asked = Asked(
+        inputs, rubric, labels, scale, questions, item, str(format), model, calibrate,
+        check_position, html,
+    )  # fmt: skip
+    options = Options(
+        output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json
+    )
+    score_command(asked, options)

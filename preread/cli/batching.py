@@ -47,7 +47,7 @@ class Options:
     fresh: bool = False
     dry_run: bool = False
     json: bool = False
-    backend: str = ""
+    quiet: bool = False  # nothing on stdout: the caller has more to say
 
     @property
     def journal_path(self) -> Path:
@@ -135,7 +135,10 @@ class Batch:
         tally = tallied(journal)
         before = float(journal.get("seconds") or 0)
         try:
-            with interruptible(self.stop), progress(quiet=self.options.json) as tell:
+            with (
+                interruptible(self.stop),
+                progress(quiet=self.options.json or self.options.quiet) as tell,
+            ):
                 for model, _ in models(journal):
                     if not self.stop.reason:
                         self._run(journal, model, tally, tell)
@@ -148,7 +151,9 @@ class Batch:
         report = make_report(journal, tally, self.forecasts, self.rate)
         if not left:
             self._write(journal)
-        show_report(report, self.options.output, left, self.stop.reason, json=self.options.json)
+        if not self.options.quiet:
+            output = self.options.output
+            show_report(report, output, left, self.stop.reason, json=self.options.json)
         if self.options.report:
             text = json_module.dumps(report.to_json(), ensure_ascii=False, indent=1)
             self.options.report.write_text(text + "\n", encoding="utf-8")
