@@ -36,6 +36,8 @@ class Arena:
         self.capacity = extents * extent_tokens
         self.kv = kv_of(shape, self.capacity)
         self._raw = self.kv.raw()
+        # In those bytes, where each layer, keys and values, and head of a cell begins.
+        self._begins: dict[Cell, list[int]] = {}
         self.refs = np.zeros(extents, np.int32)
         self.fill = np.zeros(extents, np.int32)
 
@@ -62,12 +64,13 @@ class Arena:
         where they do not hold just that. Any thread, as above."""
         if self._raw is None:
             return None
-        shape, (i, j, g, h) = self.shape, cell
-        token = shape.head_dim * shape.dtype.itemsize
+        token = self.shape.head_dim * self.shape.dtype.itemsize
         ends = [(slot * token, (slot + tokens) * token) for slot, tokens in runs]
-        # Where the slots of each layer, keys and values, and head begin.
-        rows = np.arange(2 * shape.layers * shape.kv_heads).reshape(shape.layers, 2, -1)
-        begins = (rows[i:j, :, g:h].ravel() * (self.capacity * token)).tolist()
+        if (begins := self._begins.get(cell)) is None:
+            i, j, g, h = cell
+            rows = np.arange(2 * self.shape.layers * self.shape.kv_heads)
+            rows = rows.reshape(self.shape.layers, 2, -1)[i:j, :, g:h].ravel()
+            begins = self._begins[cell] = (rows * (self.capacity * token)).tolist()
         return [self._raw[begin + a : begin + b] for begin in begins for a, b in ends]
 
     def keep(self, runs: list[Run], pages: Pages, ids: Int32Array, first: int) -> None:

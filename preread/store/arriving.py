@@ -9,7 +9,7 @@ anything, and who gives up shuts it first. What may take however long goes to or
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -19,12 +19,14 @@ from preread.store.chunk import (
     ChunkFault,
     ChunkHeader,
     Fault,
-    verify_parts,
+    Parts,
 )
 from preread.store.keys import Box
 from preread.store.layout import Layout
 from preread.store.tiers.base import ChunkKey, Landed, Room
 from preread.store.tiers.landing import Fill, InRoom, Landing, Lands
+
+AT_ONCE = 1 << 18  # bytes written before they are looked at: they are in a second-level cache still
 
 # box -> the memory of its KV [layers, 2, heads, tokens, head_dim] in that order, as bytes in as
 # many pieces as it takes; None: it has none of its own now. Called from any thread.
@@ -87,15 +89,36 @@ class Spot:
         self.pieces = pieces
         self._gate = gate
 
-    def write(
-        self, fill: Fill, head: bytearray | None = None, tail: bytearray | None = None
-    ) -> bool:
-        """Whether it was filled; head and tail are for what comes before and after the payload.
-        Raises Abandoned."""
-        before, after = ([memoryview(end)] if end else [] for end in (head, tail))
-        views = [*before, *self.pieces, *after]
+    def copy(self, payload: memoryview) -> None:
+        """From ordinary memory. Raises Abandoned."""
         with self._gate:
-            return fill(views) == sum(map(len, views))
+            copied(payload, self.pieces, 0)
+
+    def read(self, fill: Fill, parts: Parts) -> bool:
+        """Head and tail of the value go to `parts`, which is told of everything else. Whether it
+        was filled. Raises Abandoned."""
+        tail, at = memoryview(parts.tail), 0
+        with self._gate:
+            for views in self._groups(memoryview(parts.head)):
+                nbytes = sum(map(len, views))
+                if fill(views, at) < nbytes:
+                    return False
+                for view in views:
+                    parts.add(view)
+                at += nbytes
+            return fill([tail], at) == len(tail)
+
+    def _groups(self, head: memoryview) -> Iterator[list[memoryview]]:
+        """The head and all pieces, as many at once as the processor's cache holds."""
+        group, nbytes = [head], 0
+        for piece in self.pieces:
+            group.append(piece)
+            nbytes += len(piece)
+            if nbytes >= AT_ONCE:
+                yield group
+                group, nbytes = [], 0
+        if group:
+            yield group
 
 
 class Arrivals(Lands):
@@ -157,7 +180,7 @@ class Apart:
             return Arrived(fault=exc.reason)
         if self._spot is None:
             return Arrived(payload)
-        self._spot.write(partial(copied, payload))
+        self._spot.copy(payload)
         return Arrived()
 
 
@@ -169,16 +192,16 @@ class InPlace:
         self._chunk = chunk
         self._spot = spot
         self._apart = Apart(layout, chunk, room)
-        self._head, self._tail = bytearray(HEADER_BYTES), bytearray(CHECKSUM_BYTES)
 
     def memory(self) -> memoryview:
         return self._apart.memory()
 
     def scatter(self, fill: Fill) -> Landed | None:
-        if not self._spot.write(fill, self._head, self._tail):
+        parts = Parts(self._chunk)
+        if not self._spot.read(fill, parts):
             return None
         try:
-            verify_parts(self._head, self._spot.pieces, self._tail, self._chunk)
+            parts.judge()
         except ChunkFault as exc:
             return Arrived(fault=exc.reason)
         return Arrived()
@@ -188,12 +211,13 @@ class InPlace:
         return self.scatter(partial(copied, value)) or self._apart.take(value)
 
 
-def copied(value: memoryview, views: Sequence[memoryview]) -> int:
+def copied(value: memoryview, views: Sequence[memoryview], offset: int) -> int:
     """A Fill, from ordinary memory."""
-    if value.nbytes != sum(map(len, views)):
-        return 0
-    at = 0
+    at = offset
     for view in views:
-        view[:] = value[at : at + len(view)]
+        part = value[at : at + len(view)]
+        if len(part) < len(view):
+            break
+        view[:] = part
         at += len(view)
-    return at
+    return at - offset

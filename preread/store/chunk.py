@@ -7,7 +7,6 @@ and every field must agree. Sizes in bytes, integers little-endian and unsigned.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -112,7 +111,7 @@ def pack(header: ChunkHeader, payload: memoryview) -> tuple[bytes, memoryview, b
         header.chain,
         _RESERVED_B,
     )
-    return head, payload, _checksum(head, [payload])
+    return head, payload, _checksum(head, payload)
 
 
 def described(header: ChunkHeader) -> bytes:
@@ -166,7 +165,7 @@ def verify(value: bytearray | memoryview) -> tuple[ChunkHeader, memoryview]:
     header = read_header(view)
     whole(len(view), header.payload_nbytes)
     payload = view[HEADER_BYTES:-CHECKSUM_BYTES]
-    if _checksum(view[:HEADER_BYTES], [payload]) != view[-CHECKSUM_BYTES:]:
+    if _checksum(view[:HEADER_BYTES], payload) != view[-CHECKSUM_BYTES:]:
         raise ChunkFault(Fault.CHECKSUM)
     return header, payload
 
@@ -188,19 +187,28 @@ def unpack(value: bytearray | memoryview, expected: ChunkHeader) -> memoryview:
     return payload
 
 
-def verify_parts(
-    head: bytearray | memoryview,
-    pieces: Sequence[memoryview],
-    checksum: bytearray | memoryview,
-    expected: ChunkHeader,
-) -> None:
-    """`unpack` of a value whose payload lies in pieces. Raises ChunkFault as that does."""
-    header = read_header(head)
-    size = len(head) + sum(map(len, pieces)) + len(checksum)
-    whole(size, header.payload_nbytes)
-    if _checksum(head, pieces) != bytes(checksum):
-        raise ChunkFault(Fault.CHECKSUM)
-    _agree(header, expected)
+class Parts:
+    """A value that comes in parts, told of each as soon as it lies where it is to be used, while it
+    is in the processor's cache. `judge` is then what `unpack` is of a whole one."""
+
+    def __init__(self, expected: ChunkHeader) -> None:
+        self.head, self.tail = bytearray(HEADER_BYTES), bytearray(CHECKSUM_BYTES)
+        self._expected = expected
+        self._digest = xxhash.xxh3_128()
+        self._nbytes = 0
+
+    def add(self, part: memoryview) -> None:
+        """The header is the first, the checksum none of them."""
+        self._digest.update(part)
+        self._nbytes += part.nbytes
+
+    def judge(self) -> None:
+        """Raises ChunkFault."""
+        header = read_header(self.head)
+        whole(self._nbytes + CHECKSUM_BYTES, header.payload_nbytes)
+        if self._digest.digest() != self.tail:
+            raise ChunkFault(Fault.CHECKSUM)
+        _agree(header, self._expected)
 
 
 def _agree(header: ChunkHeader, expected: ChunkHeader) -> None:
@@ -210,8 +218,7 @@ def _agree(header: ChunkHeader, expected: ChunkHeader) -> None:
         )
 
 
-def _checksum(header: bytes | bytearray | memoryview, pieces: Iterable[memoryview]) -> bytes:
+def _checksum(header: bytes | memoryview, payload: memoryview) -> bytes:
     digest = xxhash.xxh3_128(header)
-    for piece in pieces:
-        digest.update(piece)
+    digest.update(payload)
     return digest.digest()

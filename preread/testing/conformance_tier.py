@@ -73,7 +73,9 @@ class _Pieces(InRoom):
 
     def scatter(self, fill: Fill) -> Landed | None:
         whole = memoryview(self._place)
-        done = fill([whole[n : n + 7] for n in range(0, len(whole), 7)])
+        views, done = [whole[n : n + 7] for n in range(0, len(whole), 7)], 0
+        for n in range(0, len(views), 50):  # as many at once as the landing likes
+            done += fill(views[n : n + 50], done)
         if done < len(whole):
             return None
         self._wants.landed[self._key] = bytes(whole)

@@ -24,9 +24,9 @@ from preread.store.chunk import (
     ChunkFault,
     ChunkHeader,
     Fault,
+    Parts,
     pack,
     unpack,
-    verify_parts,
 )
 from preread.store.codec import Int8Codec
 from preread.store.keys import Box, chunk_key
@@ -91,9 +91,12 @@ def test_pieces_are_judged_like_the_whole(cuts: list[int], flips: list[tuple[int
     payload = value[HEADER_BYTES:-CHECKSUM_BYTES]
     edges = [0, *sorted(cuts), len(PAYLOAD)]
     pieces = [payload[a:b] for a, b in pairwise(edges)]
-    ends = value[:HEADER_BYTES], value[-CHECKSUM_BYTES:]
+    parts = Parts(CHUNK)
+    parts.head[:], parts.tail[:] = value[:HEADER_BYTES], value[-CHECKSUM_BYTES:]
+    for piece in (value[:HEADER_BYTES], *pieces):
+        parts.add(piece)
     whole = judged(lambda: unpack(value, CHUNK))
-    assert judged(lambda: verify_parts(ends[0], pieces, ends[1], CHUNK)) == whole
+    assert judged(parts.judge) == whole
     assert (whole is None) == (bytes(value) == b"".join(pack(CHUNK, memoryview(PAYLOAD))))
 
 

@@ -90,14 +90,14 @@ def part(path: str, where: slice) -> bytes:
         os.close(fd)
 
 
-def read_at_once(fd: int, views: Sequence[memoryview]) -> int:
-    """What of the file's start is in the page cache, into these views one after the other: how many
-    bytes. Waits for no medium; 0 where the file system cannot say."""
+def read_at_once(fd: int, views: Sequence[memoryview], offset: int = 0) -> int:
+    """What of the file is in the page cache from there on, into these views one after the other:
+    how many bytes. Waits for no medium; 0 where the file system cannot say."""
     done = 0
     for at in range(0, len(views) if _AT_ONCE else 0, _VIEWS):
         some = views[at : at + _VIEWS]
         try:
-            got = os.preadv(fd, some, done, _AT_ONCE)
+            got = os.preadv(fd, some, offset + done, _AT_ONCE)
         except OSError:  # EAGAIN: nothing is there; EOPNOTSUPP; what else it is, a plain read says
             return done
         done += got

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from preread.store.tiers.base import ChunkKey, Landed, Room
 
-# Writes to these views, one after the other, without waiting for anything: how many bytes.
-Fill = Callable[[Sequence[memoryview]], int]
+# Writes the value, from that byte on, to these views, one after the other, without waiting for
+# anything: how many bytes.
+Fill = Callable[[Sequence[memoryview], int], int]
 
 
 class Landing(Protocol):
@@ -30,13 +31,15 @@ class Landing(Protocol):
         ...
 
 
-@runtime_checkable
-class Lands(Protocol):
-    """A Room that knows where each value is wanted."""
+class Lands:
+    """A Room that knows where each value is wanted. A class to inherit from: it is asked for at
+    every value."""
 
-    def __call__(self, nbytes: int) -> memoryview: ...
+    def __call__(self, nbytes: int) -> memoryview:
+        raise NotImplementedError
 
-    def landing(self, key: ChunkKey, nbytes: int) -> Landing: ...
+    def landing(self, key: ChunkKey, nbytes: int) -> Landing:
+        raise NotImplementedError
 
 
 class InRoom:
