@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
 from preread.store.tiers.redis import open_redis
+from preread.store.tiers.redis.reading import WINDOW
 from preread.store.tiers.redis.tier import RedisTier
 from preread.store.tiers.urls import parse_tiers
 from preread.testing.conformance_tier import Clock
@@ -35,11 +37,13 @@ Opener = Callable[..., RedisTier]
 
 @pytest.fixture
 def opened() -> Iterator[Opener]:
-    """opened(url, clock): a tier whose connections end with the test."""
+    """opened(url, clock): a tier whose connections end with the test. Unless the URL says, several
+    values are on the way at once, on any machine."""
     tiers: list[RedisTier] = []
 
     def open_one(url: str, clock: Clock | None = None) -> RedisTier:
         (parsed,) = parse_tiers(url)
+        parsed = replace(parsed, options={"window": str(WINDOW), **parsed.options})
         tiers.append(open_redis(parsed, clock=clock) if clock else open_redis(parsed))
         return tiers[-1]
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from preread.errors import ConfigError, TierError
+from preread.store.tiers.redis import open_redis
 from preread.store.tiers.redis.names import chunk_name, residency_ms
+from preread.store.tiers.redis.reading import WINDOW
+from preread.store.tiers.urls import parse_tiers
 from preread.testing.conformance_tier import Clock, get, key, put
 from preread.testing.proxy import Act, Manner, Proxy
 from tests.servers import certificate
@@ -39,6 +42,24 @@ def test_what_cannot_be_meant(opened: Opener, url: str, says: str) -> None:
 
 def test_opening_asks_nobody(opened: Opener) -> None:
     assert opened("redis://nowhere.invalid:1;elsewhere.invalid:1").name == "redis"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "cores", "window"),
+    [
+        ("127.0.0.1", 2, 1),
+        ("localhost;[::1]:1", 1, 1),
+        ("127.0.0.1", 3, WINDOW),
+        ("127.0.0.1;elsewhere", 2, WINDOW),
+        ("10.0.0.1", 2, WINDOW),
+        ("127.0.0.1?window=3", 2, 3),
+    ],
+)
+def test_a_server_that_shares_two_cores_is_asked_for_one_value_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, hosts: str, cores: int, window: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert open_redis(parse_tiers(f"redis://{hosts}")[0])._window == window
 
 
 def test_secrets_show_nowhere(opened: Opener) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import queue
 import socket
 import ssl
@@ -18,6 +19,14 @@ class Address(NamedTuple):
 
     host: str
     port: int
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, as far as its address says."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

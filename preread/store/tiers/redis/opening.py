@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from preread.errors import ConfigError
@@ -28,19 +29,19 @@ def open_redis(
 ) -> RedisTier:
     """redis://, rediss:// (one server or a list), redis+cluster://, rediss+cluster://. Asks
     nobody: a server that is down shows in the first call, and is taken up when it is back.
-    Options: budget, deadline (1s), ttl (7d), window (4), copies (2), pool (4), ca, cert, key,
+    Options: budget, deadline (1s), ttl (7d), window (4 or 1), copies (2), pool (4), ca, cert, key,
     insecure. Raises ConfigError."""
     cluster = url.scheme.endswith("+cluster")
     login = _login(url, cluster)
     deadline_s = url.seconds("deadline", DEADLINE_S)
     ttl_s = url.seconds("ttl", TTL_S)
-    window = url.count("window", WINDOW)
     copies = url.count("copies", COPIES)
     _least(url, "deadline", deadline_s, 0.001, "1ms")
     _least(url, "ttl", ttl_s, LEAST_TTL_S, "1m")
-    _least(url, "window", window, 1, "1")
     _least(url, "copies", copies, 1, "1")
     addresses = [Address(host.name.strip("[]"), host.port or PORT) for host in url.hosts]
+    window = url.count("window", _window(addresses))
+    _least(url, "window", window, 1, "1")
     if len(set(addresses)) < len(addresses):
         raise ConfigError(f"{url.name}: a server is listed twice.", hint=HINT)
     make = partial(Node, login=login, deadline_s=deadline_s, idle=url.count("pool", IDLE), log=log)
@@ -60,6 +61,13 @@ def open_redis(
         clock=clock,
         log=log,
     )
+
+
+def _window(addresses: Sequence[Address]) -> int:
+    """Values on the way at once. A server that shares two cores with us writes the next value while
+    we take one, and both are slower (docs/log.md)."""
+    shares = all(address.local for address in addresses) and (os.cpu_count() or 1) <= 2
+    return 1 if shares else WINDOW
 
 
 def _login(url: TierUrl, cluster: bool) -> Login:

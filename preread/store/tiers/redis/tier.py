@@ -17,6 +17,7 @@ from preread.store.tiers.base import (
     ChunkKey,
     ChunkUnreadable,
     Gone,
+    Landed,
     Outcome,
     Room,
     TierUsage,
@@ -25,6 +26,7 @@ from preread.store.tiers.base import (
 )
 from preread.store.tiers.book import Book, Note
 from preread.store.tiers.eviction import Budget
+from preread.store.tiers.landing import Landing, landing
 from preread.store.tiers.redis import settings
 from preread.store.tiers.redis.asking import Answer, ask, ask_about, followed, verdict
 from preread.store.tiers.redis.holding import Keyspace, look
@@ -91,8 +93,8 @@ class RedisTier:
         try:
             at_once([lane.start for lane in lanes.values()])
             for key, lane in plan:
-                outcome = None if lane is None else self._outcome(key, lane, room)
-                if isinstance(outcome, memoryview):
+                outcome = None if lane is None else self._landed(key, lane, room)
+                if isinstance(outcome, memoryview | Landed):
                     self._book.mark([key])
                 yield outcome
         finally:
@@ -181,6 +183,17 @@ class RedisTier:
         lane = lanes.setdefault(node, Lane(node, self._get, self._window))
         lane.want(key)
         return lane
+
+    def _landed(self, key: ChunkKey, lane: Lane, room: Room) -> Outcome:
+        berths: list[Landing] = []
+
+        def memory(nbytes: int) -> memoryview:
+            berths.append(landing(room, key, nbytes))
+            return berths[-1].memory()
+
+        outcome = self._outcome(key, lane, memory)
+        # The last one is the value's: what came before it was cut off.
+        return berths[-1].take(outcome) if isinstance(outcome, memoryview) else outcome
 
     def _outcome(self, key: ChunkKey, lane: Lane, room: Room) -> Outcome:
         """From its lane, else from the other homes, one after the other."""
