@@ -222,7 +222,8 @@ class Served(NamedTuple):
 class Brought(NamedTuple):
     """What came from the tiers for one prefix. tokens: that were not in memory before; ms: wall
     time, predicted_ms as it was foreseen; served: by tier; miss, at: why it is not the whole
-    prefix ("" where it is, else a value of store.reports.Miss), and the token where it ends."""
+    prefix ("" where it is, else a value of store.reports.Miss), and the token where it ends;
+    computed: tokens of it that were computed while the others came."""
 
     tokens: int = 0
     ms: float = 0.0
@@ -230,12 +231,14 @@ class Brought(NamedTuple):
     served: tuple[Served, ...] = ()
     miss: str = ""
     at: int = 0
+    computed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As `build --json` and `warm --json` say it."""
         times = {"ms": round(self.ms, 3), "predicted_ms": round(self.predicted_ms, 3)}
         tiers = [row._asdict() | {"ms": round(row.ms, 3)} for row in self.served]
-        return {"tokens": self.tokens, **times, "tiers": tiers, "miss": self.miss, "at": self.at}
+        counts = {"tokens": self.tokens, "computed_meanwhile": self.computed}
+        return {**counts, **times, "tiers": tiers, "miss": self.miss, "at": self.at}
 
     def plus(self, other: Brought) -> Brought:
         """Both as one; of what they lack the first."""
@@ -250,6 +253,7 @@ class Brought(NamedTuple):
             tuple(rows.values()),
             lacking.miss,
             lacking.at,
+            self.computed + other.computed,
         )
 
 

@@ -23,7 +23,8 @@ from preread.backend import Progress
 from preread.engine.agreeing import Shares, shares
 from preread.engine.arena import clip
 from preread.engine.blend import Blending, chosen
-from preread.engine.build import Builder, Caller, Ready
+from preread.engine.build import Builder, Ready
+from preread.engine.caller import Caller
 from preread.engine.engine import Engine
 from preread.engine.reading import Reading
 from preread.engine.recipe import Recipe, Recipes

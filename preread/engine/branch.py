@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from preread.engine.arena import Run
-from preread.engine.prefix import PrefixTree, Segment, fork
+from preread.engine.prefix import PrefixTree, fork
+from preread.engine.segment import Segment
 from preread.tokens.ragged import distinct
 
 if TYPE_CHECKING:

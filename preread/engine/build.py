@@ -4,25 +4,26 @@ storing. Sync, on the caller's thread; only the engine thread touches the device
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
 from preread.backend import Progress
 from preread.engine.arena import clip
+from preread.engine.bringing import Bringer
+from preread.engine.caller import Caller, Moved
 from preread.engine.engine import Engine
 from preread.engine.reading import Reading
 from preread.engine.sharing import LOOK_S, Sharing, Turn
 from preread.engine.thread import EngineThread
-from preread.errors import Cancelled, ContextTooLong
+from preread.errors import ContextTooLong
 from preread.metrics import Metrics
 from preread.store.claims import Claims
 from preread.store.keys import Box
-from preread.store.reports import Miss, brought
+from preread.store.reports import Miss
 from preread.store.store import Store
 from preread.types import Brought, Built
 
@@ -43,61 +44,6 @@ class Ready:
     turn: Turn | None
 
 
-class Moved(NamedTuple):
-    """Tokens ready of those wanted; ours: some were computed on our account; at: when, of
-    `time.perf_counter`."""
-
-    ready: int
-    upto: int
-    ours: bool
-    at: float
-
-
-class Caller:
-    """Who wants a prefix, as its build sees it: woken by whatever moves it on."""
-
-    def __init__(self) -> None:
-        self._inbox: queue.SimpleQueue[Moved | None] = queue.SimpleQueue()
-        self._left = False
-        self._others: list[Caller] = []
-
-    def leave(self) -> None:
-        """It is not wanted any more; from any thread."""
-        self._left = True
-        for waiting in (self, *self._others):
-            waiting._inbox.put(None)
-
-    def fresh(self) -> Caller:
-        """The same caller as one that has heard nothing: for one prefix after the other."""
-        other = Caller()
-        self._others.append(other)
-        if self._left:
-            other.leave()
-        return other
-
-    def tell(self, ready: int, upto: int, ours: bool) -> None:
-        """See Reading.told; from the engine thread."""
-        self._inbox.put(Moved(ready, upto, ours, time.perf_counter()))
-
-    def wait(self, reading: Reading) -> Moved:
-        """The next news of the reading. Raises its error, or Cancelled when nobody wants it."""
-        if (moved := self._inbox.get()) is None:
-            raise Cancelled("The build was cancelled.")
-        if reading.error is not None:
-            raise reading.error
-        return moved
-
-    def pause(self, seconds: float, reading: Reading) -> None:
-        """Let so much time pass; raises as `wait` does."""
-        until = time.monotonic() + seconds
-        with contextlib.suppress(queue.Empty):
-            while (left := until - time.monotonic()) > 0:
-                if self._inbox.get(timeout=left) is None:
-                    raise Cancelled("The build was cancelled.")
-                if reading.error is not None:
-                    raise reading.error
-
-
 class Builder:
     """Builds prefixes. Thread-safe; one load at a time, and one save (a medium is not faster for
     two), but no load waits for a save: that may wait for a slow tier to take more."""
@@ -115,7 +61,8 @@ class Builder:
         self._limit = engine.decoder.max_positions
         self._store = store
         self._metrics = metrics
-        self._loads, self._saves = threading.Lock(), threading.Lock()
+        self._saves = threading.Lock()
+        self._bringer = Bringer(thread, self._arena, store, metrics) if store else None
         self._sharing = Sharing(store, claims, metrics)
 
     def build(
@@ -162,7 +109,7 @@ class Builder:
         reading = self._thread.call(lambda engine: engine.hold(tokens, caller.tell, stores=stores))
         try:
             caller.wait(reading)  # until it has its place
-            brought = self._load(tokens, reading)
+            brought = self._bring(tokens, reading, caller)
             turn = self._sharing.turn(tokens, self._ready(reading)) if stores else None
             with contextlib.ExitStack() as failing:
                 if turn is not None:
@@ -193,7 +140,7 @@ class Builder:
         while self._ready(reading) < len(tokens):
             ours = turn.ours()
             # Also when it is ours: whose it was may just have kept what it computed.
-            more = self._load(tokens, reading)
+            more = self._bring(tokens, reading, caller)
             if more.tokens:  # what was missing before is here
                 brought = brought._replace(miss="", at=0).plus(more)
             if ours or more.miss == Miss.TOO_SLOW:
@@ -204,34 +151,8 @@ class Builder:
     def _ready(self, reading: Reading) -> int:
         return self._thread.call(lambda engine: engine.loading(reading, 0))
 
-    def _load(self, tokens: Int32Array, reading: Reading) -> Brought:
-        """Bring what a tier holds, as far as that is quicker than computing it."""
-        store = self._store
-        if store is None or reading.cached == reading.upto:
-            return Brought()
-        with self._loads:
-            found = store.find(tokens)
-            choice = store.choose(found, reading.cached)
-            upto = choice.upto
-            # At once: what others compute meanwhile must not be written over.
-            start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
-            if upto <= start:
-                return brought(None, 0.0, found.chosen(choice), start)
-            try:
-                report = store.load(
-                    tokens,
-                    upto,
-                    lambda box, kv: self._fill(reading, box, kv, start),
-                    start=start,
-                    found=found,
-                    choice=choice,
-                    place=lambda box: self._place(reading, box, start),
-                )
-                done = report.tokens
-            finally:
-                self._thread.call(lambda engine: engine.loaded(reading, done))
-        self._metrics.add("engine.prefix_loaded_tokens", done - start)
-        return brought(report, choice.load_s, None, start)
+    def _bring(self, tokens: Int32Array, reading: Reading, caller: Caller) -> Brought:
+        return self._bringer.bring(tokens, reading, caller) if self._bringer else Brought()
 
     def _compute(
         self, tokens: Int32Array, reading: Reading, caller: Caller, progress: Progress | None
@@ -257,7 +178,7 @@ class Builder:
 
     def _measure(self, before: Moved | None, moved: Moved) -> None:
         """What a step of reading took; the first news is where it begins."""
-        if self._store and before and moved.ours and moved.ready > before.ready:
+        if self._store and before and moved.computed(before):
             self._store.computed(before.ready, moved.ready, moved.at - before.at)
 
     def _save_whole_chunks(self, tokens: Int32Array, reading: Reading) -> None:
@@ -271,19 +192,6 @@ class Builder:
         with self._saves:
             report = self._store.save(tokens, 0, lambda box: self._read(reading, box))
         return report.keys, report.stored
-
-    def _fill(self, reading: Reading, box: Box, kv: torch.Tensor, start: int) -> None:
-        """Write a verified box into the arena; what was ready before stays as it is."""
-        first = max(box.token_start, start)
-        runs = clip(reading.runs, first, box.token_end)
-        self._arena.write(runs, kv[:, :, :, first - box.token_start :], box.cell)
-
-    def _place(self, reading: Reading, box: Box, start: int) -> list[memoryview] | None:
-        """Where a box may be written before it is verified: not where somebody reads already. Any
-        thread, during a load of tokens from `start` on: nobody else reads or writes these."""
-        if box.token_start < start:
-            return None
-        return self._arena.pieces(clip(reading.runs, box.token_start, box.token_end), box.cell)
 
     def _read(self, reading: Reading, box: Box) -> torch.Tensor:
         """A box of a ready prefix, on the CPU."""

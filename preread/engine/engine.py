@@ -83,6 +83,7 @@ class Engine:
         )  # fmt: skip
         self._seqs = self._scheduler.seqs
         self._admission, self._line = self._scheduler.admission, self._scheduler.line
+        self.readings = self._scheduler.readings
         self._ledger = Ledger()
         self._committer = Committer(
             self._seqs, self._scheduler.branches, self._admission, self._ledger, self._keep, clock
@@ -110,8 +111,14 @@ class Engine:
     @property
     def idle(self) -> bool:
         """No row runs or waits, no prefix is being read or waits for memory."""
-        busy = self._scheduler.readings.busy or self._line.head is not None
+        busy = self.readings.busy or self._line.head is not None
         return not self._admission.jobs and not busy and self._flight is None
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds after which the next step is due though nothing can run now and nobody outside
+        did anything; None: there is no such time."""
+        return self.readings.wait_s if self.stalled else None
 
     @property
     def has_news(self) -> bool:
@@ -160,12 +167,12 @@ class Engine:
     def read(self, reading: Reading) -> None:
         """Compute what is missing of a prefix that has its place in the coming steps. It is told at
         once and after every step; done when all is ready or reading.error is set."""
-        self._scheduler.readings.read(reading)
+        self.readings.read(reading)
 
     def settle(self, reading: Reading) -> int:
         """How many tokens of a prefix that is ready were computed on its account: what nobody
         before it in the line of those who want them has paid."""
-        return self._scheduler.readings.settle(reading)
+        return self.readings.settle(reading)
 
     def resident(self, tokens: Int32Array) -> bool:
         """Whether the whole prefix is in memory, so that nothing need be loaded or computed."""
@@ -174,14 +181,13 @@ class Engine:
     def loading(self, reading: Reading, upto: int) -> int:
         """A tier holds the first `upto` tokens of a held prefix. Returns how many are in memory; if
         fewer, the missing ones are not computed until `loaded`."""
-        readings = self._scheduler.readings
-        if (ready := readings.ready(reading)) < upto:
-            readings.loading(reading, True)
+        if (ready := self.readings.ready(reading)) < upto:
+            self.readings.loading(reading, True)
         return ready
 
     def loaded(self, reading: Reading, upto: int) -> None:
         """See Readings.loaded."""
-        self._scheduler.readings.loaded(reading, upto)
+        self.readings.loaded(reading, upto)
 
     def release(self, reading: Reading, lease_s: float = 0.0) -> None:
         """Let go of a prefix, which stays so long after each use where memory allows."""
@@ -229,7 +235,7 @@ class Engine:
             self._failed(step, error)
             return None
         promise = self._committer.advance(step)
-        self._scheduler.readings.commit(step.chunks)
+        self.readings.commit(step.chunks)
         self._scheduler.good()
         self.metrics.add("engine.steps")
         self.metrics.add("engine.tokens", len(step.tokens))
@@ -259,7 +265,7 @@ class Engine:
         # Some may have ended with the step before, which was settled after this one was made.
         self._committer.fail(step.slots[self._seqs.state[step.slots] != FREE], message)
         lost = OutOfMemory(message, hint=MORE_PREFIX) if short else error
-        self._scheduler.readings.fail(step.chunks, lost)
+        self.readings.fail(step.chunks, lost)
         self._fail_groups(lambda reading: reading.error is lost, message)
 
     def _unblock(self) -> bool:

@@ -8,7 +8,8 @@ import numpy as np
 
 from preread.engine.branch import Branches
 from preread.engine.jobs import Job
-from preread.engine.prefix import PrefixTree, Segment
+from preread.engine.prefix import PrefixTree
+from preread.engine.segment import Segment
 from preread.engine.sequence import Sequences
 from preread.tokens.batch import GenerateSpec, LikelihoodSpec
 from preread.tokens.ragged import distinct, picked, ranges

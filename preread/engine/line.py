@@ -8,8 +8,9 @@ both.
 
 from __future__ import annotations
 
-from preread.engine.prefix import PrefixTree, Segment
+from preread.engine.prefix import PrefixTree
 from preread.engine.reading import Reading, Readings
+from preread.engine.segment import Segment
 
 # Steps that the head of the line waits while others use the memory. A place changes hands at the
 # cost of reading a prefix again, so the longer the prefix, the longer it waits: even where two

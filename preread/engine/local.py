@@ -16,7 +16,8 @@ from preread.backend import BackendInfo, Progress, RequestBatch, ResultBatch, no
 from preread.config import EngineSection
 from preread.engine.agreeing import Shares
 from preread.engine.blender import Blender
-from preread.engine.build import Builder, Caller
+from preread.engine.build import Builder
+from preread.engine.caller import Caller
 from preread.engine.engine import Engine
 from preread.engine.parity import parity, wider
 from preread.engine.parts import Parts

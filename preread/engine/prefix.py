@@ -8,50 +8,18 @@ the end, so that what a holder sees does not change.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preread.engine.arena import Arena, Run, clip, joined
+from preread.engine.segment import Segment
 from preread.metrics import Metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from preread.types import Int32Array
-
-
-@dataclass(slots=True, eq=False)
-class Segment:
-    """Tokens [start, end) of a prefix. ready: how many of them have KV, from the first on.
-
-    pins: holders that end here (building, loading, running). lease: resident until then where
-    memory allows (monotonic seconds), `lease_s` after each use. loading: a tier is filling it, so
-    it is not to be computed. claimed: somebody's usage counts its missing tokens already.
-    linked: others may find it.
-    """
-
-    tokens: Int32Array
-    runs: list[Run]
-    start: int
-    parent: Segment | None
-    ready: int = 0
-    children: dict[int, Segment] = field(default_factory=dict)
-    pins: int = 0
-    lease: float = 0.0
-    lease_s: float = 0.0
-    used: float = 0.0
-    loading: bool = False
-    linked: bool = True
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.tokens)
-
-    @property
-    def complete(self) -> bool:
-        return self.ready == len(self.tokens)
 
 
 class PrefixTree:
@@ -170,7 +138,16 @@ class PrefixTree:
     def advance(self, leaf: Segment, upto: int) -> None:
         """The KV of the first `upto` tokens of the path is there."""
         for segment in self.path(leaf, upto):
-            segment.ready = max(segment.ready, min(upto - segment.start, len(segment.tokens)))
+            if not segment.complete:
+                segment.ready = max(segment.ready, min(upto - segment.start, len(segment.tokens)))
+                self._join(segment)
+
+    def deliver(self, leaf: Segment, lo: int, hi: int) -> None:
+        """The KV of tokens [lo, hi) of the path is there, perhaps behind a gap."""
+        for segment in self.path(leaf, hi):
+            if not segment.complete:
+                segment.deliver(lo, hi)
+                self._join(segment)
 
     def pin(self, leaf: Segment) -> None:
         leaf.pins += 1
@@ -212,9 +189,10 @@ class PrefixTree:
         for segment in self.segments:
             parent = segment.parent
             assert parent is not None and segment.start == parent.end, "a gap in a path"
-            assert sum(n for _, n in segment.runs) == len(segment.tokens) > 0, "runs and tokens"
-            assert 0 <= segment.ready <= len(segment.tokens) and segment.pins >= 0
+            segment.check()
             assert not segment.ready or parent.complete, "KV behind a gap"
+            reached = parent.complete and segment.stop == segment.start + segment.ready
+            assert not segment.ahead or not reached, "no gap before what lies ahead"
             linked = parent.children.get(int(segment.tokens[0])) is segment
             assert linked == segment.linked, "a child under a foreign token"
 
@@ -225,6 +203,17 @@ class PrefixTree:
             todo.extend((node := todo.pop()).children.values())
             yield node
 
+    def _join(self, segment: Segment) -> None:
+        """See Segment.join, of a segment that has grown and of what continues it."""
+        todo = [segment]
+        while todo:
+            segment = todo.pop()
+            assert segment.parent is not None
+            if segment.parent.complete:
+                segment.join()
+            if segment.complete:
+                todo.extend(child for child in segment.children.values() if child.ahead)
+
     def _split(self, node: Segment, at: int) -> Segment:
         """Cut a segment after `at` tokens; returns the new upper part."""
         assert node.parent is not None
@@ -232,10 +221,14 @@ class PrefixTree:
         upper = Segment(
             node.tokens[:at], head, node.start, node.parent, min(node.ready, at),
             {int(node.tokens[at]): node}, 0, node.lease, node.lease_s, node.used, node.loading,
+            meeting=node.meeting,
         )  # fmt: skip
+        for lo, hi in node.ahead:
+            upper.deliver(lo, hi)
         node.parent.children[int(node.tokens[0])] = upper
         node.tokens, node.runs, node.start = node.tokens[at:], tail, node.start + at
         node.ready, node.parent = max(0, node.ready - at), upper
+        node.ahead = [(max(lo, node.start), hi) for lo, hi in node.ahead if hi > node.start]
         self.segments.add(upper)
         if node in self._unwanted:
             self._unwanted.add(upper)

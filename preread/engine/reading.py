@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from preread.engine.arena import Run
-from preread.engine.prefix import PrefixTree, Segment, fork
+from preread.engine.meeting import Meeting
+from preread.engine.prefix import PrefixTree, fork
+from preread.engine.segment import Segment, Stretch
 from preread.engine.step import Chunk
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
 
-# (tokens ready, tokens wanted, whether some were computed on this reading's account)
-Told = Callable[[int, int, bool], None]
-Stretch = tuple[int, int]  # tokens [a, b) of a prefix
+# (tokens ready, tokens wanted, tokens computed on this reading's account so far)
+Told = Callable[[int, int, int], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +37,8 @@ class Reading:
     waited: steps at the head of the line. leaf: its place on the tree, None while it waits for one.
     Then, cached: tokens that were ready at once; runs: where they all lie (fixed while held); due:
     something had to be read and its rows have not run yet, so that giving it up would be waste;
-    spent: what was computed on its account; settled: which is no more its own, but its owner's.
+    spent: what was computed on its account; settled: which is no more its own, but its owner's;
+    meeting: while it is computed and loaded at once.
     """
 
     tokens: Int32Array
@@ -53,6 +55,7 @@ class Reading:
     due: bool = False
     spent: list[Stretch] = field(default_factory=list)
     settled: bool = False
+    meeting: Meeting | None = None
 
     @property
     def upto(self) -> int:
@@ -65,8 +68,10 @@ class Reading:
     def fail(self, error: Exception) -> None:
         """Nobody need wait for it any longer."""
         self.error = error
+        if self.meeting is not None:
+            self.meeting.quit()
         if self.told is not None:
-            self.told(0, self.upto, False)
+            self.told(0, self.upto, 0)
 
 
 class Readings:
@@ -140,20 +145,58 @@ class Readings:
         self.loading(reading, False)
         self._tell_active()
 
+    def meet(self, reading: Reading, meeting: Meeting) -> int:
+        """From now on a tier gives its tokens up to `meeting.upto` from their end, while they are
+        computed from their front. Returns how many are ready; all of them: there is no meeting."""
+        if (ready := self.ready(reading)) < meeting.upto:
+            meeting.open(ready)
+            self._fill(reading, meeting)
+            self.read(reading)
+        return ready
+
+    def met(self, reading: Reading) -> None:
+        """Nothing more is given. What is still missing is computed when somebody wants it."""
+        self.fetch()
+        self._fill(reading, None)
+        reading.active = False
+        self._tell_active()
+
+    def fetch(self) -> None:
+        """What tiers have given takes its place."""
+        for reading in self._all:
+            came = reading.meeting.fetch() if reading.meeting is not None else ()
+            for lo, hi in came:
+                assert reading.leaf is not None
+                self._tree.deliver(reading.leaf, lo, hi)
+            if came:
+                self._tell_active()
+
+    @property
+    def wait_s(self) -> float | None:
+        """After how many seconds something may be computed that a tier does not give; None: nothing
+        is waited for."""
+        waits = (r.meeting.wait_s() for r in self._all if r.meeting is not None)
+        return min((wait for wait in waits if wait is not None), default=None)
+
     def chunks(self, budget: int) -> list[Chunk]:
-        """The next tokens to compute, at most `budget`, each missing segment once and no further
-        than it is wanted."""
+        """The next tokens to compute, at most `budget`, each missing segment once, no further than
+        it is wanted, and nothing that a tier gives."""
         wanted: dict[Segment, int] = {}
         for reading in self._all:
             segment = self._next(reading)
-            if segment is not None and not segment.loading:
-                wanted[segment] = max(wanted.get(segment, 0), min(segment.end, reading.upto))
+            if segment is not None and (segment.meeting or not segment.loading):
+                end = min(segment.stop, reading.upto)
+                wanted[segment] = max(wanted.get(segment, 0), end)
         out: list[Chunk] = []
         for segment, end in wanted.items():
             base = segment.start + segment.ready
             n = min(self._chunk, budget, end - base)
+            if segment.meeting is not None and n > 0:
+                n = segment.meeting.take(base, n)
+                if segment.meeting.resumed():
+                    self._tell_active()  # what it waited is not what computing takes
             if n <= 0:
-                break
+                continue
             tokens = segment.tokens[segment.ready : segment.ready + n]
             before, here = ((0, base), (base, base + n))
             path_runs, runs = (tuple(self._tree.runs(segment, *x)) for x in (before, here))
@@ -187,6 +230,12 @@ class Readings:
         for reading in self._all:
             reading.fail(error)
 
+    def _fill(self, reading: Reading, meeting: Meeting | None) -> None:
+        reading.meeting = meeting
+        self.loading(reading, meeting is not None)
+        for segment in self._path(reading):
+            segment.meeting = meeting if segment.loading else None
+
     def _path(self, reading: Reading) -> list[Segment]:
         assert reading.leaf is not None
         return self._tree.path(reading.leaf, reading.upto)
@@ -218,7 +267,8 @@ class Readings:
 
     def _tell(self, reading: Reading) -> None:
         if reading.told is not None:
-            reading.told(self.ready(reading), reading.upto, bool(reading.spent))
+            spent = sum(end - start for start, end in reading.spent)
+            reading.told(self.ready(reading), reading.upto, spent)
 
     def _tell_active(self) -> None:
         for reading in self._all:

@@ -69,6 +69,7 @@ class Scheduler:
         """The next step, None if nothing can run now. Takes the pages it needs."""
         seqs, now = self.seqs, self._clock()
         self._resume()
+        self.readings.fetch()
         self.admission.make_way(now)
         self.line.grant(now)
         if not len(seqs.parked):

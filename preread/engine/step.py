@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from preread.engine.arena import Run
-from preread.engine.prefix import Segment
+from preread.engine.segment import Segment
 
 if TYPE_CHECKING:
     import numpy as np

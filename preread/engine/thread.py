@@ -117,8 +117,16 @@ class EngineThread:
         """Do what was sent; wait for it when there is nothing else to do."""
         engine = self._engine
         if engine.stalled or (engine.idle and not engine.has_news):
-            self._inbox.get()()
+            self._wait(engine.wait_s)
         self._drain()
+
+    def _wait(self, most_s: float | None) -> None:
+        """For the next thing that was sent, at most so long, and do it."""
+        try:
+            work = self._inbox.get() if most_s is None else self._inbox.get(timeout=most_s)
+        except queue.Empty:
+            return
+        work()
 
     def _drain(self) -> None:
         while True:

@@ -157,7 +157,7 @@ class Builder:
         choice = store.choose(found, have)
         upto = choice.upto
         if upto <= have:
-            return kv, brought(None, 0.0, found.chosen(choice), have)
+            return kv, brought(None, 0.0, found.chosen(choice))
         first = have - have % store.chunk_tokens  # the chunk that holds `have` comes whole
         staged = layout.stage(upto - first)
 
@@ -166,7 +166,7 @@ class Builder:
             staged[i:j, :, g:h, box.token_start - first : box.token_end - first] = tensor
 
         report = store.load(tokens, upto, sink, start=have, found=found, choice=choice)
-        said = brought(report, choice.load_s, None, have)
+        said = brought(report, choice.load_s)
         if report.tokens <= have:
             return kv, said
         loaded = layout.unpack(staged[:, :, :, have - first : report.tokens - first])

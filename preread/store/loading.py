@@ -1,4 +1,5 @@
-"""Loading: find which tier holds what, choose how much of it is worth loading, and bring it."""
+"""Loading: find which tier holds what, choose how much of it is worth loading, and bring it: from
+its beginning on, or from its end while the beginning is computed."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from preread.metrics import Metrics
 from preread.store.arriving import Arrivals, Place
@@ -29,6 +30,29 @@ STALE_S = 600.0  # a tier found too slow so long ago is tried again
 # (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor is the
 # receiver's own.
 Sink = Callable[[Box, "Tensor"], None]
+
+
+class Front(Protocol):
+    """Who computes tokens from their front while they are loaded from their end, as the load sees
+    it. Called from the loading thread."""
+
+    def listen(self, stop: Callable[[], None]) -> None:
+        """Call it, from any thread, when nothing more is wanted."""
+        ...
+
+    def begin(self, start: int, end: int) -> bool:
+        """Tokens [start, end) are the next that come. False: they are not wanted, nor is any
+        before them."""
+        ...
+
+    def fill(self, box: Box, kv: Tensor) -> None:
+        """A verified box of these; the tensor is the receiver's own."""
+        ...
+
+    def end(self, start: int, end: int, *, whole: bool) -> int:
+        """All boxes of tokens [start, end) came; or, not whole, they are not to be had. How many
+        of them nobody had computed."""
+        ...
 
 
 class Found(NamedTuple):
@@ -81,18 +105,19 @@ class Loader:
         held = spans[-1][0].end if spans else 0
         return Found(spans, held, places, tuple(dead), None)
 
-    def choose(self, found: Found, start: int) -> Choice:
+    def choose(self, found: Found, start: int, *, both: bool) -> Choice:
         """See Store.choose."""
         if self._always:
             return Choice(found.tokens, 0.0, inf)
         pieces = self._pieces(found, start)
         names = {tier for piece in pieces for tier, _ in piece.parts}
         paces = {name: pace for name in names if (pace := self._rates.pace(name))}
-        choice = decide(start, pieces, paces, self._rates.prefill())
+        besides = self._rates.slowed if both else None
+        choice = decide(start, pieces, paces, self._rates.prefill(), besides)
         if choice.upto < found.tokens:
             young = {n: p for n, p in paces.items() if self._rates.age_s(n) < STALE_S}
             if len(young) < len(paces):
-                choice = decide(start, pieces, young, self._rates.prefill())
+                choice = decide(start, pieces, young, self._rates.prefill(), besides)
         self._metrics.add(f"store.miss.{Miss.TOO_SLOW.value}", choice.upto < found.tokens)
         return choice
 
@@ -126,10 +151,12 @@ class Loader:
                 elif tally.end is None:
                     if taken.payload is not None:
                         sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
-                    ends = self._layout.ends_span(chunk.box)
-                    tally.served(taken.tier, chunk.box, chunk.payload_nbytes, ends)
-                    if ends and patience and patience.ends(tally.done, tally.elapsed_s):
-                        tally.missed(Miss.TOO_SLOW, tally.done)
+                    tally.served(taken.tier, chunk.payload_nbytes)
+                    if self._layout.ends_span(chunk.box):
+                        first, upto = max(tally.done, chunk.box.token_start), chunk.box.token_end
+                        tally.completed(upto - first, upto)
+                        if patience and patience.ends(tally.done, tally.elapsed_s):
+                            tally.missed(Miss.TOO_SLOW, tally.done)
                 over = Miss.TOO_SLOW in (taken, tally.end and tally.end.reason)
                 if tally.end and (over or not reading.faults):
                     break  # nothing more is to be found out; a late value is not the next one's
@@ -139,6 +166,51 @@ class Loader:
         if whole.end is None and choice:
             whole = whole._replace(end=found.chosen(choice))
         return whole
+
+    def meet(self, found: Found, start: int, choice: Choice, front: Front) -> LoadReport:
+        """See Store.meet."""
+        began, tally, n = time.perf_counter(), Tally(start), 0
+        wanted = [found for found in found.spans if start < found[0].end <= choice.upto][::-1]
+        keys = [key for _, keys in wanted for key in keys]
+        reading = Reading(
+            self._asker, keys, found.places, self._layout.unpack, self._room, found.dead, inf
+        )
+        front.listen(reading.stop)
+        with closing(reading):
+            for span, parts in wanted:
+                first = max(span.start, start)
+                if not front.begin(first, span.end):
+                    break
+                why = self._take_span(reading, span, n, front, tally)
+                if why is Miss.TOO_SLOW:
+                    break  # they have met
+                n += len(parts)
+                tally.completed(front.end(first, span.end, whole=why is None))
+                if why is not None:
+                    tally.missed(why, span.start)
+        tally.measure_beside(self._rates, reading.late)
+        whole = tally.report(began, reading.faults, self._asker.tiers)
+        self._count(whole, found)
+        return whole if whole.end else whole._replace(end=found.chosen(choice))
+
+    def _take_span(
+        self, reading: Reading, span: Span, n: int, front: Front, tally: Tally
+    ) -> Miss | None:
+        """All chunks of a span, the first of which is the nth key. Why it is not whole."""
+        why: Miss | None = None
+        for chunk in self._layout.chunks(span):
+            taken = reading.take(n, chunk)
+            n += 1
+            if isinstance(taken, Miss):
+                why = why or taken
+                if taken is Miss.TOO_SLOW:
+                    return taken
+            elif why is None:
+                # Not straight to its place: the front may be there first.
+                assert taken.payload is not None
+                front.fill(chunk.box, self._layout.decode(chunk.box, taken.payload))
+                tally.served(taken.tier, taken.payload.nbytes)
+        return why
 
     def _patience(self, start: int, upto: int) -> Patience | None:
         prefill = self._rates.prefill()
@@ -168,7 +240,7 @@ class Loader:
         self._metrics.add("store.load_chunks", sum(row.chunks for row in report.served))
         self._metrics.add("store.load_bytes", report.nbytes)
         self._metrics.add("store.load_ms", report.ms)
-        if report.end is not None and report.tokens < found.tokens:  # else `find` has counted it
+        if report.end is not None and report.end.token < found.tokens:  # else `find` has counted
             self._metrics.add(f"store.miss.{report.end.reason.value}")
         for row in report.served:
             self._metrics.add(f"store.hit_chunks.{row.tier}", row.chunks)

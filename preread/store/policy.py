@@ -1,19 +1,25 @@
 """Load or recompute: how much of what the tiers hold is worth loading (law 4).
 
-A prefix is loaded from its beginning up to a cut and computed from there. The cut with the least
-predicted time wins; while it is loaded, `Patience` sees whether it goes as was predicted.
+A prefix is loaded from its beginning up to a cut and computed from there; or, up to a cut, both at
+once: computed from its front and loaded from its end, until they meet. The least predicted time
+wins; while it is loaded alone, `Patience` sees whether it goes as was predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
-from preread.store.rates import Pace, Prefill
+from preread.store.rates import Pace, Prefill, Slowed
 
 LEAST_S = 0.05  # no load is given less: below that nothing can be learnt of a tier
 TRIED = 0.1  # of the time that computing takes, before a load is judged by how it goes
 SLOWER = 1.25  # than computing what is left: then it is not worth going on
+GAIN = 1.03  # times the best of both at once that loading or computing alone must at least take
+
+Besides = Callable[[frozenset[str]], Slowed]  # tiers that are loaded from -> what that costs
 
 
 class Piece(NamedTuple):
@@ -25,19 +31,48 @@ class Piece(NamedTuple):
 
 class Choice(NamedTuple):
     """Load up to token `upto`, which is predicted to take load_s; computing the same would take
-    compute_s. tried: tiers that nothing is known of, taken to cost nothing."""
+    compute_s. tried: tiers that nothing is known of, taken to cost nothing. meets: where computing
+    from the front and loading from the end are foreseen to meet, after load_s; None: it is loaded
+    alone. tiers: what it is loaded from then.
+    """
 
     upto: int
     load_s: float
     compute_s: float
     tried: frozenset[str] = frozenset()
+    meets: int | None = None
+    tiers: frozenset[str] = frozenset()
 
 
 def decide(
+    start: int,
+    pieces: Sequence[Piece],
+    paces: Mapping[str, Pace],
+    prefill: Prefill | None,
+    besides: Besides | None = None,
+) -> Choice:
+    """The best way for tokens [start, end of the last piece). besides: None where both at once
+    cannot be had; it is chosen where it is better than the best cut by a margin."""
+    alone = _alone(start, pieces, paces, prefill)
+    names = frozenset(tier for piece in pieces for tier, _ in piece.parts)
+    if besides is None or prefill is None or not pieces or not names <= paces.keys():
+        return alone
+    end = pieces[-1].end
+    both = min(
+        _together(start, pieces, paces, prefill, besides(names)),  # names: the same for every cut
+        key=lambda c: c.load_s + prefill.seconds(c.upto, end),
+        default=alone,
+    )
+    alone_s = alone.load_s + prefill.seconds(alone.upto, end)
+    wins = (both.load_s + prefill.seconds(both.upto, end)) * GAIN <= alone_s
+    return both if wins else alone
+
+
+def _alone(
     start: int, pieces: Sequence[Piece], paces: Mapping[str, Pace], prefill: Prefill | None
 ) -> Choice:
-    """The best cut for tokens [start, end of the last piece). A tier without a pace is tried, and
-    all is loaded where nothing is known of computing. Of equal cuts the longest load."""
+    """The best cut. A tier without a pace is tried, and all is loaded where nothing is known of
+    computing. Of equal cuts the longest load."""
     end = pieces[-1].end if pieces else start
     least = prefill.seconds(start, end) if prefill else float("inf")
     upto, upto_s, load_s = start, 0.0, 0.0
@@ -52,6 +87,36 @@ def decide(
             least, upto, upto_s = total, piece.end, load_s
     compute_s = prefill.seconds(start, upto) if prefill else float("inf")
     return Choice(upto, upto_s, compute_s, frozenset(asked - paces.keys()))
+
+
+def _together(
+    start: int, pieces: Sequence[Piece], paces: Mapping[str, Pace], prefill: Prefill, slowed: Slowed
+) -> Iterator[Choice]:
+    """Both at once, up to the end of each piece but the first: the pieces before the place where
+    they meet are computed, the others loaded."""
+    own = [sum(nbytes * paces[t].byte_s for t, nbytes in piece.parts) for piece in pieces]
+    upto_s = [0.0, *accumulate(own)]
+    last: dict[str, int] = {}  # tier -> its last piece so far
+
+    def load_s(first: int, cut: int) -> float:
+        """Of the pieces [first, cut)."""
+        fixed = sum(paces[tier].fixed_s for tier, n in last.items() if n >= first)
+        return slowed.loading * (upto_s[cut] - upto_s[first] + fixed)
+
+    def compute_s(first: int) -> float:
+        """Of all pieces before that one."""
+        return slowed.computing * prefill.seconds(start, pieces[first - 1].end)
+
+    for cut in range(1, len(pieces) + 1):
+        last |= {tier: cut - 1 for tier, _ in pieces[cut - 1].parts}
+        firsts = range(1, cut)
+        at = bisect_left(firsts, True, key=lambda n: compute_s(n) >= load_s(n, cut))
+        near = [(max(compute_s(n), load_s(n, cut)), n) for n in firsts[max(0, at - 1) : at + 1]]
+        for whole_s, first in near:
+            upto = pieces[cut - 1].end
+            meets = pieces[first - 1].end
+            tiers = frozenset(last)
+            yield Choice(upto, whole_s, prefill.seconds(start, upto), meets=meets, tiers=tiers)
 
 
 class Patience:

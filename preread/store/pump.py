@@ -3,10 +3,12 @@ waiting."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
+from math import inf
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -26,15 +28,25 @@ class Pump(Generic[T]):
         threading.Thread(target=self._run, name="preread-pump", daemon=True).start()
 
     def take(self, until: float) -> T:
-        """The next thing, waited for until that moment of `time.perf_counter`. Raises TimeoutError,
-        what the iterator raised, and StopIteration at its end."""
+        """The next thing, waited for until that moment of `time.perf_counter` (inf: for ever), or
+        until `stop`; then TimeoutError. Raises what the iterator raised, and StopIteration at its
+        end."""
+        left = until - time.perf_counter()
         try:
-            got = self._ready.get(timeout=max(0.0, until - time.perf_counter()))
+            got = self._ready.get(timeout=None if left == inf else max(0.0, left))
         except queue.Empty:
             raise TimeoutError from None
+        if self._closed.is_set():
+            raise TimeoutError
         if isinstance(got, BaseException):
             raise got
         return got[0]
+
+    def stop(self) -> None:
+        """Close it, and wake who waits for the next thing; from any thread."""
+        self._closed.set()
+        with contextlib.suppress(queue.Full):  # then nobody waits
+            self._ready.put_nowait(TimeoutError())
 
     def close(self) -> None:
         """Nothing more is wanted. Does not wait: the iterator is closed when it gives way."""

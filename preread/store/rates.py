@@ -1,4 +1,5 @@
-"""What this machine takes: to bring bytes from each tier, and to compute tokens of this model.
+"""What this machine takes: to bring bytes from each tier, to compute tokens of this model, and how
+much slower either is while the other is under way.
 
 Measured as the work is done, never in a benchmark: a tier's time holds the look-up of the first
 value, the client's copy, verification and the sink; a computed token's that of its step, with
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import NamedTuple, Protocol
 
@@ -23,7 +24,8 @@ _PREFILL = "prefill"
 
 
 class Memory(Protocol):
-    """Where measurements outlive the process. keys: `tier/<name>`, `prefill`."""
+    """Where measurements outlive the process. keys: `tier/<name>`, `prefill`, and how the two
+    disturb each other: `loading-beside/<name>`, `computing-beside/<name>`."""
 
     def get(self, key: str) -> list[list[float]]:
         """As they were kept; [] if they were not."""
@@ -53,6 +55,17 @@ class Prefill(NamedTuple):
         """Tokens [start, end), those before them being there. 0 for none."""
         n = end - start
         return self.step_s + n * (self.token_s + (start + end) / 2 * self.past_s) if n > 0 else 0.0
+
+    def times(self, factor: float) -> Prefill:
+        """Of a model that takes so many times as long."""
+        return Prefill(*(factor * part for part in self))
+
+
+class Slowed(NamedTuple):
+    """How many times as long each takes while the other is under way, than alone."""
+
+    computing: float = 1.0
+    loading: float = 1.0
 
 
 class Rates:
@@ -89,6 +102,21 @@ class Rates:
             found = self._samples(_PREFILL).solved(_features)
         return Prefill(found[2], found[0], found[1]) if found else None
 
+    def loaded_beside(self, tier: str, foreseen_s: float, seconds: float) -> None:
+        """A load that alone was foreseen to take so long took `seconds` while tokens were
+        computed."""
+        self._beside("loading", tier, foreseen_s, seconds)
+
+    def computed_beside(self, tier: str, foreseen_s: float, seconds: float) -> None:
+        """Computing took `seconds` while that tier was loaded from."""
+        self._beside("computing", tier, foreseen_s, seconds)
+
+    def slowed(self, tiers: Iterable[str]) -> Slowed:
+        """When it is loaded from these: by the worst of them. 1 where nothing was measured, so
+        that it is tried; never less."""
+        names = tuple(tiers)
+        return Slowed(*(self._times(kind, names) for kind in ("computing", "loading")))
+
     def age_s(self, tier: str) -> float:
         """Seconds since the tier was last measured; infinite if it never was."""
         with self._lock:
@@ -102,6 +130,16 @@ class Rates:
         for key, rows in fresh.items():
             if self._memory is not None:
                 self._memory.keep(key, rows)
+
+    def _beside(self, kind: str, tier: str, foreseen_s: float, seconds: float) -> None:
+        if foreseen_s > 0:
+            size = max(1, int(foreseen_s * 1e3).bit_length())
+            self._add(f"{kind}-beside/{tier}", size, [foreseen_s], seconds)
+
+    def _times(self, kind: str, tiers: Iterable[str]) -> float:
+        with self._lock:
+            found = [self._samples(f"{kind}-beside/{t}").solved(lambda row: row[:1]) for t in tiers]
+        return max([1.0, *(times[0] for times in found if times)])
 
     def _add(self, key: str, size: int, row: list[float], seconds: float) -> None:
         if seconds <= 0 or size <= 0:

@@ -54,6 +54,7 @@ class Reading:
         self._places = places
         self._arrivals = arrivals
         self._opened: list[Arrivals] = []
+        self._stopped = False
         self._streams = self._open(keys)
 
     def take(self, n: int, expected: ChunkHeader) -> Taken | Miss:
@@ -76,6 +77,14 @@ class Reading:
             judged = self._judge(tier, outcome, expected)
             return self._behind(tier, expected, judged) if isinstance(judged, Miss) else judged
         return self._absent(key)
+
+    def stop(self) -> None:
+        """From any thread, where nothing is waited for for ever: what is waited for, or will be, is
+        too slow."""
+        self._stopped = True  # first: a stream that is opened now is not waited for
+        for stream in tuple(self._streams.values()):
+            if isinstance(stream, Pump):
+                stream.stop()
 
     def close(self) -> None:
         """Abandon what is still in flight. Nothing is written to any place from now on."""
@@ -101,6 +110,8 @@ class Reading:
 
     def _next(self, tier: Tier, stream: Stream) -> Outcome:
         """Raises TierError, and TimeoutError when the time is over."""
+        if self._stopped:
+            raise TimeoutError
         try:
             if isinstance(stream, Pump):
                 return stream.take(self._until or 0.0)

@@ -58,10 +58,11 @@ class End(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """tokens: end of the unbroken prefix that is now there; nbytes: payload delivered; ms: wall
-    time, the sink's included; faults: (reason, hex key) of chunks that were set aside; served: by
-    tier, nearest first, those that gave nothing left out; end: why it goes no further, None when it
-    reaches what was asked for."""
+    """tokens: end of the unbroken prefix that is now there (loaded from its end: where it began);
+    nbytes: payload delivered; ms: wall time, the sink's included; faults: (reason, hex key) of
+    chunks that were set aside; served: by tier, nearest first, those that gave nothing left out;
+    end: why it goes no further, None when it reaches what was asked for; loaded: tokens that came
+    from the tiers."""
 
     tokens: int
     nbytes: int
@@ -69,16 +70,19 @@ class LoadReport(NamedTuple):
     faults: tuple[tuple[str, str], ...]
     served: tuple[Served, ...] = ()
     end: End | None = None
+    loaded: int = 0
 
 
-def brought(report: LoadReport | None, load_s: float, end: End | None, start: int) -> Brought:
-    """What a build says of its load: begun at token `start`, foreseen to take load_s; end: why
-    there was none, or it was not asked for more."""
+def brought(
+    report: LoadReport | None, load_s: float, end: End | None = None, computed: int = 0
+) -> Brought:
+    """What a build says of its load: foreseen to take load_s; end: why there was none; computed:
+    tokens that were computed meanwhile."""
     why = report.end if report else end
     reason, at = (why.reason.value, why.token) if why else ("", 0)
     if report is None:
         return Brought(miss=reason, at=at)
-    return Brought(report.tokens - start, report.ms, load_s * 1e3, report.served, reason, at)
+    return Brought(report.loaded, report.ms, load_s * 1e3, report.served, reason, at, computed)
 
 
 class SaveReport(NamedTuple):

@@ -16,9 +16,9 @@ from preread.store.asking import Asker
 from preread.store.codec import Codec, RawCodec
 from preread.store.keys import Epochs, Geometry
 from preread.store.layout import Layout
-from preread.store.loading import Found, Loader, Sink
+from preread.store.loading import Found, Front, Loader, Sink
 from preread.store.policy import Choice
-from preread.store.rates import Rates
+from preread.store.rates import Prefill, Rates
 from preread.store.reports import LoadReport, SaveReport
 from preread.store.room import Recycled
 from preread.store.saving import Manner, Saver, Source
@@ -98,10 +98,11 @@ class Store:
         says is no proof: `load` may find less."""
         return self.find(tokens).tokens
 
-    def choose(self, found: Found, start: int = 0) -> Choice:
+    def choose(self, found: Found, start: int = 0, *, both: bool = False) -> Choice:
         """How much of what was found is worth loading, by what this machine has taken for loading
-        and computing so far; tokens before `start` are there already. See policy.decide."""
-        return self._loader.choose(found, start)
+        and computing so far; tokens before `start` are there already. both: the caller can compute
+        from the front while it is loaded from the end (`meet`). See policy.decide."""
+        return self._loader.choose(found, start, both=both)
 
     def load(
         self,
@@ -129,14 +130,31 @@ class Store:
         """
         return self._loader.load(found or self.find(tokens), upto, sink, start, choice, place)
 
-    def computed(self, start: int, end: int, seconds: float) -> None:
-        """Tokens [start, end) were computed in that time; `choose` goes by it."""
-        self._rates.computed(start, end, seconds)
+    def meet(self, found: Found, start: int, choice: Choice, front: Front) -> LoadReport:
+        """Deliver the KV of tokens [start, choice.upto) span by span from the end, until it meets
+        whoever computes them from their front. Boxes are verified as in `load`. A span that is not
+        to be had is left to compute, those before it are brought all the same. What the front
+        raises is passed on, nothing else."""
+        return self._loader.meet(found, start, choice, front)
+
+    def computed(self, start: int, end: int, seconds: float, *, beside: Iterable[str] = ()) -> None:
+        """Tokens [start, end) were computed in that time; `choose` goes by it. beside: tiers that
+        were loaded from meanwhile."""
+        if names := tuple(beside):
+            for tier in names:
+                self._rates.computed_beside(tier, self.foreseen(start, end) or 0.0, seconds)
+        else:
+            self._rates.computed(start, end, seconds)
 
     def foreseen(self, start: int, end: int) -> float | None:
         """Seconds that computing tokens [start, end) takes here; None if that is not known."""
         prefill = self._rates.prefill()
         return prefill.seconds(start, end) if prefill else None
+
+    def beside(self, tiers: Iterable[str]) -> Prefill | None:
+        """What computing takes while these tiers are loaded from; None if that is not known."""
+        prefill = self._rates.prefill()
+        return prefill.times(self._rates.slowed(tiers).computing) if prefill else None
 
     def save(self, tokens: Tokens, start: int, source: Source) -> SaveReport:
         """Write the chunks that end after token `start` to every tier that lacks them.

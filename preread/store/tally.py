@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from preread.store.keys import Box
 from preread.store.rates import Rates
 from preread.store.reports import End, LoadReport, Miss
 from preread.store.tiers.base import Tier
@@ -32,8 +31,9 @@ class Tally:
         self.done = start
         self._began = self._mark = time.perf_counter()
         self._rows: dict[Tier, Row] = {}
+        self._latest: Row | None = None
 
-    def served(self, tier: Tier, box: Box, nbytes: int, ends_span: bool) -> None:
+    def served(self, tier: Tier, nbytes: int) -> None:
         """A box was delivered; all the time since the one before was spent on it."""
         now = time.perf_counter()
         row = self._rows.setdefault(tier, Row())
@@ -43,9 +43,13 @@ class Tally:
         self._mark = now
         if row.chunks == 1:
             row.first = nbytes, row.seconds
-        if ends_span:
-            row.tokens += box.token_end - max(self.done, box.token_start)
-            self.done = box.token_end
+        self._latest = row
+
+    def completed(self, tokens: int, upto: int | None = None) -> None:
+        """With the box that was served last so many tokens are there; upto: all before it."""
+        if self._latest is not None:
+            self._latest.tokens += tokens
+        self.done = self.done if upto is None else upto
 
     @property
     def elapsed_s(self) -> float:
@@ -69,6 +73,21 @@ class Tally:
             waited = time.perf_counter() - self._mark
             rates.loaded(late.name, row.nbytes + 1, row.seconds + waited)
 
+    def measure_beside(self, rates: Rates, left: Tier | None) -> None:
+        """The same where tokens were computed meanwhile. left: the tier that was waited for when
+        they met; it is to blame if it took longer than foreseen."""
+        for tier, row in self._rows.items():
+            if pace := rates.pace(tier.name):
+                rates.loaded_beside(tier.name, pace.seconds(row.nbytes), row.seconds)
+        if left is not None and (pace := rates.pace(left.name)):
+            row = self._rows.get(left, Row())
+            waited = time.perf_counter() - self._mark
+            size = row.nbytes // row.chunks if row.chunks else 1
+            if waited > pace.seconds(size):
+                rates.loaded_beside(
+                    left.name, pace.seconds(row.nbytes + size), row.seconds + waited
+                )
+
     def report(
         self, began: float, faults: Sequence[tuple[str, str]], tiers: Iterable[Tier]
     ) -> LoadReport:
@@ -80,4 +99,5 @@ class Tally:
         )
         nbytes = sum(row.nbytes for row in served)
         ms = (time.perf_counter() - began) * 1e3
-        return LoadReport(self.done, nbytes, ms, tuple(faults), served, self.end)
+        tokens = sum(row.tokens for row in served)
+        return LoadReport(self.done, nbytes, ms, tuple(faults), served, self.end, tokens)

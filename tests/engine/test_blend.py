@@ -17,7 +17,7 @@ from preread.config import EngineSection
 from preread.contexts.rows import collect
 from preread.engine.arena import clip
 from preread.engine.blend import chosen
-from preread.engine.build import Caller
+from preread.engine.caller import Caller
 from preread.engine.local import LocalBackend
 from preread.engine.marks import Marks
 from preread.engine.recipe import Recipe

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from preread.engine.build import Builder, Caller
+from preread.engine.build import Builder
+from preread.engine.caller import Caller
 from preread.engine.engine import Engine
 from preread.engine.thread import EngineThread
 from preread.errors import Cancelled, EngineError

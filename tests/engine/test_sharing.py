@@ -19,7 +19,7 @@ import pytest
 
 from preread.contexts.claims.files import FileClaims
 from preread.engine import sharing
-from preread.engine.build import Caller
+from preread.engine.caller import Caller
 from preread.engine.local import LocalBackend
 from preread.engine.sharing import Sharing
 from preread.errors import Cancelled, HomeError

@@ -1,0 +1,135 @@
+"""What tiers hold of a prefix comes into memory: alone, from its beginning on; or from its end,
+while the engine computes from its front. On the caller's thread."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+
+from preread.engine.arena import Arena, clip
+from preread.engine.caller import Caller
+from preread.engine.engine import Engine
+from preread.engine.meeting import Meeting
+from preread.engine.reading import Reading
+from preread.engine.thread import EngineThread
+from preread.errors import Cancelled
+from preread.metrics import Metrics
+from preread.store.keys import Box
+from preread.store.loading import Found
+from preread.store.policy import Choice
+from preread.store.reports import brought
+from preread.store.store import Store
+from preread.types import Brought
+
+if TYPE_CHECKING:
+    from preread.types import Int32Array
+
+
+class Bringer:
+    """Loads from one store into one arena, one prefix at a time: a medium is not faster for two.
+    Thread-safe."""
+
+    def __init__(self, thread: EngineThread, arena: Arena, store: Store, metrics: Metrics) -> None:
+        self._thread = thread
+        self._arena = arena
+        self._store = store
+        self._metrics = metrics
+        self._one = threading.Lock()
+
+    def bring(self, tokens: Int32Array, reading: Reading, caller: Caller) -> Brought:
+        """Bring what a tier holds, as far as that is quicker than computing it. Raises what the
+        engine raises, and Cancelled when the caller has left."""
+        if reading.cached == reading.upto:
+            return Brought()
+        with self._one:
+            found = self._store.find(tokens)
+            choice = self._store.choose(found, reading.cached, both=True)
+            way = self._load if choice.meets is None else self._meet
+            came = way(tokens, reading, caller, found, choice)
+        self._metrics.add("engine.prefix_loaded_tokens", came.tokens)
+        return came
+
+    def _load(
+        self, tokens: Int32Array, reading: Reading, caller: Caller, found: Found, choice: Choice
+    ) -> Brought:
+        """Alone: nobody computes any of it meanwhile."""
+        upto = choice.upto
+        # At once: what others compute meanwhile must not be written over.
+        start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
+        if upto <= start:
+            return brought(None, 0.0, found.chosen(choice))
+
+        def sink(box: Box, kv: torch.Tensor) -> None:
+            if caller.left:
+                raise Cancelled("The build was cancelled.")
+            self._write(reading, max(box.token_start, start), box, kv)
+
+        try:
+            report = self._store.load(
+                tokens, upto, sink, start=start, found=found, choice=choice,
+                place=lambda box: self._place(reading, box, start),
+            )  # fmt: skip
+            done = report.tokens
+        finally:
+            self._thread.call(lambda engine: engine.loaded(reading, done))
+        return brought(report, choice.load_s)
+
+    def _meet(
+        self, tokens: Int32Array, reading: Reading, caller: Caller, found: Found, choice: Choice
+    ) -> Brought:
+        """Both at once."""
+        prefill, tiers = self._store.beside(choice.tiers), choice.tiers
+        assert choice.meets is not None and prefill is not None
+        meeting = Meeting(
+            choice.upto,
+            self._store.chunk_tokens,
+            choice.load_s / (choice.upto - choice.meets),
+            prefill.seconds,
+            partial(self._write, reading),
+            partial(_wake, self._thread),
+            lambda: not caller.left,
+        )
+        caller.news(reading)
+        start = self._thread.call(lambda engine: engine.readings.meet(reading, meeting))
+        if choice.upto <= start:
+            return brought(None, 0.0, found.chosen(choice))
+        try:
+            report = self._store.meet(found, start, choice, meeting)
+        finally:
+            self._thread.call(lambda engine: engine.readings.met(reading))
+        self._measure(reading, caller, tiers)
+        computed = min(meeting.front, choice.upto) - start
+        return brought(report, choice.load_s, computed=computed)
+
+    def _measure(self, reading: Reading, caller: Caller, tiers: frozenset[str]) -> None:
+        """What computing took beside the load."""
+        for before, moved in pairwise(caller.news(reading)):
+            if moved.computed(before):
+                seconds = moved.at - before.at
+                self._store.computed(before.ready, moved.ready, seconds, beside=tiers)
+
+    def _place(self, reading: Reading, box: Box, start: int) -> list[memoryview] | None:
+        """Where a box may be written before it is verified: not where somebody reads already. Any
+        thread, during a load alone of tokens from `start` on: nobody else reads or writes these."""
+        if box.token_start < start:
+            return None
+        return self._arena.pieces(clip(reading.runs, box.token_start, box.token_end), box.cell)
+
+    def _write(self, reading: Reading, first: int, box: Box, kv: torch.Tensor) -> None:
+        """Tokens of a verified box, from `first` on, into the arena: what was ready before stays as
+        it is."""
+        runs = clip(reading.runs, first, box.token_end)
+        self._arena.write(runs, kv[:, :, :, first - box.token_start :], box.cell)
+
+
+def _wake(thread: EngineThread) -> None:
+    """The next step fetches what has come; the engine may be waiting for it."""
+    thread.send(_fetch)
+
+
+def _fetch(engine: Engine) -> None:
+    engine.readings.fetch()

@@ -1,0 +1,78 @@
+"""Who wants a prefix, as its build sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from typing import NamedTuple
+
+from preread.engine.reading import Reading
+from preread.errors import Cancelled
+
+
+class Moved(NamedTuple):
+    """Tokens ready of those wanted; ours: how many were computed on our account; at: when, of
+    `time.perf_counter`."""
+
+    ready: int
+    upto: int
+    ours: int
+    at: float
+
+    def computed(self, before: Moved) -> bool:
+        """Whether all that has come since was computed, none of it loaded."""
+        return self.ready - before.ready == self.ours - before.ours > 0
+
+
+class Caller:
+    """Woken by whatever moves its prefix on. left: it is not wanted any more."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[Moved | None] = queue.SimpleQueue()
+        self._others: list[Caller] = []
+        self.left = False
+
+    def leave(self) -> None:
+        """It is not wanted any more; from any thread."""
+        self.left = True
+        for waiting in (self, *self._others):
+            waiting.left = True
+            waiting._inbox.put(None)
+
+    def fresh(self) -> Caller:
+        """The same caller as one that has heard nothing: for one prefix after the other."""
+        other = Caller()
+        self._others.append(other)
+        if self.left:
+            other.leave()
+        return other
+
+    def tell(self, ready: int, upto: int, ours: int) -> None:
+        """See Reading.told; from the engine thread."""
+        self._inbox.put(Moved(ready, upto, ours, time.perf_counter()))
+
+    def wait(self, reading: Reading) -> Moved:
+        """The next news of the reading. Raises its error, or Cancelled when nobody wants it."""
+        if (moved := self._inbox.get()) is None:
+            raise Cancelled("The build was cancelled.")
+        if reading.error is not None:
+            raise reading.error
+        return moved
+
+    def news(self, reading: Reading) -> list[Moved]:
+        """All that was told and not waited for; raises as `wait` does."""
+        told = []
+        while not self._inbox.empty():
+            told.append(self.wait(reading))
+        return told
+
+    def pause(self, seconds: float, reading: Reading) -> None:
+        """Let so much time pass; raises as `wait` does."""
+        until = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while (left := until - time.monotonic()) > 0:
+                if self._inbox.get(timeout=left) is None:
+                    raise Cancelled("The build was cancelled.")
+                if reading.error is not None:
+                    raise reading.error
