@@ -102,8 +102,7 @@ class Bringer:
         finally:
             self._thread.call(lambda engine: engine.readings.met(reading))
         self._measure(reading, caller, tiers)
-        computed = min(meeting.front, choice.upto) - start
-        return brought(report, choice.load_s, computed=computed)
+        return brought(report, choice.load_s, computed=meeting.computed)
 
     def _measure(self, reading: Reading, caller: Caller, tiers: frozenset[str]) -> None:
         """What computing took beside the load."""

@@ -24,10 +24,11 @@ TRUST = 0.5  # of the newest measurement of a load's pace
 
 
 class Meeting:
-    """Tokens [start, upto) of one prefix. Those before `front` are computed, or will be; those from
-    `back` on have come, or are not to be had and are computed later. The engine thread takes from
-    the front, the loading thread gives from the back (store.loading.Front); the front never steps
-    on what has come, and the load writes nothing before the front.
+    """Tokens [start, upto) of one prefix. Those before `front` are there, or are computed next;
+    those from `back` on have come, or are not to be had and are computed later. The engine thread
+    takes from the front, the loading thread gives from the back (store.loading.Front); the front
+    never steps on what has come, and the load writes nothing before the front. computed: how many
+    the engine took.
 
     computed_s(a, b): seconds that computing tokens [a, b) takes beside a load. token_s: seconds a
     loaded token is foreseen to take, then measured. write(first, box, kv): tokens of a box from
@@ -48,6 +49,7 @@ class Meeting:
     ) -> None:
         self.upto = upto
         self.front = self.start = 0
+        self.computed = 0
         self._back = upto
         self._span = span
         self._token_s = token_s
@@ -86,12 +88,14 @@ class Meeting:
             want = min(want, self.upto - base)
             if self.front > base:
                 return min(want, self.front - base)
-            if base >= self._back:  # behind the load: what it did not bring
-                return 0 if self._came else want
-            taken = want if self._over else min(want, self._share(base))
-            taken = min(taken, self._back - base)
+            if base < self._back:
+                taken = want if self._over else min(want, self._share(base))
+                taken = min(taken, self._back - base)
+            else:  # behind the load: what it did not bring
+                taken = 0 if self._came else want
             self.front = base + taken
-            met = self.front == self._back
+            self.computed += taken
+            met = self.front >= self._back
         if met:
             self._stop()
         return taken
