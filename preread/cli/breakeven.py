@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from preread.cli.output import note, size, table
@@ -11,7 +12,7 @@ from preread.cli.output import note, size, table
 if TYPE_CHECKING:
     from preread.capacity.plan import Plan
     from preread.config import Config
-    from preread.store.rates import Pace
+    from preread.store.rates import Pace, Prefill, Slowed
 
 LENGTHS = (256, 1024, 4096, 16384, 65536)
 STEP, MOST = 64, 1 << 17  # tokens: how finely, and how far, a break-even is looked for
@@ -19,13 +20,24 @@ STEP, MOST = 64, 1 << 17  # tokens: how finely, and how far, a break-even is loo
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """token_bytes: of the KV as it is stored; compute: tokens -> seconds, as measured or else as
-    the plan has it; tiers: (name, place, pace; None: never measured), nearest first."""
+    """token_bytes: of the KV as it is stored; prefill: what computing takes, as measured, else
+    None and the plan's `roof`: tokens -> seconds; tiers: (name, place, pace; None: never measured),
+    nearest first; slowed: what computing and loading from a tier cost each other."""
 
     token_bytes: float
-    compute: Callable[[int], float]
-    measured: bool
+    chunk_tokens: int
+    prefill: Prefill | None
+    roof: Callable[[int], float]
     tiers: tuple[tuple[str, str, Pace | None], ...]
+    slowed: Callable[[Iterable[str]], Slowed]
+
+    @property
+    def measured(self) -> bool:
+        return self.prefill is not None
+
+    def compute(self, tokens: int) -> float:
+        """Seconds."""
+        return self.prefill.seconds(0, tokens) if self.prefill else self.roof(tokens)
 
     def begins(self, pace: Pace) -> int | None:
         """The least tokens that load at least as fast as they are computed; None: never."""
@@ -35,6 +47,19 @@ class BreakEven:
     def load(self, pace: Pace, tokens: int) -> float:
         """Seconds."""
         return pace.seconds(int(tokens * self.token_bytes))
+
+    def both(self, name: str, pace: Pace, tokens: int) -> float | None:
+        """Seconds, where it is computed from its front and loaded from its end; None where that is
+        not known or does not pay."""
+        from preread.store.policy import Piece, decide
+
+        ends = [*range(self.chunk_tokens, tokens, self.chunk_tokens), tokens]
+        sizes = (int((b - a) * self.token_bytes) for a, b in pairwise([0, *ends]))
+        pieces = [Piece(end, ((name, size),)) for end, size in zip(ends, sizes, strict=True)]
+        choice = decide(0, pieces, {name: pace}, self.prefill, self.slowed)
+        if choice.meets is None or self.prefill is None:
+            return None
+        return choice.load_s + self.prefill.seconds(choice.upto, tokens)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +74,7 @@ class BreakEven:
                     "bytes_per_s": 1 / pace.byte_s if pace else None,
                     "from_tokens": self.begins(pace) if pace else None,
                     "load_s": {n: self.load(pace, n) for n in LENGTHS} if pace else None,
+                    "both_s": {n: self.both(name, pace, n) for n in LENGTHS} if pace else None,
                 }
                 for name, place, pace in self.tiers
             ],
@@ -69,25 +95,29 @@ def break_even(model: str, plan: Plan, config: Config, dtype: str) -> BreakEven:
     precisions = (plan.precision, plan.kv_precision)
     batch = config.engine.limited("cuda" if plan.machine.on_gpu else "cpu").batch_tokens
     roof = Roofline(plan.shape, plan.dtype, rate, plan.machine.bandwidth, batch, *precisions)
-    prefill = rates.prefill()
     return BreakEven(
         plan.shape.kv_token_bytes(plan.dtype) * share,
-        (lambda n: prefill.seconds(0, n)) if prefill else (lambda n: roof.reading(n).seconds),
-        prefill is not None,
+        config.store.chunk_tokens,
+        rates.prefill(),
+        lambda n: roof.reading(n).seconds,
         tuple((t.name, t.place, rates.pace(t.name)) for t in parse_tiers(config.store.tiers)),
+        rates.slowed,
     )
 
 
 def print_break_even(found: BreakEven) -> None:
-    """A row for each length; a star where loading wins."""
+    """A row for each length; a star where that wins: loading against computing, both at once
+    against either."""
     print()
     rows = []
     for n in LENGTHS:
         computing = found.compute(n)
-        loads = [found.load(pace, n) if pace else None for _, _, pace in found.tiers]
-        cells = ["not yet" if s is None else _ms(s) + " *" * (s <= computing) for s in loads]
+        cells: list[str] = []
+        for name, _, pace in found.tiers:
+            cells += _cells(found, name, pace, n, computing)
         rows.append((f"{n:,}", size(int(n * found.token_bytes)), _ms(computing), *cells))
-    table(("tokens", "KV", "computing", *(name for name, _, _ in found.tiers)), rows)
+    heads = (head for name, _, _ in found.tiers for head in (name, "both"))
+    table(("tokens", "KV", "computing", *heads), rows)
     print()
     for name, place, pace in found.tiers:
         if pace is None:
@@ -99,6 +129,17 @@ def print_break_even(found: BreakEven) -> None:
         print(f"{name} ({place}): {pace_text}; {when}.")
     if not found.measured:
         note("computing: as planned from the machine's rates; measured when a context is read")
+
+
+def _cells(
+    found: BreakEven, name: str, pace: Pace | None, tokens: int, computing: float
+) -> tuple[str, str]:
+    """Of one tier: loaded alone, and both at once where that pays."""
+    if pace is None:
+        return "not yet", ""
+    load, both = found.load(pace, tokens), found.both(name, pace, tokens)
+    alone = _ms(load) + " *" * (both is None and load <= computing)
+    return alone, "" if both is None else f"{_ms(both)} *"
 
 
 def _ms(seconds: float) -> str:

@@ -363,4 +363,26 @@ def test_where_loading_beats_computing(call: Callable[..., Result], home: Path) 
     assert 0 < disk["from_tokens"] <= 1024
     said = call("plan", "--tiers").stdout
     assert "loads faster than computing from" in said and " *" in said
+    assert value["tiers"][0]["both_s"]["65536"] is None  # loading takes next to nothing
+
+
+def test_where_both_at_once_beats_either(call: Callable[..., Result], home: Path) -> None:
+    """A tier that takes as long as computing: both take half; where they slow each other, more."""
+    remembered = Remembered(home)
+    machine, name = this_machine("auto").name, os.environ["PREREAD_MODEL_MODEL"]
+    rows = [[0.0, 100.0, 0.01, 0.0], [0.0, 10_000.0, 1.0, 0.0]]
+    remembered.keep_measured(f"{machine} | prefill {name} auto full", rows)
+    each = one_json(call("plan", "--tiers", "--json"))["tiers"]["token_bytes"]
+    sizes = [each * n for n in (100, 10_000)]
+    remembered.keep_measured(
+        f"{machine} | tier disk", [[size, size / each * 1e-4, 0.0] for size in sizes]
+    )
+    (disk,) = one_json(call("plan", "--tiers", "--json"))["tiers"]["tiers"]
+    assert disk["both_s"]["16384"] == pytest.approx(0.8192, rel=0.1)
+    for kind in ("loading", "computing"):
+        remembered.keep_measured(f"{machine} | {kind}-beside disk", [[1.0, 1.5, 0.0]] * 3)
+    (disk,) = one_json(call("plan", "--tiers", "--json"))["tiers"]["tiers"]
+    assert disk["both_s"]["16384"] == pytest.approx(1.5 * 0.8192, rel=0.1)
+    header, *lines = call("plan", "--tiers").stdout.split("tokens  KV")[-1].splitlines()
+    assert header.split() == ["computing", "disk", "both"] and lines[4].rstrip().endswith("*")
     assert call("plan", "--tiers", "--machine", "h100").exit_code == 2
