@@ -12,6 +12,7 @@ prefix in view makes of them (CacheBlend, arXiv 2405.16444). With a share of 1 a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from preread.engine.stretches import Stretch
 from preread.kernels.attention import attend_at
 from preread.kernels.rope import moved
 from preread.models.decoder import PackedDecoder
+from preread.models.interface import Attend
 
 if TYPE_CHECKING:
     from preread.blends import BlendBy
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 MOVED = 1024  # tokens moved at once
 CELLS = 1 << 24  # most rows x keys of one pass
+ROWS = 256  # that attend at once
 DEVIATES = 1  # the first layer whose keys and values depend on other tokens than their own
 
 
@@ -81,7 +84,7 @@ class Blending:
             self._arena.kv.write(layer, self._slots[places], k, v)
             if layer == last:
                 raise _Enough
-            return self._seen(layer, q, places)
+            return self._seen(layer, q, at)
 
         self._pass(places, attend)
 
@@ -102,26 +105,32 @@ class Blending:
                 found.append((off / fresh.square().sum((1, 3))).nan_to_num(0.0).sum(0))
                 raise _Enough
             self._arena.kv.write(layer, self._slots[places], k, v)
-            return self._seen(layer, q, places)
+            return self._seen(layer, q, at)
 
         self._pass(places, attend)
         deviations: Float32Array = found[0].cpu().numpy()
         return deviations
 
-    def _pass(self, places: torch.Tensor, attend) -> None:  # type: ignore[no-untyped-def]
+    def _pass(self, places: torch.Tensor, attend: Attend) -> None:
+        device = self._decoder.device  # Triton goes by the current one
         try:
-            self._decoder.hidden(self._tokens[places], places, attend)
+            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                self._decoder.hidden(self._tokens[places], places, attend)
         except _Enough:
             return
         raise AssertionError("a pass ends when enough is known")
 
-    def _seen(self, layer: int, q: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def _seen(self, layer: int, q: torch.Tensor, at: Int64Array) -> torch.Tensor:
         """Attention of rows to all tokens up to their own places, which lie in the arena."""
-        upto = int(places[-1]) + 1
-        runs = clip(self._runs, 0, upto)
+        runs = clip(self._runs, 0, int(at[-1]) + 1)
         parts = [self._arena.kv.read(layer, slice(slot, slot + n)) for slot, n in runs]
         k, v = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
-        return attend_at(q, k, v, places, self._decoder.head_dim**-0.5)[0].to(q.dtype)
+        scale, out = self._decoder.head_dim**-0.5, torch.empty_like(q)
+        for lo in range(0, len(at), ROWS):  # those before see fewer keys
+            rows, upto = slice(lo, lo + ROWS), int(at[lo : lo + ROWS][-1]) + 1
+            places = torch.from_numpy(at[rows]).to(q.device)
+            out[rows] = attend_at(q[rows], k[:, :upto], v[:, :upto], places, scale)[0]
+        return out
 
 
 def chosen(
