@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Ids = TypeVar("Ids", np.int32, np.int64)
+FIRST = -(1 << 30)  # name; the next ones lie below. Nobody writes such a number by mistake
 
 
 class Marks:
@@ -30,22 +31,22 @@ class Marks:
         self._tokens: list[int] = []
 
     def name(self, identity: bytes, token: int) -> int:
-        """A negative number for an identity and the token it stands for. An identity of which
-        others make the same KV must say all that the KV depends on."""
+        """The name of an identity, which says all that the KV depends on, and of the token that it
+        stands for."""
         key = identity + token.to_bytes(4, "little")
         with self._lock:
             if key not in self._names:
+                self._names[key] = FIRST - len(self._tokens)
                 self._tokens.append(token)
-                self._names[key] = -len(self._tokens)
             return self._names[key]
 
     def real(self, tokens: NDArray[Ids]) -> NDArray[Ids]:
         """The tokens themselves. A number that is no name stays as it is."""
-        if not self._tokens or (tokens >= 0).all():
+        if not self._tokens or (tokens > FIRST).all():
             return tokens
-        known = (tokens < 0) & (tokens >= -len(self._tokens))
+        known = (tokens <= FIRST) & (tokens > FIRST - len(self._tokens))
         out = tokens.copy()
-        out[known] = np.array(self._tokens, tokens.dtype)[-1 - tokens[known]]
+        out[known] = np.array(self._tokens, tokens.dtype)[FIRST - tokens[known]]
         return out
 
     def lift(self, step: Step) -> None:

@@ -18,7 +18,8 @@ MORE_SUFFIX = "Raise engine.suffix_memory_mb or lower max_tokens."
 
 def misfits(batch: TokenBatch, decoder: Decoder, plan: MemoryPlan, marks: Marks) -> dict[int, str]:
     """row -> why it cannot run: as a token batch, or because memory can never hold it."""
-    batch = replace(batch, groups=[marks.real(group) for group in batch.groups])
+    if batch.named:
+        batch = replace(batch, groups=[marks.real(group) for group in batch.groups])
     errors = token_misfits(batch, decoder.max_positions, decoder.vocab_size)
     own = np.diff(batch.own.offsets)
     growth = batch.spec.max_tokens if isinstance(batch.spec, GenerateSpec) else 0

@@ -99,7 +99,8 @@ class Recipes:
             return part
         recipe = self.of(part.asked)
         groups = [_under(recipe, group) for group in part.batch.groups]
-        return replace(part, prefix=recipe.tokens, batch=replace(part.batch, groups=groups))
+        batch = replace(part.batch, groups=groups, named=True)
+        return replace(part, prefix=recipe.tokens, batch=batch)
 
 
 def _under(recipe: Recipe, group: Int32Array) -> Int32Array:

@@ -85,7 +85,8 @@ class TokenBatch:
     group -1: no shared beginning. own rows have at least one prompt token. charge: prefix tokens
     that were computed for this batch before it was submitted (the first row that runs pays).
     context: [n] prefix length to report. seeds: [n] of sampled rows. keep: leave the rows' KV
-    behind as a prefix. reuse False: groups are found by nobody and find nothing."""
+    behind as a prefix. reuse False: groups are found by nobody and find nothing. named: a token of
+    the groups may be an engine's own name for KV that is not what the tokens say."""
 
     spec: Spec
     own: Ragged
@@ -97,6 +98,7 @@ class TokenBatch:
     charge: int = 0
     keep: bool = False
     reuse: bool = True
+    named: bool = False
 
     def __len__(self) -> int:
         return len(self.own)

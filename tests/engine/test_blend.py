@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preread.backend import Choose, Generate, RequestBatch
+from preread.backend import Choose, Generate, Ragged, RequestBatch
 from preread.blends import Blend
 from preread.config import EngineSection
 from preread.contexts.rows import collect
@@ -410,6 +410,19 @@ async def test_several_devices_refuse_it(backend):
         await ask(backend, blended(0.2))
 
 
+async def test_nobody_names_it_by_accident_or_on_purpose(backend):
+    """Token ids that a caller gives are tokens."""
+    recipe = recipe_of(backend, blended(0.2))
+    await backend.build(blended(0.2))
+    for first in (recipe.tokens[recipe.head], -1):
+        tokens = recipe.tokens.copy()
+        tokens[recipe.head] = first
+        rows = np.stack((np.append(tokens, 65), np.append(tokens, 66)))
+        prompts = Ragged(rows.ravel().astype(np.int32), np.arange(3) * rows.shape[1])
+        got = await collect(backend, RequestBatch(SHORT, prompts, raw=True))
+        assert all("not below the vocabulary" in row.error for row in got)
+
+
 # --- its parts -------------------------------------------------------------------------------
 
 TOKENS = st.lists(st.integers(0, 3), min_size=0, max_size=120)
@@ -456,7 +469,7 @@ def test_a_name_stands_for_its_token():
     marks = Marks()
     a, b, c = marks.name(b"x", 7), marks.name(b"x", 8), marks.name(b"y", 7)
     assert len({a, b, c}) == 3 and max(a, b, c) < 0 and marks.name(b"x", 7) == a
-    tokens = np.array([3, a, b, -9, c], np.int32)
-    assert marks.real(tokens).tolist() == [3, 7, 8, -9, 7]
+    tokens = np.array([3, a, b, -1, c, c - 1], np.int32)
+    assert marks.real(tokens).tolist() == [3, 7, 8, -1, 7, c - 1]
     plain = tokens[:1]
     assert marks.real(plain) is plain
