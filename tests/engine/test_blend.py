@@ -15,6 +15,7 @@ from preread.backend import Choose, Generate, Ragged, RequestBatch
 from preread.blends import Blend
 from preread.config import EngineSection
 from preread.contexts.rows import collect
+from preread.engine.agreeing import logits_after
 from preread.engine.arena import clip
 from preread.engine.blend import chosen
 from preread.engine.caller import Caller
@@ -26,7 +27,7 @@ from preread.errors import RequestError
 from preread.kernels.rope import moved_slow
 from preread.models.load import LoadedModel, load_model
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.models import NaiveAttend, forward, write_tiny_model
+from preread.testing.models import NaiveAttend, forward, load_decoder, write_tiny_model
 from preread.types import Message, Prefix
 from tests.engine.test_local import store_of
 
@@ -190,6 +191,26 @@ async def test_all_computed_again_is_the_exact_composition(backend, by):
     recipe = recipe_of(backend, prefix)
     mine, true = [await kv_of(backend, p, recipe.end) for p in (prefix, exact(prefix))]
     torch.testing.assert_close(mine, true, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize(("dtype", "wider"), [("float32", "float64"), ("bfloat16", "float32")])
+async def test_all_computed_again_keeps_law_1(model, dtype, wider):
+    """What follows is as near to the model in the next wider type as without any cache; and what
+    follows a blend of less is not: the bound can tell."""
+    loaded = load_model(str(model.folder), dtype=dtype, device="cpu")
+    reference = load_decoder(model.folder, wider)
+    backend = LocalBackend(loaded, None, CONFIG)
+    tokens = recipe_of(backend, blended(1.0)).real
+    text = np.random.default_rng(5).integers(0, 250, 40).astype(np.int32)
+    prompt = [*tokens.tolist(), *text.tolist()]
+    true, plain = (forward(d, [prompt])[0][-40:] for d in (reference, loaded.decoder))
+    off = {"plain": (plain - true).square().mean().sqrt()}
+    for share in (1.0, 0.2):
+        kv = await kv_of(backend, blended(share), len(tokens))
+        got = logits_after(loaded.decoder, backend._builder._arena.kv, kv, text)
+        off[share] = (got - true).square().mean().sqrt()
+    assert off[1.0] <= 1.25 * off["plain"] < off[0.2], off
+    await backend.close()
 
 
 async def test_less_is_further_from_it(backend):
