@@ -22,8 +22,9 @@ class Form(Protocol):
 
     def head(self) -> str: ...
 
-    def line(self, group: Sequence[Merged]) -> str:
-        """ "" where a failed row stands in the error file only."""
+    def lines(self, groups: Sequence[Sequence[Merged]]) -> tuple[str, int]:
+        """The text of a block of rows, and how many rows are in it: less where failed ones stand in
+        the error file only."""
         ...
 
     def error(self, group: Sequence[Merged]) -> str:
@@ -43,10 +44,11 @@ class OpenAILines:
     def head(self) -> str:
         return ""
 
-    def line(self, group: Sequence[Merged]) -> str:
-        (row,) = group
-        if row.finish == "error":
-            return ""
+    def lines(self, groups: Sequence[Sequence[Merged]]) -> tuple[str, int]:
+        made = [self._line(row) for (row,) in groups if row.finish != "error"]
+        return "".join(made), len(made)
+
+    def _line(self, row: Merged) -> str:
         name = f"{row.idx:08d}"
         order = self._order(row.order)
         response = {"status_code": 200, "request_id": f"req_{name}", "body": self._body(row, order)}
@@ -117,15 +119,15 @@ class TableRows:
         self._files = files
 
     def head(self) -> str:
-        return "" if self._json else self._row([*self._columns, *self._added])
+        return "" if self._json else self._table([[*self._columns, *self._added]])
 
-    def line(self, group: Sequence[Merged]) -> str:
-        given = json.loads(group[0].carry)
-        made = dict.fromkeys(self._added, None) | self._cells(group)
+    def lines(self, groups: Sequence[Sequence[Merged]]) -> tuple[str, int]:
+        none = dict.fromkeys(self._added)
+        rows = [json.loads(group[0].carry) | none | self._cells(group) for group in groups]
         if self._json:
-            return _json(given | made)
-        cells = [_cell(given.get(name)) for name in self._columns]
-        return self._row(cells + [_cell(made[name]) for name in self._added])
+            return "".join(map(_json, rows)), len(rows)
+        names = [*self._columns, *self._added]
+        return self._table([[_cell(row.get(name)) for name in names] for row in rows]), len(rows)
 
     def error(self, group: Sequence[Merged]) -> str:
         why = next((row.error for row in group if row.finish == "error"), "")
@@ -135,9 +137,9 @@ class TableRows:
         where = {"file": self._files[first.file], "line": first.line}
         return _json(where | {"error": why, "row": json.loads(first.carry)})
 
-    def _row(self, cells: Sequence[str]) -> str:
+    def _table(self, rows: Sequence[Sequence[str]]) -> str:
         text = io.StringIO()
-        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerow(cells)
+        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerows(rows)
         return text.getvalue()
 
 

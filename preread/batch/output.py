@@ -29,11 +29,10 @@ def write_in_order(journal: Journal, form: Form, output: Path, errors: Path) -> 
     with _replacing(output) as out, _replacing(errors) as bad:
         out.write(form.head())
         for groups in _groups(journal):
-            good = [form.line(group) for group in groups]
-            wrong = [form.error(group) for group in groups]
-            rows += sum(map(bool, good))
-            failed += sum(map(bool, wrong))
-            out.write("".join(good))
+            text, n = form.lines(groups)
+            wrong = [line for line in map(form.error, groups) if line]
+            rows, failed = rows + n, failed + len(wrong)
+            out.write(text)
             bad.write("".join(wrong))
     if not failed:
         errors.unlink(missing_ok=True)

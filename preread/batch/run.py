@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
 
 from preread.backend import Backend, RequestBatch, ResultBatch
+from preread.batch.budget import NONE, Budget, Reserved
+from preread.batch.feed import Feed
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
 from preread.batch.order import Order
-from preread.batch.pace import CHARACTERS, TASKS, Pace
+from preread.batch.pace import TASKS, Pace
 from preread.batch.schema import Result, Waiting
 from preread.batch.tally import Tally
 from preread.errors import RequestError, Resumable
@@ -49,11 +51,9 @@ class _Block:
     """Requests in flight. open: of each the text so far, until it ends."""
 
     rows: list[Waiting]
-    began: float
-    open: dict[int, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.open = dict.fromkeys(range(len(self.rows)), "")
+    reserved: Reserved = NONE
+    open: dict[int, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
 
 class Runner:
@@ -68,6 +68,7 @@ class Runner:
         tally: Tally,
         stop: Stop,
         tell: Callable[[Tally], None] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         """model: as the orders name it. tell: hears at every commit how far it is."""
         self._journal = journal
@@ -77,14 +78,15 @@ class Runner:
         self._stop = stop
         self._tell = tell
         self._pace = Pace()
-        self._waiting: deque[Waiting] = deque()
-        self._cursor = 0
+        self._budget = budget or Budget()
+        self._feed = Feed(journal, self._model, self._do)
         self._tasks: set[asyncio.Task[None]] = set()
         self._flying = 0
         self._ended: list[Result] = []
         self._failure: Exception | None = None
         self._orders: dict[bytes, Order] = {}
         self._prefixes: dict[bytes, Prefix] = {}
+        self._heads: dict[bytes, int] = {}  # tokens of prefixes, where there is a budget
         self._aside = ThreadPoolExecutor(1, "preread-journal")
 
     async def run(self) -> None:
@@ -92,8 +94,8 @@ class Runner:
         before are kept, as they are when this is cancelled."""
         keeper = asyncio.create_task(self._keep_time())
         try:
-            while rows := await self._next():
-                self._send(rows)
+            while (block := await self._next()) is not None:
+                self._send(block)
                 await self._room()
             await self._drain()
         finally:
@@ -105,33 +107,48 @@ class Runner:
         if self._failure is not None:
             raise self._failure
 
-    async def _next(self) -> list[Waiting]:
-        """What may run in one batch: rows of one order, no more than a block; none at the end."""
-        if self._stop.reason or self._failure:
-            return []
-        if not self._waiting:
-            rows = await self._do(self._journal.next, self._cursor, self._model, self._pace.rows)
-            self._waiting.extend(rows)
-        taken: list[Waiting] = []
-        room = CHARACTERS
-        while self._waiting and len(taken) < self._pace.rows:
-            row = self._waiting[0]
-            if taken and (row.order != taken[0].order or row.chars > room):
-                break
-            room -= row.chars
-            taken.append(self._waiting.popleft())
-            self._cursor = row.no
-        return taken
+    async def _next(self) -> _Block | None:
+        """What is sent next; None at the end, and when it must not be."""
+        while not (self._stop.reason or self._failure):
+            rows = await self._feed.peek(self._pace.rows)
+            if not rows:
+                return None
+            block = _Block(rows)
+            if self._budget.limited:
+                await self._admit(block)
+            if block.rows:
+                self._feed.take(len(block.rows))
+                return block
+            if not self._tasks:
+                self._stop.ask("the budget is used up")
+            await self._one()
+        return None
 
-    def _send(self, rows: list[Waiting]) -> None:
-        task = asyncio.create_task(self._run(_Block(rows, time.monotonic())))
+    async def _admit(self, block: _Block) -> None:
+        """Cut a block down to rows on one prefix for which there is money, and reserve that."""
+        first = block.rows[0].prefix
+        rows = list(takewhile(lambda row: row.prefix == first, block.rows))
+        if first not in self._heads:
+            (self._heads[first],) = await self._backend.count([await self._prefix(first)])
+        order = await self._order(rows[0].order)
+        n, block.reserved = self._budget.admit(rows, order, self._heads[first], self._tally)
+        block.rows = rows[:n]
+
+    def _send(self, block: _Block) -> None:
+        block.open = dict.fromkeys(range(len(block.rows)), "")
+        task = asyncio.create_task(self._run(block))
         self._tasks.add(task)
-        self._flying += len(rows)
+        self._flying += len(block.rows)
         task.add_done_callback(self._tasks.discard)
 
     async def _room(self) -> None:
         """Wait while enough is in flight."""
         while self._tasks and (self._flying >= self._pace.ahead or len(self._tasks) >= TASKS):
+            await self._one()
+
+    async def _one(self) -> None:
+        """Until one of the blocks in flight has come back."""
+        if self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def _drain(self) -> None:
@@ -154,6 +171,7 @@ class Runner:
             self._failure = self._failure or exc
         finally:
             self._flying -= len(block.rows)
+            self._budget.release(block.reserved)
 
     async def _batch(self, rows: list[Waiting]) -> RequestBatch:
         order = await self._order(rows[0].order)
@@ -188,6 +206,7 @@ class Runner:
             probs = [row.tobytes() for row in data]
         mass = [None] * n if news.mass is None else news.mass.tolist()
         written = [0] * n if news.written is None else news.written.tolist()
+        ended: list[Result] = []
         columns = (news.rows.tolist(), news.finish, news.texts, news.usage.tolist(), written)
         for row, finish, text, usage, wrote, prob, held in zip(*columns, probs, mass, strict=True):
             text = block.open.pop(row) + text
@@ -198,20 +217,27 @@ class Runner:
                 error = news.errors.get(row, "failed without a reason") if failed else ""
                 context, cached, computed, output = usage
                 result = Result(
-                    block.rows[row].idx, finish.value, text, context, cached, computed, output,
+                    block.rows[row].idx, finish._value_, text, context, cached, computed, output,
                     wrote, None if failed else prob, None if failed else held, error,
                 )  # fmt: skip
-                self._ended.append(result)
-                self._tally.add(result)
+                ended.append(result)
+                if self._budget.limited and not failed:
+                    self._budget.saw(block.rows[row].prefix, computed)
+        self._keep_these(ended)
 
     def _fail(self, block: _Block, why: str) -> None:
         """What has not ended yet."""
+        ended: list[Result] = []
         for row in block.open:
             idx = block.rows[row].idx
             result = Result(idx, Finish.ERROR.value, "", 0, 0, 0, 0, 0, None, None, why)
-            self._ended.append(result)
-            self._tally.add(result)
+            ended.append(result)
         block.open.clear()
+        self._keep_these(ended)
+
+    def _keep_these(self, ended: list[Result]) -> None:
+        self._ended += ended
+        self._tally.add(ended)
 
     async def _keep_time(self) -> None:
         """Keep and tell, again and again."""

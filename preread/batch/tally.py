@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from preread.batch.schema import Result
 from preread.types import Prices
+
+NAMES = ("cached", "computed", "output", "written")
+COUNTS = tuple(Result._fields.index(name) for name in NAMES)
 
 
 @dataclass(slots=True)
@@ -27,15 +31,19 @@ class Tally:
     whole: float = 0.0  # money that the same would have cost without reuse
     began: float = field(default_factory=time.monotonic)
 
-    def add(self, result: Result) -> None:
-        self.done += 1
-        self.now += 1
-        self.failed += result.finish == "error"
-        self.cached += result.cached
-        self.computed += result.computed
-        self.output += result.output
-        self.written += result.written
-        self.pay(result.computed, result.cached, result.output, result.written)
+    def add(self, results: Sequence[Result]) -> None:
+        if not results:
+            return
+        columns = list(zip(*results, strict=True))
+        cached, computed, output, written = (sum(columns[i]) for i in COUNTS)
+        self.done += len(results)
+        self.now += len(results)
+        self.failed += columns[1].count("error")
+        self.cached += cached
+        self.computed += computed
+        self.output += output
+        self.written += written
+        self.pay(computed, cached, output, written)
 
     def pay(self, computed: int, cached: int, output: int, written: int) -> None:
         """At the prices of the backend that runs now."""

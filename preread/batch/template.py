@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from string import Formatter
 from typing import Any
 
@@ -31,16 +32,23 @@ class Template:
             raise RequestError(
                 f"--item {text!r}: {exc}.", hint="Give {column}; a brace itself is {{ or }}."
             ) from None
-        self.columns = tuple(dict.fromkeys(name for _, name in self._pieces if name is not None))
+        named = [name for _, name in self._pieces if name is not None]
+        self._values = itemgetter(*named) if named else None
+        self._one = len(named) == 1
+        self._format = "".join(
+            literal.replace("%", "%%") + ("" if name is None else "%s")
+            for literal, name in self._pieces
+        )
 
     def write(self, row: dict[str, Any]) -> str:
         """Raises KeyError with the column that a row lacks."""
         if not self._pieces:
-            return "\n".join(f"{name}: {shown(value)}" for name, value in row.items())
-        return "".join(
-            literal if name is None else literal + shown(row[name])
-            for literal, name in self._pieces
-        )
+            return "\n".join([f"{name}: {shown(value)}" for name, value in row.items()])
+        if self._values is None:
+            return self._format % ()
+        found = self._values(row)
+        values = (found,) if self._one else found
+        return self._format % tuple([shown(value) for value in values])
 
 
 def shown(value: Any) -> str:
@@ -72,6 +80,7 @@ class RowTable:
         self._reserved = frozenset(reserved)
         self._fixed = list(fixed)
         self._columns: dict[str, None] = {}  # in the order in which they were met
+        self._encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
     @property
     def files(self) -> list[str]:
@@ -116,7 +125,7 @@ class RowTable:
         if not item.strip():
             faults.add(self._names[file], line, "item", "is empty")
             return
-        carry = json.dumps(value, ensure_ascii=False, default=str)
+        carry = self._encode(value)
         for order, prefix, after in self._asks:
             rows.add((file, line), order, prefix, item + after, carry=carry)
             carry = ""  # once per row

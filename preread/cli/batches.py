@@ -30,6 +30,13 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that wa
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Go on, and run failed rows again.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run has done.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")]
+Money = Annotated[
+    float, typer.Option(min=0, help="Stop before more is spent, in the currency of the prices.")
+]
+Tokens = Annotated[int, typer.Option(min=0, help="Stop before more are computed and written out.")]
+Backend = Annotated[
+    str, typer.Option(help="Somebody else's server, openai:URL, anthropic …; docs/backends.md.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 
@@ -74,6 +81,9 @@ def batch(
     journal: Journal = None,
     error_file: Errors = None,
     report: ReportFile = None,
+    budget_money: Money = 0.0,
+    budget_tokens: Tokens = 0,
+    backend: Backend = "",
     json: Json = False,
 ) -> None:
     """Answer every request of a file: what they share is read once, nothing is lost, the output is
@@ -82,10 +92,11 @@ def batch(
     from preread.cli.requests import Asked, batch_command
 
     asked = Asked(inputs, str(format), model, prompt, item, max_tokens, temperature, seed, schema)
-    batch_command(
-        asked,
-        Options(output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json),
-    )
+    options = Options(
+        output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json, backend,
+        budget_money, budget_tokens,
+    )  # fmt: skip
+    batch_command(asked, options)
 
 
 @commands.command()
@@ -115,6 +126,9 @@ def score(
     journal: Journal = None,
     error_file: Errors = None,
     report: ReportFile = None,
+    budget_money: Money = 0.0,
+    budget_tokens: Tokens = 0,
+    backend: Backend = "",
     json: Json = False,
 ) -> None:
     """Score every row of a table: the probabilities of given labels, from one forward each; nothing
@@ -127,6 +141,7 @@ def score(
         check_position, html,
     )  # fmt: skip
     options = Options(
-        output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json
-    )
+        output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json, backend,
+        budget_money, budget_tokens,
+    )  # fmt: skip
     score_command(asked, options)

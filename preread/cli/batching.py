@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from preread.backend import Backend
+from preread.backend import Backend, BackendInfo
+from preread.batch.budget import Budget
 from preread.batch.forecast import Forecast, forecast
 from preread.batch.forms import Form
 from preread.batch.job import begin, models, priced, same_model, tallied, warm
@@ -28,6 +29,7 @@ from preread.cli.billing import show_forecast, show_report
 from preread.cli.output import FAILURES, OK, RESUMABLE, note
 from preread.cli.pages import check_place
 from preread.cli.progress import progress
+from preread.config import load_config, local_model
 from preread.errors import RequestError
 
 T = TypeVar("T")
@@ -47,6 +49,9 @@ class Options:
     fresh: bool = False
     dry_run: bool = False
     json: bool = False
+    backend: str = ""  # "": as configured
+    budget_money: float = 0.0  # 0: no limit
+    budget_tokens: int = 0
     quiet: bool = False  # nothing on stdout: the caller has more to say
 
     @property
@@ -65,13 +70,17 @@ class Opened(NamedTuple):
     run: Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-@contextmanager
-def local(model: str) -> Iterator[Opened]:
-    """The engine in this process."""
-    from preread.app import open as open_engine
+def opener(backend: str) -> Open:
+    """Engines in this process, or somebody else's server. See `preread.open`."""
 
-    with open_engine(model) as engine:
-        yield Opened(engine.backend, engine.run)
+    @contextmanager
+    def opened(model: str) -> Iterator[Opened]:
+        from preread.app import open as open_engine
+
+        with open_engine(model, backend=backend) as engine:
+            yield Opened(engine.backend, engine.run)
+
+    return opened
 
 
 @dataclass(slots=True)
@@ -81,7 +90,7 @@ class Batch:
     table: Table
     options: Options
     form: Callable[[Journal], Form]
-    open: Open = local
+    open: Open
     stop: Stop = field(default_factory=Stop)
     forecasts: list[Forecast] = field(default_factory=list)
     rate: float = 0.0  # tokens a second at which the longest prefix was read
@@ -168,7 +177,23 @@ class Batch:
             same_model(journal, model, info.fingerprint)
             priced(journal, tally, model, info.prices)
             self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
-            held.run(Runner(journal, held.backend, model, tally, self.stop, tell).run())
+            budget = self._budget(model, info)
+            runner = Runner(journal, held.backend, model, tally, self.stop, tell, budget)
+            held.run(runner.run())
+
+    def _budget(self, model: str, info: BackendInfo) -> Budget:
+        """Raises RequestError for money where nothing is paid."""
+        options = self.options
+        if options.budget_money and info.prices is None:
+            raise RequestError(
+                f"--budget-money: {info.name} has no prices for {model}.",
+                hint="Give --budget-tokens.",
+            )
+        made = Budget(options.budget_money, options.budget_tokens)
+        for foreseen in self.forecasts:
+            if foreseen.model == model:
+                made.per_char, made.per_row = foreseen.per_char, foreseen.per_row
+        return made
 
     def _write(self, journal: Journal) -> None:
         write_in_order(journal, self.form(journal), self.options.output, self.options.errors_path)
@@ -194,6 +219,17 @@ def interruptible(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def model_of(model: str, backend: str) -> str:
+    """What rows of a table are asked of: as given, else as configured; "" where a server has but
+    one."""
+    from preread.app.compose import remote
+
+    config = load_config().model
+    if model:
+        return local_model(model)
+    return "" if remote(backend or config.backend) else local_model(config.model)
 
 
 def read_text(path: Path, option: str) -> str:

@@ -16,7 +16,7 @@ from preread.batch.order import Order
 from preread.batch.table import Table
 from preread.batch.template import RowTable, Template
 from preread.cli.asking import read_schema
-from preread.cli.batching import Batch, Options, read_text
+from preread.cli.batching import Batch, Options, model_of, opener, read_text
 from preread.config import load_config, local_model
 from preread.errors import RequestError
 from preread.types import Prefix, Sampling
@@ -39,7 +39,11 @@ class Asked:
 
 def batch_command(asked: Asked, options: Options) -> None:
     """See `preread batch --help`."""
-    table: Table = _batch_file(asked) if _is_openai(asked) else _rows(asked)
+    table: Table = (
+        _batch_file(asked)
+        if _is_openai(asked)
+        else _rows(asked, model_of(asked.model, options.backend))
+    )
 
     def form(journal: Journal) -> Form:
         columns: list[str] = json.loads(journal.get("columns"))
@@ -50,7 +54,7 @@ def batch_command(asked: Asked, options: Options) -> None:
 
     if not _is_openai(asked):
         TableRows(options.output.suffix, [], ANSWER, answer_cells, [])  # a suffix that can be had
-    code, _ = Batch(table, options, form).run()
+    code, _ = Batch(table, options, form, opener(options.backend)).run()
     if code:
         raise SystemExit(code)
 
@@ -80,14 +84,14 @@ def _batch_file(asked: Asked) -> BatchFile:
     return BatchFile(asked.inputs, Defaults(model, tokens, asked.temperature, asked.seed))
 
 
-def _rows(asked: Asked) -> RowTable:
+def _rows(asked: Asked, model: str) -> RowTable:
     config = load_config()
     work = Generate(
         asked.max_tokens or config.context.max_tokens,
         Sampling(temperature=asked.temperature, seed=asked.seed),
         schema=read_schema(asked.schema),
     )
-    order = Order(local_model(asked.model or config.model.model), work)
+    order = Order(model, work)
     shared = Prefix(read_text(asked.prompt, "--prompt") if asked.prompt else "")
     given = "" if asked.format == "auto" else asked.format
     asks: list[tuple[Order, Prefix, str]] = [(order, shared, "")]

@@ -14,11 +14,10 @@ from preread.batch.journal import Journal
 from preread.batch.score import Question, Scoring, labelled, read_questions, scaled
 from preread.batch.scored import Scored
 from preread.batch.template import RowTable, Template, shown
-from preread.cli.batching import Batch, Options, read_text
+from preread.cli.batching import Batch, Options, model_of, opener, read_text
 from preread.cli.output import emit, note
 from preread.cli.pages import check_place, page, write_page
 from preread.cli.plots import Plot, Tick, bar_plot
-from preread.config import load_config, local_model
 from preread.errors import RequestError
 
 LONGEST = 120  # characters of a cell on the page
@@ -46,7 +45,7 @@ def score_command(asked: Asked, options: Options) -> None:
     html = asked.html or options.output.with_suffix(".html")
     check_place(html)
     rubric = read_text(asked.rubric, "--rubric") if asked.rubric else ""
-    model = local_model(asked.model or load_config().model.model)
+    model = model_of(asked.model, options.backend)
     scoring = Scoring(
         _questions(asked), model, rubric, calibrate=asked.calibrate,
         check_position=asked.check_position,
@@ -68,7 +67,7 @@ def score_command(asked: Asked, options: Options) -> None:
     TableRows(options.output.suffix, [], columns, scored.cells, [])  # a suffix that can be had
     quiet = options.json and not options.dry_run
     told = replace(options, json=options.json and options.dry_run, quiet=quiet)
-    code, report = Batch(table, told, form).run()
+    code, report = Batch(table, told, form, opener(options.backend)).run()
     if options.dry_run:
         return
     written = write_page(html, _page(scored, asked)) if scored.rows else None

@@ -23,6 +23,7 @@ from preread.bridge import LoopThread
 from preread.cli.batching import Batch, Opened, Options
 from preread.cli.progress import line
 from preread.testing.instant import InstantBackend
+from preread.testing.provider import Profile, Provider
 from preread.types import Prices
 
 from .conftest import one_json
@@ -187,3 +188,28 @@ def test_the_line_of_progress() -> None:
     said = line(tally)
     assert said.startswith("50 of 100 · ") and "90.0% cached" in said
     assert said.endswith("left · 2 failed · 0.5000 USD")
+
+
+def test_somebody_elses_server(call: Call, tmp_path: Path) -> None:
+    """Over real HTTP to the simulated provider: rules are read once, rows cached, limits kept."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(chat(f"r{i}", f"text {i}", model="simulated") for i in range(40)))
+    profile = Profile(server="vllm", limit=4096, min_prefix=16, block=16)
+    with served(Provider(profile, lambda prefix, text: f"said {text}")) as server:
+        value = one_json(call("batch", path, "-o", tmp_path / "out.jsonl", "--json",
+                              "--backend", f"openai:{server.url}"))  # fmt: skip
+    told = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    said = [line["response"]["body"]["choices"][0]["message"]["content"] for line in told]
+    assert said == [f"said text {i}" for i in range(40)]
+    assert value["failed"] == 0 and value["hit_rate"] > 0.8
+
+
+@contextmanager
+def served(server: Provider) -> Iterator[Provider]:
+    loop = LoopThread()
+    loop.run(server.start())
+    try:
+        yield server
+    finally:
+        loop.run(server.stop())
+        loop.stop()

@@ -1,0 +1,88 @@
+"""A limit of money or tokens that a run keeps to: what may still come is reserved before it is
+sent, and given back when what came is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from preread.batch.order import Order
+from preread.batch.schema import Waiting
+from preread.batch.tally import Tally
+from preread.types import Prices
+
+MARGIN = 1.25  # on estimated tokens of a row's own text
+ROOM = 16  # tokens on top, for a template
+
+
+class Reserved(NamedTuple):
+    """tokens: computed and output."""
+
+    money: float
+    tokens: int
+
+
+NONE = Reserved(0.0, 0)
+
+
+@dataclass(slots=True)
+class Budget:
+    """money: in the backend's currency; tokens: computed + output; 0 is no limit. The money and
+    tokens that a tally shows never exceed them, as far as rows take what they are estimated to take
+    at most: all of their prompt computed, and the longest answer. A beginning that was read in this
+    run counts as cached from then on, at what it has cost on average since. per_char, per_row: see
+    Forecast."""
+
+    money: float = 0.0
+    tokens: int = 0
+    per_char: float = 0.5
+    per_row: float = 16.0
+    _held: Reserved = NONE
+    _seen: dict[bytes, list[int]] = field(default_factory=dict)  # prefix -> rows, computed tokens
+
+    @property
+    def limited(self) -> bool:
+        return bool(self.money or self.tokens)
+
+    def admit(
+        self, rows: Sequence[Waiting], order: Order, head: int, tally: Tally
+    ) -> tuple[int, Reserved]:
+        """How many of the rows, all on a prefix of `head` tokens, may be sent, and what that
+        reserves until `release`."""
+        left_money = self.money - tally.money - self._held.money
+        left_tokens = self.tokens - tally.computed - tally.output - self._held.tokens
+        money, tokens, n = 0.0, 0, 0
+        for row in rows:
+            at_most = self._at_most(row, order, head, tally.prices)
+            if self.money and money + at_most.money > left_money:
+                break
+            if self.tokens and tokens + at_most.tokens > left_tokens:
+                break
+            money, tokens, n = money + at_most.money, tokens + at_most.tokens, n + 1
+        taken = Reserved(money, tokens)
+        self._held = Reserved(self._held.money + money, self._held.tokens + tokens)
+        return n, taken
+
+    def release(self, taken: Reserved) -> None:
+        self._held = Reserved(self._held.money - taken.money, self._held.tokens - taken.tokens)
+
+    def saw(self, prefix: bytes, computed: int) -> None:
+        """A row on a prefix has ended well."""
+        seen = self._seen.setdefault(prefix, [0, 0])
+        seen[0] += 1
+        seen[1] += computed
+
+    def _at_most(self, row: Waiting, order: Order, head: int, prices: Prices | None) -> Reserved:
+        own = round((self.per_row + self.per_char * row.chars) * MARGIN) + ROOM
+        seen = self._seen.get(row.prefix)
+        computed = head + own
+        if seen is not None:
+            computed = min(computed, max(own, round(seen[1] / seen[0] * MARGIN)))
+        cached = head + own - computed
+        tokens = computed + order.most_output
+        if prices is None:
+            return Reserved(0.0, tokens)
+        dear = max(prices.computed, prices.written)
+        money = computed * dear + cached * prices.cached + order.most_output * prices.output
+        return Reserved(money / 1e6, tokens)
