@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,16 @@ def running(folder: Path, *settings: str) -> Iterator[Valkey]:
         server.kill()
 
 
-def member(folder: Path) -> Valkey:
-    """A server that may join a cluster. A lost one does not stop the others."""
+def member(folder: Path, *, port: int = 0, announced: int = 0) -> Valkey:
+    """A server that may join a cluster. A lost one does not stop the others. announced: the port
+    that clients are told, where a proxy stands before it."""
     return Valkey(
         folder,
+        *(("--cluster-announce-port", str(announced)) if announced else ()),
         *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
         *("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"),
         *("--cluster-require-full-coverage", "no"),
+        port=port,
     )
 
 
@@ -123,22 +126,40 @@ def meet(server: Valkey, other: Valkey) -> None:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int = 3) -> Iterator[list[Valkey]]:
-    """Primaries that share the slots evenly."""
+def cluster(
+    folder: Path, nodes: int = 3, *, replicas: int = 0, places: Sequence[tuple[int, int]] = ()
+) -> Iterator[list[Valkey]]:
+    """Primaries that share the slots evenly, then as many replicas of the first of them. places:
+    (port, announced port) of each primary."""
     servers: list[Valkey] = []
     try:
         for n in range(nodes):
-            servers.append(member(folder / str(n)))
+            port, announced = places[n] if places else (0, 0)
+            servers.append(member(folder / str(n), port=port, announced=announced))
         share = -(-16384 // nodes)
         for n, server in enumerate(servers):
             last = min((n + 1) * share, 16384) - 1
             server.command("CLUSTER", "ADDSLOTSRANGE", n * share, last)
             meet(server, servers[0])
         eventually(lambda: all(_sees(server, nodes) for server in servers))
+        for n in range(replicas):
+            servers.append(replica := member(folder / f"replica {n}"))
+            meet(servers[0], replica)
+        eventually(lambda: all(_sees(server, nodes + replicas) for server in servers))
+        for leader, replica in zip(servers, servers[nodes:], strict=False):
+            replica.command("CLUSTER", "REPLICATE", leader.command("CLUSTER", "MYID").decode())
+        for leader, replica in zip(servers, servers[nodes:], strict=False):
+            eventually(lambda one=leader, two=replica: synced(two, one))  # type: ignore[misc]
         yield servers
     finally:
         for server in servers:
             server.kill()
+
+
+def synced(replica: Valkey, primary: Valkey) -> bool:
+    """The replica follows, and holds what the primary holds."""
+    link = replica.command("INFO", "replication").get("master_link_status")
+    return link == "up" and replica.command("DBSIZE") == primary.command("DBSIZE")
 
 
 def _sees(server: Valkey, nodes: int) -> bool:

@@ -110,6 +110,7 @@ class Book:
         self._seen: dict[ChunkKey, Note] = {}  # as far as this process has looked
         self._written: float | None = None
         self._looked: float | None = None
+        self._unfolded = MOST  # pages of ours since we last looked how many there are
 
     def mark(self, keys: Iterable[ChunkKey], owner: bytes = b"") -> None:
         """Used now; owner: of all of them, where it is known."""
@@ -136,6 +137,7 @@ class Book:
         with self._lock:
             page, self._pending, self._written = self._pending, [], self._clock()
         if page:
+            self._unfolded += 1
             with contextlib.suppress(TierError):
                 self._shelf.put(uuid4().hex, _page(page))
 
@@ -155,8 +157,11 @@ class Book:
         return notes
 
     def long(self) -> bool:
-        """Whether it has many pages. Raises TierError."""
-        return self._shelf is not None and len(self._shelf.names()) > MOST
+        """Whether it has many pages; looked at once in a while. Raises TierError."""
+        if self._shelf is None or self._unfolded < MOST // 2:
+            return False
+        self._unfolded = 0
+        return len(self._shelf.names()) > MOST
 
     def fold(self, held: Container[ChunkKey]) -> dict[ChunkKey, Note]:
         """`look`, and if it took many pages one takes their place: of chunks that are held, and of

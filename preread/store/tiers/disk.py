@@ -135,6 +135,7 @@ class DiskTier:
         with self._lock, self._border("remove from"):
             gone = [key for key in keys if act(self._path(key))]
         self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
+        self._fold()
         return len(gone)
 
     def scan(self) -> Iterator[ChunkEntry]:
@@ -161,8 +162,7 @@ class DiskTier:
         worth nothing to them."""
         self._book.used(saved)
         self._book.flush()
-        if self._book.long():
-            self._book.fold({entry.key for entry in self.scan()})
+        self._fold()
 
     def left(
         self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
@@ -242,6 +242,10 @@ class DiskTier:
         self._drop_quarantine(None)
 
     # -- looking after the folder --
+
+    def _fold(self) -> None:
+        if self._book.long():
+            self._book.fold({entry.key for entry in self.scan()})
 
     def _set_right(self, entries: Iterable[ChunkEntry]) -> Iterator[ChunkEntry]:
         """What was used by a clock that was ahead would be the last to go for as long: it was used

@@ -318,14 +318,9 @@ def test_a_replica_that_takes_over_is_found(
         replica.command("CLUSTER", "REPLICATE", leader)
         tier = filled(opened(cluster_url(own[:1], "?deadline=1s")))
         lost = next(n for n in range(N) if owner(own, n) == own[1].port)
-        eventually(lambda: synced(replica, own[1]))
+        eventually(lambda: valkey.synced(replica, own[1]))
         own[1].kill()
         eventually(lambda: get(tier, lost) == value(lost), 30)
         assert put(tier, lost, b"new") and outcomes(tier).count(None) == 0
     finally:
         replica.kill()
-
-
-def synced(replica: Valkey, primary: Valkey) -> bool:
-    link = replica.command("INFO", "replication")["master_link_status"]
-    return link == "up" and replica.command("DBSIZE") == primary.command("DBSIZE") > 0

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
+from preread.store.tiers.base import Room, fresh
+from preread.store.tiers.redis.cluster import Cluster
 from preread.store.tiers.redis.dial import Address, Login
 from preread.store.tiers.redis.names import (
     JITTER,
@@ -12,7 +15,8 @@ from preread.store.tiers.redis.names import (
 )
 from preread.store.tiers.redis.node import Node
 from preread.store.tiers.redis.placement import Rendezvous
-from preread.testing.conformance_tier import key
+from preread.store.tiers.redis.wire import Command, Reply
+from preread.testing.conformance_tier import Clock, key
 
 
 def ring(names: list[str], copies: int = 2) -> Rendezvous:
@@ -46,6 +50,46 @@ def test_load_is_even_and_a_lost_server_moves_only_its_own() -> None:
     for n, place in before.items():
         kept = [name for name in place if name != names[-1]]
         assert after[n][: len(kept)] == kept
+
+
+def test_servers_that_all_hang_cost_a_deadline_a_second_and_not_one_for_every_key() -> None:
+    """Who holds which key is asked for when a server has failed; meanwhile the old map serves."""
+    clock, hanging, asked = Clock(), False, []
+
+    class Slow(Node):
+        def ask(self, commands: Sequence[Command], room: Room = fresh) -> list[Reply]:
+            asked.append(self.address.port)
+            if hanging:
+                clock.tick(self.deadline_s)
+                raise self.down("no answer")
+            host = memoryview(b"127.0.0.1")
+            return [[[n * 4096, n * 4096 + 4095, [host, 7000 + n]] for n in range(4)]]
+
+        def up(self) -> bool:
+            return True
+
+    placement = Cluster(
+        [Address("127.0.0.1", 7000)],
+        lambda address: Slow(address, Login(), deadline_s=0.5),
+        clock=clock,
+    )
+    homes = [placement.homes(key(n)) for n in range(50)]
+    assert asked == [7000] and {len(some) for some in homes} == {1}
+    hanging = True
+    clock.tick(10)
+    for n in range(50):
+        placement.failed(homes[n][0])
+        assert placement.homes(key(n)) == homes[n]
+    assert len(asked) == 2  # one deadline, not one for each of four servers and fifty keys
+    for _ in range(6):
+        clock.tick(1)
+        placement.homes(key(1))
+    assert len(set(asked)) == 4  # another one each time
+    hanging = False
+    clock.tick(1)
+    assert placement.homes(key(1)) and len(asked) == 9
+    placement.homes(key(1))
+    assert len(asked) == 9
 
 
 def test_names_are_read_back() -> None:

@@ -50,6 +50,7 @@ class Cluster:
         self._primaries: tuple[Node, ...] = ()
         self._stale = True
         self._asked = -RELOAD_S
+        self._turn = 0  # of whom to ask first
         for seed in seeds:
             self._node(seed)
 
@@ -101,10 +102,15 @@ class Cluster:
 
     def _reload(self) -> None:
         """From the first that answers; those that failed lately come last. Keeps the map there is
-        when nobody answers. Raises NodeDown when there is none."""
-        self._asked = self._clock()
-        error: NodeDown | None = None
-        for node in sorted(self.known(), key=lambda node: not node.up()):
+        when nobody answers, and then asks no others once one deadline is over: whoever needs a key
+        waits for this. Raises NodeDown when there is none."""
+        began, error = self._clock(), None
+        known = [*self.known()]
+        first = self._turn % len(known)
+        known = known[first:] + known[:first]
+        for node in sorted(known, key=lambda node: not node.up()):
+            if self._owners and error and self._clock() - began >= node.deadline_s:
+                break
             try:
                 (reply,) = node.ask([[b"CLUSTER", b"SLOTS"]])
                 if not isinstance(reply, list):
@@ -119,6 +125,9 @@ class Cluster:
                 return
             except NodeDown as exc:
                 error = error or exc.bare()
+                self._turn += 1
+            finally:
+                self._asked = self._clock()
         if error is not None and not self._owners:
             raise error
 
