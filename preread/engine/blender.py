@@ -30,7 +30,7 @@ from preread.engine.reading import Reading
 from preread.engine.recipe import Recipe, Recipes
 from preread.engine.stretches import Stretch
 from preread.engine.thread import EngineThread
-from preread.errors import OutOfMemory
+from preread.errors import Cancelled, OutOfMemory
 from preread.metrics import Metrics
 from preread.models.chat import ChatTemplate
 from preread.models.decoder import PackedDecoder
@@ -156,7 +156,7 @@ class Blender:
         reading, first = self._placed(recipe, caller)
         computed, brought = computed + first.computed, brought.plus(first.brought)
         try:
-            computed += self._filled(recipe, reading, kv)
+            computed += self._filled(recipe, reading, kv, caller)
         except BaseException:
             self._let_go(reading)
             raise
@@ -206,9 +206,13 @@ class Blender:
         )
 
     def _filled(
-        self, recipe: Recipe, reading: Reading, kv: Sequence[tuple[Stretch, torch.Tensor]]
+        self,
+        recipe: Recipe,
+        reading: Reading,
+        kv: Sequence[tuple[Stretch, torch.Tensor]],
+        caller: Caller,
     ) -> int:
-        """Everything up to the end of the last stretch; returns how many tokens were computed."""
+        """Everything up to recipe.end; returns how many tokens were computed."""
         start = done = self._ready(reading, recipe.end)
         if start >= recipe.end:  # somebody needed it, and had it computed
             return 0
@@ -217,15 +221,15 @@ class Blender:
             for s, values in kv:
                 if (skip := max(0, start - s.at)) < s.tokens:
                     whole.put(s.at + skip, values[:, :, :, skip:], s.start + skip)
-            at = self._chosen(recipe, whole, start)
-            self._each(whole, at, whole.recompute)
+            at = self._chosen(recipe, whole, start, caller)
+            self._each(whole, at, whole.recompute, caller)
             done = recipe.end
         finally:
             self._thread.call(lambda engine: engine.loaded(reading, done))
         self._metrics.add("engine.blend_computed_tokens", len(at))
         return len(at)
 
-    def _chosen(self, recipe: Recipe, whole: Blending, start: int) -> Int64Array:
+    def _chosen(self, recipe: Recipe, whole: Blending, start: int, caller: Caller) -> Int64Array:
         """Places to compute, from `start` on: what no part has, and the share of the rest."""
         blend, deviations = recipe.blend, None
         reused = np.zeros(recipe.end, bool)
@@ -234,18 +238,24 @@ class Blender:
         if blend.by == "deviation" and 0 < blend.share < 1 and self._decoder.layers > 1:
             every = np.arange(start, recipe.end)
             deviations = np.zeros(recipe.end, np.float32)
-            deviations[start:] = np.concatenate(self._each(whole, every, whole.deviations))
+            each = self._each(whole, every, whole.deviations, caller)
+            deviations[start:] = np.concatenate(each)
             deviations = deviations[reused]
         again = ~reused
         again[chosen(recipe.found, blend.share, blend.by, deviations)] = True
         again[:start] = False
         return np.flatnonzero(again)
 
-    def _each(self, whole: Blending, at: Int64Array, work: Callable[[Int64Array], T]) -> list[T]:
+    def _each(
+        self, whole: Blending, at: Int64Array, work: Callable[[Int64Array], T], caller: Caller
+    ) -> list[T]:
         """One pass after the other on the engine's thread, which goes on with its steps between."""
-
-        pieces = whole.pieces(at, self._chunk)
-        return [self._on_device(partial(work, piece)) for piece in pieces]
+        done = []
+        for piece in whole.pieces(at, self._chunk):
+            if caller.left:
+                raise Cancelled("The build was cancelled.")
+            done.append(self._on_device(partial(work, piece)))
+        return done
 
     def _on_device(self, work: Callable[[], T]) -> T:
         return self._thread.call(lambda _: work())

@@ -27,8 +27,8 @@ REMEMBERED = 32  # recipes
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a prefix is put together. tokens: its own, the first approximate one replaced by a name;
-    real: without that; head: how many it begins with of the first part; end: where the last stretch
-    ends: what follows is computed as ever. parts: tokens of each."""
+    real: without that; head: how many it begins with of the first part; end: of documents and
+    template: what follows, a history, is computed as ever. parts: tokens of each."""
 
     tokens: Int32Array
     real: Int32Array
@@ -74,15 +74,16 @@ class Recipes:
         parts.sort(key=lambda part: -common(whole, part))  # the first one is its beginning
         # The template's own text between documents and question is nobody's document.
         tail = min(common(whole[::-1], part[::-1]) for part in parts)
-        body = whole[: min(len(whole) - tail, common(whole, real))]
+        end = common(whole, real)
+        body = whole[: min(len(whole) - tail, end)]
         head = common(body, parts[0])
         later = [part[: len(part) - tail] for part in parts[1:]]
         found = tuple(s._replace(part=s.part + 1) for s in stretches(body, later, head))
-        end = found[-1].at + found[-1].tokens if found else head
         tokens = real
         if found:
+            last = found[-1].at + found[-1].tokens
             identity = sha256(repr((blend.share, blend.by, head, found)).encode())
-            for array in (body[:end], *parts):
+            for array in (body[:last], *parts):
                 identity.update(len(array).to_bytes(8, "little") + array.tobytes())
             tokens = real.copy()
             tokens[head] = self._marks.name(identity.digest(), int(real[head]))

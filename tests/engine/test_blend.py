@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from preread.config import EngineSection
 from preread.contexts.rows import collect
 from preread.engine.agreeing import logits_after
 from preread.engine.arena import clip
-from preread.engine.blend import chosen
+from preread.engine.blend import Blending, chosen
 from preread.engine.caller import Caller
 from preread.engine.local import LocalBackend
 from preread.engine.marks import Marks
@@ -402,9 +403,30 @@ async def test_who_leaves_holds_nothing(backend):
     assert pins == 0
 
 
-async def test_a_failure_leaves_an_exact_engine(backend, monkeypatch):
-    from preread.engine.blend import Blending
+async def test_who_leaves_midway_has_no_more_computed(backend, monkeypatch):
+    passes, begun, left = [], asyncio.Event(), threading.Event()
+    loop, real = asyncio.get_running_loop(), Blending.recompute
 
+    def slow(self, at):
+        passes.append(len(at))
+        loop.call_soon_threadsafe(begun.set)
+        assert left.wait(20)
+        real(self, at)
+
+    monkeypatch.setattr(Blending, "recompute", slow)
+    task = asyncio.create_task(backend.build(blended(1.0)))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    left.set()
+    rows = await ask(backend, exact(blended(1.0)))
+    assert not any(row.error for row in rows)
+    assert len(passes) == 1 and passes[0] == CONFIG.prefill_chunk
+    await asyncio.to_thread(backend._thread.call, lambda engine: engine.check())
+
+
+async def test_a_failure_leaves_an_exact_engine(backend, monkeypatch):
     def broken(self, at):
         raise RuntimeError("injected")
 
