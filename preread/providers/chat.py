@@ -44,6 +44,14 @@ def logprobs(choice: dict[str, Any]) -> list[float] | None:
     return None
 
 
+def ids(choice: dict[str, Any]) -> list[int] | None:
+    """Of each token written, where the server names them beside the log-probabilities
+    (llama-server)."""
+    content = (choice.get("logprobs") or {}).get("content") or [{}]
+    found = [token.get("id") for token in content]
+    return found if None not in found else None
+
+
 def salt() -> str:
     """What no other request has: nothing cached can match."""
     return secrets.token_hex(16)

@@ -17,23 +17,22 @@ NAMES = {  # what headers call a limit -> the bucket
     "input-tokens": "input_tokens",
     "output-tokens": "output_tokens",
 }
-PATTERNS = ("x-ratelimit-{what}-{name}", "anthropic-ratelimit-{name}-{what}")
+WHAT = ("limit", "remaining", "reset")
+# (bucket, the header of its limit, of what remains, of when it is whole again)
+HEADERS = [
+    (bucket, *(pattern.format(what=what, name=name) for what in WHAT))
+    for name, bucket in NAMES.items()
+    for pattern in ("x-ratelimit-{what}-{name}", "anthropic-ratelimit-{name}-{what}")
+]
 
 
 def limits_told(headers: Mapping[str, str], now: datetime | None = None) -> dict[str, Told]:
     """By bucket; only those that are spoken of. now: for resets given as a time of day (UTC)."""
-    now = now or datetime.now(UTC)
     told = {}
-    for name, bucket in NAMES.items():
-        for pattern in PATTERNS:
-            said = {
-                w: headers.get(pattern.format(what=w, name=name))
-                for w in ("limit", "remaining", "reset")
-            }
-            if said["limit"] is not None:
-                told[bucket] = Told(
-                    _number(said["limit"]), _number(said["remaining"]), _reset(said["reset"], now)
-                )
+    for bucket, limit, remaining, reset in HEADERS:
+        if limit in headers:
+            left, whole = _number(headers.get(remaining)), _reset(headers.get(reset), now)
+            told[bucket] = Told(_number(headers[limit]), left, whole)
     return told
 
 
@@ -61,12 +60,12 @@ def seconds(text: str) -> float | None:
     return sum(float(n) * UNITS[u] for n, u in parts) if parts and whole == text else None
 
 
-def _reset(text: str | None, now: datetime) -> float:
+def _reset(text: str | None, now: datetime | None) -> float:
     """-1 where nothing, or nothing readable, is said."""
     if text is None or (span := seconds(text)) is not None:
         return -1.0 if text is None else span or 0.0
     try:
-        return max(0.0, (datetime.fromisoformat(text) - now).total_seconds())
+        return max(0.0, (datetime.fromisoformat(text) - (now or datetime.now(UTC))).total_seconds())
     except (ValueError, TypeError):
         return -1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -14,6 +15,7 @@ from preread.errors import ConfigError
 if TYPE_CHECKING:
     import aiohttp
 
+LONG = 512  # characters
 INSTALL = "pip install 'preread[providers]'"
 
 
@@ -49,11 +51,12 @@ class Http:
         self.base = base.rstrip("/")
         self._timeout_s = timeout_s
         self._connections = connections
+        self._proxy = _proxy(self.base)
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, path: str, headers: Mapping[str, str], body: Any) -> Reply:
         """Raises Broken."""
-        return await self.send("POST", path, headers, json.dumps(body).encode())
+        return await self.send("POST", path, headers, dump(body).encode())
 
     async def get(self, path: str, headers: Mapping[str, str]) -> Reply:
         """Raises Broken."""
@@ -69,7 +72,7 @@ class Http:
         sent = {"Content-Type": "application/json", **headers} if data is not None else headers
         try:
             async with self._open().request(
-                method, url, data=data, headers=sent, allow_redirects=False, proxy=_proxy(url)
+                method, url, data=data, headers=sent, allow_redirects=False, proxy=self._proxy
             ) as response:
                 body = await response.read()
                 lower = {name.lower(): value for name, value in response.headers.items()}
@@ -94,6 +97,24 @@ class Http:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def dump(value: Any) -> str:
+    """JSON, as json.dumps has it. Long texts are encoded once: rows share most of what they send,
+    and it is the same object in each."""
+    if isinstance(value, str):
+        return _long(value) if len(value) >= LONG else json.dumps(value)
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(name)}: {dump(inner)}" for name, inner in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"[{', '.join(map(dump, value))}]"
+    return json.dumps(value)
+
+
+@lru_cache(64)
+def _long(text: str) -> str:
+    return json.dumps(text)
 
 
 def _proxy(url: str) -> str | None:

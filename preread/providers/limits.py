@@ -18,8 +18,9 @@ from typing import NamedTuple, Protocol
 
 from preread.errors import RequestError
 
-MARGIN = 1 / 120  # of the period, and at least
-MARGIN_S = 0.1  # requests do not arrive as evenly as they are sent
+MARGIN = 1 / 100  # of the period, and at least
+MARGIN_S = 0.2  # requests do not arrive as evenly as they are sent
+ALMOST = 0.8  # of a limit; a refusal beyond it says nothing of the pieces it is counted in
 SLOTS = 600  # per period: the record's resolution
 NAP_S = 0.25  # longest sleep before looking again whether something was given back
 DAILY = 10  # a header that refills this many times slower than a period is not about a period
@@ -151,7 +152,9 @@ class Bucket:
             self._level = min(self._level, self.capacity, told.remaining + refilled)
 
     def narrow(self) -> None:
-        """A refusal although there was room: the provider counts in smaller pieces than minutes."""
+        """A refusal. Where there was room, the provider counts in smaller pieces than minutes."""
+        if not self.limit or self.used > ALMOST * self.limit:
+            return  # at the edge: it came a moment too early
         self.burst = max(self.burst / 2, 1 / 60)
         self._level = min(self._level, self.capacity)
 
@@ -205,8 +208,11 @@ class Lane:
         self.buckets = {name: Bucket(getattr(given, name), period, burst) for name in names}
 
     def wait_s(self, cost: Cost, now: float) -> float:
-        wait = max(self.buckets[name].wait_s(n, now) for name, n in amounts(cost).items())
-        return max(wait, self.paused_until - now)
+        wait = self.paused_until - now
+        for name, n in amounts(cost).items():
+            if self.buckets[name].limit:
+                wait = max(wait, self.buckets[name].wait_s(n, now))
+        return wait
 
     def next_key(self) -> str:
         self.turn += 1
@@ -226,7 +232,7 @@ def amounts(cost: Cost) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The right to send one request. key: never shown."""
+    """The right to send one request. key: never shown; spent: of the limits that are known."""
 
     lane: Lane
     key: str = field(repr=False)
@@ -253,15 +259,19 @@ class Limiter:
                 if (wait := lane.wait_s(cost, now)) <= 0:
                     break
                 await self._clock.sleep(min(wait, NAP_S))
-        taken = {name: lane.buckets[name].take(n, now) for name, n in amounts(cost).items()}
+        taken = {
+            name: lane.buckets[name].take(n, now)
+            for name, n in amounts(cost).items()
+            if lane.buckets[name].limit
+        }
         return Ticket(lane, lane.next_key(), cost, now, taken)
 
     def settle(self, ticket: Ticket, actual: Cost) -> None:
         """What the request did cost."""
         now, actually = self._clock.now(), amounts(actual)
-        for name, reserved in amounts(ticket.cost).items():
-            bucket = ticket.lane.buckets[name]
-            bucket.settle(ticket.spent[name], reserved, actually[name], now)
+        reserved = amounts(ticket.cost)
+        for name, spent in ticket.spent.items():
+            ticket.lane.buckets[name].settle(spent, reserved[name], actually[name], now)
 
     def sync(self, ticket: Ticket, told: dict[str, Told]) -> None:
         """What the headers of its response said of each limit."""

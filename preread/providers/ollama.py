@@ -144,10 +144,8 @@ class Ollama:
 def _options(work: Generate) -> dict[str, Any]:
     chosen = work.sampling
     out: dict[str, Any] = {"num_predict": work.max_tokens, "temperature": chosen.temperature}
-    if chosen.top_p != 1.0:
-        out["top_p"] = chosen.top_p
-    if chosen.top_k:
-        out["top_k"] = chosen.top_k
+    # All of them: the defaults, a penalty among them, are a model's or a taste, and none of ours.
+    out |= {"top_p": chosen.top_p, "top_k": chosen.top_k, "min_p": 0.0, "repeat_penalty": 1.0}
     if chosen.seed is not None:
         out["seed"] = chosen.seed
     if work.stop:

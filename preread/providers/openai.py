@@ -131,10 +131,11 @@ class OpenAI:
         if self.server == "openai" and NO_TEMPERATURE.match(self.model) and chosen == GREEDY:
             return {}
         out: dict[str, Any] = {"temperature": chosen.temperature}
-        if chosen.top_p != 1.0:
+        if chosen.top_p != 1.0 or self.server in OURS:
             out["top_p"] = chosen.top_p
-        if chosen.top_k:
-            out["top_k"] = chosen.top_k
+        if self.server in OURS:  # their own defaults are a model's or a taste, and none of ours
+            off = 0 if self.server == "llama-server" else -1
+            out |= {"top_k": chosen.top_k or off, "min_p": 0.0}
         if chosen.seed is not None:
             out["seed"] = chosen.seed
         return out
@@ -153,6 +154,7 @@ class OpenAI:
         wants = isinstance(ask.work, Generate) and ask.work.logprobs
         if wants:
             said.logprobs = chat.logprobs(choice)
+            said.ids = said.ids or chat.ids(choice)
             if said.logprobs is None:
                 said.error = "The server gave no log-probabilities."
         return said

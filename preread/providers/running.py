@@ -130,16 +130,16 @@ class Running:
             said = Said(error=str(exc))
         except Exception as exc:  # an answer of a form nobody foresaw is that row's own failure
             said = Said(error=f"The answer cannot be read ({type(exc).__name__}: {exc}).")
-        if not said.error:
+        if said.counts.prompt:  # it was read, whatever came of it
             self._learn(ask, said.counts)
         if not self._done[row]:
             self._end(row, said, Finish.ERROR if said.error else said.finish)
-        return not said.error
+        return bool(said.counts.prompt)
 
     def _learn(self, ask: Ask, counts: Counts) -> None:
         if ask.group:
             self._warmth.used(ask.group)
-        if ask.messages and counts.prompt:
+        if ask.messages:
             self._estimate.learn(ask.messages, counts.prompt)
 
     def _end(self, row: int, said: Said, finish: Finish) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from preread.types import Float32Array
 
 MOST_TOPS = 20
+TOPS_OF = {"llama-server": 200}  # it names as many as one likes
 BY_ID = 128  # token ids that vLLM scores in one request
 
 
@@ -45,7 +46,8 @@ class Scoring:
         return await self._by_text(ask, ask.work.labels, wire)
 
     async def _by_text(self, ask: Ask, labels: tuple[str, ...], wire: Wire) -> Said:
-        body = await wire.ask(self._api.call(ask, self._one(ask, MOST_TOPS)), ask, 1)
+        most = TOPS_OF.get(self._api.server, MOST_TOPS)
+        body = await wire.ask(self._api.call(ask, self._one(ask, most)), ask, 1)
         choice, counts = body["choices"][0], self._api.counts(body)
         tops = first_tops(choice)
         if tops is None:
@@ -82,7 +84,7 @@ class Scoring:
         out, counts = np.full((1, len(trie.edge_token)), -np.inf, np.float32), Counts()
         for start in range(0, len(ids), BY_ID):
             part = ids[start : start + BY_ID]
-            options = self._one(ask, len(part))
+            options = self._one(ask, min(len(part), MOST_TOPS))
             options |= {"logprob_token_ids": part, "return_tokens_as_token_ids": True}
             body = await wire.ask(self._api.call(ask, options), ask, 1)
             tops = dict(first_tops(body["choices"][0]) or ())
@@ -158,8 +160,8 @@ class Scoring:
         """Options of a request whose first token's log-probabilities are wanted."""
         limit = "max_completion_tokens" if self._api.server == "openai" else "max_tokens"
         if ask.raw is not None:
-            return {"max_tokens": 1, "temperature": 0.0, "logprobs": min(tops, MOST_TOPS)}
-        wanted = {"logprobs": True, "top_logprobs": min(tops, MOST_TOPS)}
+            return {"max_tokens": 1, "temperature": 0.0, "logprobs": tops}
+        wanted = {"logprobs": True, "top_logprobs": tops}
         return {limit: 1, "temperature": 0.0, **wanted}
 
 

@@ -136,7 +136,7 @@ class Sender:
         asked_s = retry_after_s(reply.headers) or _delay_in(body) if again else None
         if reply.status in OVERLOADED:
             self.gate.was_too_much()
-        if reply.status == 429 and again:  # this organisation waits; its row is tried on any
+        if reply.status == 429 and again:  # this organisation waits; its rows go to any
             self.limiter.pause(ticket, asked_s or 0.0)
             asked_s = None
         if reply.status < 500:  # refused before anything was read

@@ -17,7 +17,7 @@ from preread.errors import ConfigError
 from preread.providers.estimate import Estimate
 from preread.providers.gate import Gate
 from preread.providers.headers import limits_told, retry_after_s, seconds
-from preread.providers.http import Reply
+from preread.providers.http import Reply, dump
 from preread.providers.keys import Organisation, find_keys
 from preread.providers.labels import ambiguous, by_first_token
 from preread.providers.limits import Told
@@ -286,6 +286,14 @@ def test_the_simulated_provider_stands_alone():
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def test_json_is_what_the_standard_library_writes():
+    long = 'He said "é\n' * 100
+    body = {"model": "m", "messages": [{"role": "user", "content": long}, {"a": [1, 2.5, None]}],
+            "stop": ["\n"], "empty": [], "none": None, "deep": {"x": True, "y": {}}}  # fmt: skip
+    assert dump(body) == json.dumps(body)
+    assert dump({"prompt": [1, 2, 3]}) == '{"prompt": [1, 2, 3]}'
 
 
 def test_a_client_that_is_not_installed_is_named(monkeypatch):

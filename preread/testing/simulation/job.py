@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from preread.testing.simulation.text import Wish, Written
+from preread.types import Message
 
 
 @dataclass(slots=True)
 class Job:
     """ids: the prompt; salt: what its cache entries are apart by; reads, keeps: whether it uses and
     fills the prefix cache by itself; cached, written: set by a dialect that knows better (marked or
-    named caches), -1: as the cache says."""
+    named caches), -1: as the cache says; messages: what the ids say, where it is known."""
 
     ids: list[int]
     wish: Wish
@@ -21,6 +22,7 @@ class Job:
     keeps: bool = True
     cached: int = -1
     written: int = 0
+    messages: list[Message] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -36,8 +36,9 @@ class OpenAISpeaker:
 
     def job(self, body: dict[str, Any], now: float) -> Job:
         self._check(body)
+        said: list[Message] = []
         if "messages" in body:
-            ids = self._words.layout(messages(body))
+            ids = self._words.layout(said := messages(body))
         else:
             prompt = body["prompt"]
             ids = list(self._words.encode(prompt)) if isinstance(prompt, str) else list(prompt)
@@ -57,7 +58,7 @@ class OpenAISpeaker:
             shape.get("json_schema", {}).get("schema"),
             bool(body.get("ignore_eos")),
         )
-        job = Job(ids, wish, str(body.get("cache_salt", "")), extra=body)
+        job = Job(ids, wish, str(body.get("cache_salt", "")), extra=body, messages=said)
         job.reads = body.get("cache_prompt", True) and not body.get("echo")
         return job
 

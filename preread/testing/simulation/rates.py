@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 @dataclass(slots=True)
 class Meter:
-    """One limit of one organisation: a token bucket, as providers have it. Counts what was refused
-    (over), what passed, and the most that passed in any one period."""
+    """One limit of one organisation: a token bucket, as providers have it, or strict, so much in
+    any one period. Counts what was refused (over), what passed, and the most that passed in a
+    period."""
 
     limit: int
     period_s: float
+    strict: bool = False
     level: float = 0.0
     at: float = -1.0
     over: int = 0
@@ -30,6 +32,8 @@ class Meter:
             self.level, self.at = float(self.limit), now
         gained = (now - self.at) * self.limit / self.period_s
         self.level, self.at = min(float(self.limit), self.level + gained), now
+        if self.strict:
+            return self._full_s(amount, now)
         return max(0.0, (amount - self.level) * self.period_s / self.limit)
 
     def take(self, amount: int, now: float) -> None:
@@ -37,8 +41,7 @@ class Meter:
         self.passed += amount
         self.recent.append([now, amount])
         self.held += amount
-        while self.recent[0][0] <= now - self.period_s:
-            self.held -= int(self.recent.popleft()[1])
+        self._pass(now)
         self.worst = max(self.worst, self.held)
 
     def give(self, amount: int, taken: float) -> None:
@@ -51,13 +54,30 @@ class Meter:
                 self.held -= amount
                 return
 
+    def _pass(self, now: float) -> None:
+        while self.recent and self.recent[0][0] <= now - self.period_s:
+            self.held -= int(self.recent.popleft()[1])
+
+    def _full_s(self, amount: int, now: float) -> float:
+        """Seconds until the last period has room for so much."""
+        self._pass(now)
+        excess = self.held + amount - self.limit
+        for at, n in self.recent:
+            if excess <= 0:
+                break
+            excess -= int(n)
+            if excess <= 0:
+                return max(1e-6, at + self.period_s - now)
+        return 0.0
+
 
 class Rates:
     """The meters of all organisations: requests, tokens, input-tokens, output-tokens."""
 
-    def __init__(self, limits: dict[str, int], period_s: float) -> None:
+    def __init__(self, limits: dict[str, int], period_s: float, strict: bool = False) -> None:
         self._limits = {name: limit for name, limit in limits.items() if limit}
         self._period_s = period_s
+        self._strict = strict
         self.meters: dict[tuple[str, str], Meter] = {}
 
     def admit(self, organisation: str, amounts: dict[str, int], now: float) -> float:
@@ -99,5 +119,5 @@ class Rates:
     def _meter(self, organisation: str, name: str) -> Meter:
         key = (organisation, name)
         if key not in self.meters:
-            self.meters[key] = Meter(self._limits[name], self._period_s)
+            self.meters[key] = Meter(self._limits[name], self._period_s, self._strict)
         return self.meters[key]

@@ -67,8 +67,14 @@ class Words:
             ids += [ROLES[message.role], *self.encode(message.content), END]
         return [*ids, ASSISTANT] if answer else ids
 
-    def parse(self, ids: Sequence[int]) -> tuple[Prefix, str, list[int]]:
-        """What a prompt says: its system text, the last question, and the answer begun so far."""
+    def parse(
+        self, ids: Sequence[int], messages: Sequence[Message] = ()
+    ) -> tuple[Prefix, str, list[int]]:
+        """What a prompt says: its system text, the last question, and the answer begun so far.
+        messages: what it was made from, where that is known."""
+        if messages:
+            system = messages[0].content if messages[0].role == "system" else ""
+            return Prefix(system), messages[-1].content, []
         if ASSISTANT not in ids:
             return Prefix(""), self.decode(ids), []
         begun = len(ids) - list(reversed(ids)).index(ASSISTANT)

@@ -1,0 +1,155 @@
+"""What does sending through our limits, retries and warming cost, beside a plain asyncio loop?
+
+    .venv/bin/python benchmarks/providers.py [--rows 2000] [--period 10] [--keep]
+
+Both ask the same rows of the same simulated provider (a process of its own; OpenAI's dialect, a
+prefix cache, limits, latency): 2,000 shared words, 50 own words, one token out. The plain loop is
+what one writes in ten lines: aiohttp, `gather`, a semaphore, and again after `retry-after-ms` on a
+429. Its provider enforces limits in two ways, as a token bucket (which lets two periods' worth pass
+in the first) and strictly (so much in any one period). Figures are simulated: of the provider there
+is nothing but its manners. "over" are requests that came although there was no room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import aiohttp
+import common
+
+from preread.backend import Generate, RequestBatch
+from preread.config import ProvidersSection
+from preread.contexts.rows import gather
+from preread.providers.opening import connect
+from preread.types import Prefix
+
+RUBRIC = " ".join(f"criterion{i % 97}" for i in range(2000))
+AT_ONCE = 64
+LATENCY = {"latency_ms": 40.0, "read_ms": 0.05}
+
+
+def questions(rows: int) -> list[str]:
+    return [f"candidate {i} " + " ".join(f"w{i % 89}-{j}" for j in range(48)) for i in range(rows)]
+
+
+@contextmanager
+def provider(**profile: Any) -> Iterator[str]:
+    """A simulated provider in a process of its own; its URL."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in profile.items()]
+    command = [sys.executable, "-m", "preread.testing.provider", "--answer", "A", *given]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def seen(url: str) -> dict[str, Any]:
+    """What the provider saw."""
+    with urllib.request.urlopen(f"{url}/simulation") as reply:
+        told: dict[str, Any] = json.load(reply)
+    return told
+
+
+async def ours(url: str, rows: list[str], config: dict[str, Any]) -> int:
+    """Rows answered."""
+    settings = ProvidersSection(max_inflight=AT_ONCE, **config)
+    backend = await connect(f"openai:{url}", "simulated", settings, env={})
+    batch = RequestBatch(Generate(max_tokens=1), rows, (Prefix(RUBRIC),))
+    try:
+        return sum(not text for text in (await gather(backend, batch)).errors.values()) + len(rows)
+    finally:
+        await backend.close()
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    connector = aiohttp.TCPConnector(limit=AT_ONCE)
+    async with aiohttp.ClientSession(connector=connector) as made:
+        yield made
+
+
+async def plain(url: str, rows: list[str], config: dict[str, Any]) -> int:
+    """The same without us."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(made: aiohttp.ClientSession, row: str) -> int:
+        messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": row}]
+        body = {"model": "simulated", "messages": messages, "max_tokens": 1, "temperature": 0.0}
+        while True:
+            async with places, made.post(f"{url}/v1/chat/completions", json=body) as reply:
+                said = await reply.json()
+            if reply.status == 200:
+                return len(said["choices"])
+            await asyncio.sleep(int(reply.headers.get("retry-after-ms", 100)) / 1000)
+
+    async with session() as made:
+        return sum(await asyncio.gather(*(one(made, row) for row in rows)))
+
+
+def measure(arm: str, rows: list[str], config: dict[str, Any], profile: dict[str, Any]) -> Any:
+    """One arm against a fresh provider."""
+    with provider(**LATENCY, **profile) as url:
+        work = ours if arm == "preread" else plain
+        wall, cpu = time.perf_counter(), time.process_time()
+        done = asyncio.run(work(url, rows, config))
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        told = seen(url)
+    assert done == len(rows) == told["answered"], (done, told)
+    tokens = told["tokens"]
+    figures = {
+        "seconds": round(wall, 2),
+        "requests_per_s": round(len(rows) / wall, 1),
+        "client_cpu_us": round(1e6 * cpu / len(rows)),
+        "computed_tokens": tokens["computed"],
+        "cached_share": round(tokens["cached"] / (tokens["cached"] + tokens["computed"]), 4),
+        "over": told["over"],
+    }
+    for name, meter in told["limits"].items():
+        periods = wall / profile["period_s"]
+        allowed = meter["limit"] * (int(periods) + 1 if profile["strict"] else periods + 1)
+        used = round(min(meter["passed"] / allowed, 1), 4)
+        worst = round(meter["worst"] / meter["limit"], 4)
+        figures[name.split()[-1]] = {"used": used, "worst_period": worst}
+    return figures
+
+
+def main() -> None:
+    parser = common.parser(__doc__, rounds=1)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--period", type=float, default=10.0, help="seconds; limits are per period")
+    args = parser.parse_args()
+    rows = questions(args.rows)
+    limit = args.rows // 4
+    rpm = {"requests": limit}, {"rpm": limit}
+    tpm = {"tokens": limit * 2100}, {"tpm": limit * 2100}
+    cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"no limits": ({}, {})}
+    for strict in (0, 1):
+        for name, (profile, config) in (("requests", rpm), ("tokens", tpm)):
+            how = "strict" if strict else "bucket"
+            extra = {"period_s": args.period, "strict": strict}
+            cases[f"{name}, {how}"] = {**profile, **extra}, {**config, "period_s": args.period}
+    figures: dict[str, Any] = {}
+    for case, (profile, config) in cases.items():
+        for arm in ("plain loop", "preread"):
+            figures[f"{case}: {arm}"] = told = measure(arm, rows, config, profile)
+            print(f"{case:18} {arm:11} {told}", flush=True)
+    shape = {"rows": args.rows, "period_s": args.period, "limit": limit, "at_once": AT_ONCE}
+    common.finish("providers", {"simulated": True, **shape, **figures}, keep=args.keep)
+
+
+if __name__ == "__main__":
+    main()
