@@ -65,6 +65,7 @@ class Forecast:
     notes: tuple[str, ...] = ()
     per_char: float = 0.25  # tokens of a character of the rows' own texts
     per_row: float = 0.0  # tokens that a row has besides
+    seconds: float | None = None  # at most, at the speed of an earlier run; None: there was none
 
     @property
     def computed(self) -> int:

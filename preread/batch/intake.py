@@ -22,6 +22,7 @@ def take_in(journal: Journal, table: Table) -> dict[str, int]:
         for start, rows, keyed in _keyed(table, faults):
             if not faults.count:
                 journal.add(start, rows, keyed)
+                journal.tick()  # else the log would grow to the size of the input
             start += len(rows)
         if not faults.count:
             _twice(journal, table, faults)

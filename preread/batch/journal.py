@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ class Journal:
     def __init__(self, path: Path, connection: sqlite3.Connection, commit_s: float) -> None:
         self.path = path
         self.commit_s = commit_s
-        self.by_completion = False  # remember in which order results came
+        self._by_completion = False  # remember in which order results come
+        self.on_commit: Callable[[], None] | None = None
         self._db = connection
         self._committed = time.monotonic()
 
@@ -167,7 +168,7 @@ class Journal:
             self._db.executemany(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", results
             )
-            if self.by_completion:
+            if self._by_completion:
                 self._db.executemany(
                     "INSERT INTO finished (idx) VALUES (?)", [(result[0],) for result in results]
                 )
@@ -177,10 +178,20 @@ class Journal:
         if time.monotonic() - self._committed >= self.commit_s:
             self.commit()
 
+    def by_completion(self) -> None:
+        """From now on it is kept in which order results come; those that are there come first."""
+        with self._whole():
+            self._db.execute(
+                "INSERT INTO finished (idx) SELECT idx FROM results "
+                "WHERE idx NOT IN (SELECT idx FROM finished) ORDER BY idx"
+            )
+        self._by_completion = True
+
     def retry(self) -> int:
         """Forget failed results; returns how many."""
         with self._whole():
             gone = self._db.execute("DELETE FROM results WHERE finish = 'error'").rowcount
+            self._db.execute("DELETE FROM finished WHERE idx NOT IN (SELECT idx FROM results)")
         self.commit()
         return gone
 
@@ -220,6 +231,8 @@ class Journal:
                 self._db.execute("COMMIT")
             self._db.execute("BEGIN IMMEDIATE")
         self._committed = time.monotonic()
+        if self.on_commit:
+            self.on_commit()
 
     def close(self) -> None:
         """Commit what can be, and let go of the file. Idempotent."""

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 from preread.batch.forms import Form
 from preread.batch.journal import Journal, spans
 from preread.batch.schema import Merged
-from preread.errors import Resumable, SourceError
+from preread.errors import PrereadError, Resumable, SourceError
 
 
 class Written(NamedTuple):
@@ -20,6 +20,19 @@ class Written(NamedTuple):
 
     rows: int
     failed: int
+
+
+def write_errors(journal: Journal, form: Form, errors: Path) -> int:
+    """Write the error file alone; returns the rows in it."""
+    failed = 0
+    with _replacing(errors) as bad:
+        for groups in _groups(journal):
+            wrong = [line for line in map(form.error, groups) if line]
+            failed += len(wrong)
+            bad.write("".join(wrong))
+    if not failed:
+        errors.unlink(missing_ok=True)
+    return failed
 
 
 def write_in_order(journal: Journal, form: Form, output: Path, errors: Path) -> Written:
@@ -60,14 +73,19 @@ def _replacing(path: Path) -> Generator[IO[str]]:
         os.replace(part, path)
     except OSError as exc:
         part.unlink(missing_ok=True)
-        if exc.errno == errno.ENOSPC:
-            raise Resumable(
-                f"{path}: the disk is full; all results are in the journal.",
-                hint="Free some space, then the same command with --resume.",
-            ) from exc
-        raise SourceError(
-            f"{path}: cannot be written: {exc.strerror or exc}.", hint="Give another --output."
-        ) from exc
+        raise told(path, exc) from exc
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def told(path: Path, exc: OSError) -> PrereadError:
+    """What a user can do about an output that cannot be written."""
+    if exc.errno == errno.ENOSPC:
+        return Resumable(
+            f"{path}: the disk is full; all results are in the journal.",
+            hint="Free some space, then the same command with --resume.",
+        )
+    return SourceError(
+        f"{path}: cannot be written: {exc.strerror or exc}.", hint="Give another --output."
+    )

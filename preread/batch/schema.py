@@ -37,12 +37,16 @@ SELECT line.no, requests.idx, order_key, prefix_key, chars, requests.text FROM l
   JOIN requests USING (idx) LEFT JOIN results USING (idx)
   WHERE line.no > ? AND line.model = ? AND results.idx IS NULL ORDER BY line.no LIMIT ?
 """
-MERGED = """
+_COLUMNS = """
 SELECT requests.idx, id, file, line, order_key, carry, finish, results.text, context, cached,
   computed, output, written, probs, mass, error FROM requests LEFT JOIN twins USING (idx)
   LEFT JOIN results ON results.idx = coalesce(twins.first, requests.idx)
-  WHERE requests.idx >= ? AND requests.idx < ? ORDER BY requests.idx
 """
+MERGED = _COLUMNS + "WHERE requests.idx >= ? AND requests.idx < ? ORDER BY requests.idx"
+MERGED_OF = _COLUMNS + (
+    "WHERE requests.idx = ? OR requests.idx IN (SELECT idx FROM twins WHERE first = ?) "
+    "ORDER BY requests.idx"
+)
 
 
 class Waiting(NamedTuple):

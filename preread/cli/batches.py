@@ -51,6 +51,13 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+class InOrderOf(StrEnum):
+    """How the output is sorted."""
+
+    input = "input"
+    completion = "completion"
+
+
 FormatOption = Annotated[
     Format, typer.Option("--format", help="openai: batch lines; jsonl: rows; else by the name.")
 ]
@@ -74,6 +81,9 @@ def batch(
     schema: Annotated[
         Path | None, typer.Option(help="JSON schema file that answers to rows of a table satisfy.")
     ] = None,
+    order: Annotated[
+        InOrderOf, typer.Option(help="completion: lines are written as they come.")
+    ] = InOrderOf.input,
     resume: Resume = False,
     retry_failed: Retry = False,
     fresh: Fresh = False,
@@ -94,7 +104,7 @@ def batch(
     asked = Asked(inputs, str(format), model, prompt, item, max_tokens, temperature, seed, schema)
     options = Options(
         output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json, backend,
-        budget_money, budget_tokens,
+        budget_money, budget_tokens, by_completion=order == InOrderOf.completion,
     )  # fmt: skip
     batch_command(asked, options)
 

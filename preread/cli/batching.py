@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,15 +20,17 @@ from preread.batch.forms import Form
 from preread.batch.job import begin, models, priced, same_model, tallied, warm
 from preread.batch.journal import Journal
 from preread.batch.misfits import check_fit
-from preread.batch.output import write_in_order
+from preread.batch.output import write_errors, write_in_order
 from preread.batch.report import Report, make_report
 from preread.batch.run import Runner, Stop
+from preread.batch.streamed import Streamed
 from preread.batch.table import Table
 from preread.batch.tally import Tally
 from preread.cli.billing import show_forecast, show_report
 from preread.cli.output import FAILURES, OK, RESUMABLE, note
 from preread.cli.pages import check_place
 from preread.cli.progress import progress
+from preread.cli.speeds import foreseen_s, remembered
 from preread.config import load_config, local_model
 from preread.errors import RequestError
 
@@ -52,6 +54,7 @@ class Options:
     backend: str = ""  # "": as configured
     budget_money: float = 0.0  # 0: no limit
     budget_tokens: int = 0
+    by_completion: bool = False  # else the output is in the order of the input
     quiet: bool = False  # nothing on stdout: the caller has more to say
 
     @property
@@ -133,7 +136,8 @@ class Batch:
             with ExitStack() as stack:
                 held = stack.enter_context(self.open(model))
                 held.run(check_fit(journal, held.backend, model))
-                self.forecasts.append(held.run(forecast(journal, held.backend, model)))
+                made = held.run(forecast(journal, held.backend, model))
+                self.forecasts.append(replace(made, seconds=foreseen_s(made, held.backend.info)))
                 if len(todo) == 1:  # it runs next
                     self._held[model] = held
                     self._backends.push(stack.pop_all())
@@ -141,13 +145,28 @@ class Batch:
         journal.put("forecasts", json_module.dumps(values))
 
     def _go(self, journal: Journal) -> tuple[int, Report]:
-        tally = tallied(journal)
+        tally, options = tallied(journal), self.options
+        with ExitStack() as stack:
+            if options.by_completion:
+                form = self.form(journal)
+                stack.enter_context(Streamed(journal, form, options.output))
+            self._run_all(journal, tally)
+        left = journal.count("line") - journal.count("results")
+        report = make_report(journal, tally, self.forecasts, self.rate)
+        if not left:
+            self._write(journal)
+        if not options.quiet:
+            show_report(report, options.output, left, self.stop.reason, json=options.json)
+        if options.report:
+            text = json_module.dumps(report.to_json(), ensure_ascii=False, indent=1)
+            options.report.write_text(text + "\n", encoding="utf-8")
+        return RESUMABLE if left else FAILURES if tally.failed else OK, report
+
+    def _run_all(self, journal: Journal, tally: Tally) -> None:
         before = float(journal.get("seconds") or 0)
+        quiet = self.options.json or self.options.quiet
         try:
-            with (
-                interruptible(self.stop),
-                progress(quiet=self.options.json or self.options.quiet) as tell,
-            ):
+            with interruptible(self.stop), progress(quiet=quiet) as tell:
                 for model, _ in models(journal):
                     if not self.stop.reason:
                         self._run(journal, model, tally, tell)
@@ -156,17 +175,6 @@ class Batch:
         finally:
             journal.put("seconds", str(before + tally.seconds))
             journal.commit()
-        left = journal.count("line") - journal.count("results")
-        report = make_report(journal, tally, self.forecasts, self.rate)
-        if not left:
-            self._write(journal)
-        if not self.options.quiet:
-            output = self.options.output
-            show_report(report, output, left, self.stop.reason, json=self.options.json)
-        if self.options.report:
-            text = json_module.dumps(report.to_json(), ensure_ascii=False, indent=1)
-            self.options.report.write_text(text + "\n", encoding="utf-8")
-        return RESUMABLE if left else FAILURES if tally.failed else OK, report
 
     def _run(
         self, journal: Journal, model: str, tally: Tally, tell: Callable[[Tally], None]
@@ -179,7 +187,8 @@ class Batch:
             self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
             budget = self._budget(model, info)
             runner = Runner(journal, held.backend, model, tally, self.stop, tell, budget)
-            held.run(runner.run())
+            with remembered(info, tally):
+                held.run(runner.run())
 
     def _budget(self, model: str, info: BackendInfo) -> Budget:
         """Raises RequestError for money where nothing is paid."""
@@ -196,7 +205,11 @@ class Batch:
         return made
 
     def _write(self, journal: Journal) -> None:
-        write_in_order(journal, self.form(journal), self.options.output, self.options.errors_path)
+        form, options = self.form(journal), self.options
+        if options.by_completion:
+            write_errors(journal, form, options.errors_path)
+        else:
+            write_in_order(journal, form, options.output, options.errors_path)
 
 
 @contextmanager

@@ -33,6 +33,10 @@ def show_forecast(journal: Journal, forecasts: Sequence[Forecast], *, json: bool
                 f"at most {forecast.money:,.4f} {prices.currency} "
                 f"({forecast.whole:,.4f} without reuse; prices of {prices.as_of or 'unknown date'})"
             )
+        if forecast.seconds is not None:
+            print(
+                f"at most {ago(forecast.seconds)}, at the speed of the last run of this model here"
+            )
         for text in forecast.notes:
             note(f"note: {text}")
 
