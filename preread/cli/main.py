@@ -12,6 +12,7 @@ import typer
 
 import preread
 from preread.cli.batches import commands as batches
+from preread.cli.benches import commands as benches
 from preread.cli.carrying import commands as carrying
 from preread.cli.output import INTERRUPTED, USAGE, fail
 from preread.cli.sizing import commands
@@ -272,6 +273,7 @@ def down(json: Json = False) -> None:
 
 app.registered_commands += commands.registered_commands + carrying.registered_commands
 app.registered_commands += verifying.registered_commands + batches.registered_commands
+app.registered_commands += benches.registered_commands
 
 
 def main() -> None:
