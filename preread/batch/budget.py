@@ -13,6 +13,7 @@ from preread.batch.tally import Tally
 from preread.types import Prices
 
 MARGIN = 1.25  # on estimated tokens of a row's own text
+KEPT = 1 << 16  # prefixes remembered
 ROOM = 16  # tokens on top, for a template
 
 
@@ -69,6 +70,8 @@ class Budget:
 
     def saw(self, prefix: bytes, computed: int) -> None:
         """A row on a prefix has ended well."""
+        if len(self._seen) >= KEPT:
+            self._seen.clear()
         seen = self._seen.setdefault(prefix, [0, 0])
         seen[0] += 1
         seen[1] += computed

@@ -129,6 +129,7 @@ class Runner:
         first = block.rows[0].prefix
         rows = list(takewhile(lambda row: row.prefix == first, block.rows))
         if first not in self._heads:
+            _bounded(self._heads)
             (self._heads[first],) = await self._backend.count([await self._prefix(first)])
         order = await self._order(rows[0].order)
         n, block.reserved = self._budget.admit(rows, order, self._heads[first], self._tally)

@@ -4,6 +4,7 @@ write, bill."""
 from __future__ import annotations
 
 import json as json_module
+import os
 import signal
 import tempfile
 import threading
@@ -104,6 +105,7 @@ class Batch:
         """The exit code, and the report of a run that came as far as running."""
         options = self.options
         check_place(options.output)
+        self._check_apart()
         with ExitStack() as stack:
             path = options.journal_path
             if options.dry_run:  # nothing is kept of it
@@ -117,6 +119,15 @@ class Batch:
                 show_forecast(journal, self.forecasts, json=options.json)
                 return OK, None
             return self._go(journal)
+
+    def _check_apart(self) -> None:
+        """No file is read and written. Raises RequestError."""
+        made = {self.options.output, self.options.journal_path, self.options.errors_path}
+        made |= {self.options.report} if self.options.report else set()
+        read = {os.path.realpath(name) for name in self.table.files}
+        for path in made:
+            if os.path.realpath(path) in read:
+                raise RequestError(f"{path} is an input.", hint="Give another --output.")
 
     def _begin(self, journal: Journal) -> None:
         how = self.options
@@ -184,8 +195,9 @@ class Batch:
             info = held.backend.info
             same_model(journal, model, info.fingerprint)
             priced(journal, tally, model, info.prices)
-            self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
             budget = self._budget(model, info)
+            if not budget.limited:
+                self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
             runner = Runner(journal, held.backend, model, tally, self.stop, tell, budget)
             with remembered(info, tally):
                 held.run(runner.run())

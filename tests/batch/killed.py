@@ -84,14 +84,14 @@ def main(source: Path, kills: int, seed: int) -> None:
     os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
     folder = source.parent / "whole"
     folder.mkdir()
-    lived(source, folder, 60)
+    lived(source, folder, 600)
     expected = {name: (folder / name).read_bytes() for name in ("out.jsonl", "errors.jsonl")}
     assert expected["out.jsonl"].count(b"\n") + expected["errors.jsonl"].count(b"\n") == ROWS
     killed = runs = 0
     while killed < kills:
         folder = source.parent / f"run{runs}"
         folder.mkdir()
-        while not lived(source, folder, chance.uniform(0, 0.3) if killed < kills else 60):
+        while not lived(source, folder, chance.uniform(0, 0.3) if killed < kills else 600):
             killed += 1
         for name, data in expected.items():
             assert (folder / name).read_bytes() == data, f"{folder / name} differs"

@@ -22,7 +22,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     ]
     source = written(tmp_path / "in.jsonl", lines)
     command = [sys.executable, "-m", "tests.batch.killed", str(source), "100", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("killed 100 times"), done.stdout
 

@@ -126,11 +126,28 @@ def test_rows_that_do_not_fit_are_refused_before_anything_runs(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_budgets_and_orders(call: Call, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(chat(f"r{i}", f"text {i}") for i in range(40)) + "\n")
+    out, how = tmp_path / "out.jsonl", ["-m", tiny, "--order", "completion"]
+    done = call("batch", path, "-o", out, *how, "--budget-tokens", "1000")
+    assert done.exit_code == 4 and "the budget is used up" in done.output
+    some = out.read_text().splitlines()
+    assert 0 < len(some) < 40
+    assert call("batch", path, "-o", out, *how, "--resume").exit_code == 0
+    every = out.read_text().splitlines()
+    assert every[: len(some)] == some and len(every) == 40
+    assert len({json.loads(line)["custom_id"] for line in every}) == 40
+    paid = call("batch", path, "-o", tmp_path / "p.jsonl", "-m", tiny, "--budget-money", "1")
+    assert paid.exit_code == 2 and "no prices" in paid.message  # type: ignore[attr-defined]
+
+
 def test_wrong_calls(call: Call, tiny: Path, lines: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert call("batch", tmp_path / "none.jsonl", "-o", out).exit_code == 2
     assert call("batch", lines, "-o", tmp_path / "no" / "out.jsonl").exit_code == 2
     assert call("batch", lines, "-o", out, "--prompt", lines, "--format", "openai").exit_code == 2
+    assert call("batch", lines, "-o", lines).exit_code == 2
     (tmp_path / "in.csv").write_text("a\nb\n")
     assert call("batch", tmp_path / "in.csv", "-o", tmp_path / "o.txt").exit_code == 2
     assert call("batch", tmp_path / "in.csv", lines, "-o", out).exit_code == 2
