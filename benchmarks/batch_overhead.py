@@ -79,7 +79,7 @@ def measured(kind: str, folder: Path, source: Path, prompt: str) -> dict[str, An
     """Seconds of each part."""
     table, times = table_of(kind, source, prompt), {}
     journal = Journal.open(folder / "journal")
-    backend = InstantBackend(limit=32_768)
+    backend = InstantBackend(limit=32_768, remember=False)
 
     def timed(name: str, started: tuple[float, float]) -> None:
         times[f"{name}_s"] = round(time.perf_counter() - started[0], 2)

@@ -27,7 +27,8 @@ CHARACTERS = 4  # of a token
 
 class InstantBackend:
     """See preread.backend.Backend. Four characters are a token; a prefix counts as cached always.
-    A text that holds "fail" fails. piece: rows told of at once; pause_s: between two pieces."""
+    A text that holds "fail" fails. piece: rows told of at once; pause_s: between two pieces;
+    remember: keep what was asked, in `texts`."""
 
     def __init__(
         self,
@@ -37,10 +38,11 @@ class InstantBackend:
         min_prefix: int = 0,
         piece: int = 1 << 20,
         pause_s: float = 0.0,
+        remember: bool = True,
     ) -> None:
         self.rows = 0  # answered so far
         self.texts: list[str] = []  # that were asked, in this order
-        self._piece, self._pause_s = piece, pause_s
+        self._piece, self._pause_s, self._remember = piece, pause_s, remember
         self._info = BackendInfo(
             name="instant", model="instant", fingerprint="1a" * 32, limit=limit,
             effective_limit=limit, effective_known=True, kv_bytes_per_token=0, device="none",
@@ -71,7 +73,8 @@ class InstantBackend:
         prefix_of = check(batch)
         assert not isinstance(batch.prompts, Ragged)
         heads = [_tokens(prefix) for prefix in batch.prefixes] + [0]
-        self.texts += batch.prompts
+        if self._remember:
+            self.texts += batch.prompts
         for lo in range(0, len(batch), self._piece):
             await asyncio.sleep(self._pause_s)
             texts = list(batch.prompts[lo : lo + self._piece])
