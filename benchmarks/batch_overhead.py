@@ -55,7 +55,8 @@ def make(kind: str, folder: Path, rows: int, prompt: str) -> Path:
     if kind == "rows":
         path = folder / "in.csv"
         with path.open("w", newline="") as file:
-            csv.writer(file).writerows([("name", "profile"), *profiles(rows)])
+            csv.writer(file).writerow(("name", "profile"))
+            csv.writer(file).writerows(profiles(rows))
         return path
     path = folder / "in.jsonl"
     with path.open("w") as file:
