@@ -131,9 +131,11 @@ def main() -> None:
     parser = common.parser(__doc__, rounds=1)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--period", type=float, default=10.0, help="seconds; limits are per period")
+    parser.add_argument("--periods", type=int, default=4, help="the limit is rows / periods")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
     args = parser.parse_args()
     rows = questions(args.rows)
-    limit = args.rows // 4
+    limit = args.rows // args.periods
     rpm = {"requests": limit}, {"rpm": limit}
     tpm = {"tokens": limit * 2100}, {"tpm": limit * 2100}
     cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"no limits": ({}, {})}
@@ -142,13 +144,16 @@ def main() -> None:
             how = "strict" if strict else "bucket"
             extra = {"period_s": args.period, "strict": strict}
             cases[f"{name}, {how}"] = {**profile, **extra}, {**config, "period_s": args.period}
+    cases = {case: given for case, given in cases.items() if args.only in case}
     figures: dict[str, Any] = {}
     for case, (profile, config) in cases.items():
         for arm in ("plain loop", "preread"):
             figures[f"{case}: {arm}"] = told = measure(arm, rows, config, profile)
             print(f"{case:18} {arm:11} {told}", flush=True)
     shape = {"rows": args.rows, "period_s": args.period, "limit": limit, "at_once": AT_ONCE}
-    common.finish("providers", {"simulated": True, **shape, **figures}, keep=args.keep)
+    common.finish(
+        f"providers_{args.period:.0f}s", {"simulated": True, **shape, **figures}, keep=args.keep
+    )
 
 
 if __name__ == "__main__":

@@ -135,10 +135,11 @@ async def connect(
         facts = await dialect.start(sender)
     finally:
         await sender.close()  # connections belong to a loop, and this may not be the one they serve
-    entry = listed(name, facts.model, config.prices, hour=config.cache_ttl == "1h")
-    if entry.prices is None and base == kind.host:
+    at_home = base == kind.host  # a server of one's own asks no money, unless one says so
+    entry = listed(name, facts.model, config.prices, own=at_home, hour=config.cache_ttl == "1h")
+    if entry.prices is None and at_home and kind.keys:
         log.warning("No price is known for %s: its bill shows tokens only.", facts.model)
-    if entry.min_prefix >= 0 and base == kind.host:
+    if entry.min_prefix >= 0:
         dialect.traits = replace(dialect.traits, min_prefix=entry.min_prefix)
     for note in facts.notes:
         log.warning("%s", note)

@@ -24,10 +24,13 @@ class Listed:
     min_prefix: int = -1
 
 
-def listed(provider: str, model: str, file: str = "", *, hour: bool = False) -> Listed:
+def listed(
+    provider: str, model: str, file: str = "", *, own: bool = True, hour: bool = False
+) -> Listed:
     """The entry whose name is the longest beginning of the model's, in `file` if it has one there,
-    else in our own. hour: a cache write that lasts an hour. Raises ConfigError for a bad file."""
-    for table, where in _tables(file):
+    else (own) in our table. hour: a cache write that lasts an hour. Raises ConfigError for a bad
+    file."""
+    for table, where in _tables(file, own):
         models = table.get(provider, {})
         if not isinstance(models, dict):
             raise ConfigError(f"{where}: [{provider}] is no table.", hint="See docs/backends.md.")
@@ -38,9 +41,9 @@ def listed(provider: str, model: str, file: str = "", *, hour: bool = False) -> 
     return Listed()
 
 
-def _tables(file: str) -> list[tuple[dict[str, Any], str]]:
-    own = files("preread.providers").joinpath("prices.toml").read_text(encoding="utf-8")
-    tables = [(tomllib.loads(own), "prices.toml")]
+def _tables(file: str, own: bool) -> list[tuple[dict[str, Any], str]]:
+    text = files("preread.providers").joinpath("prices.toml").read_text(encoding="utf-8")
+    tables = [(tomllib.loads(text), "prices.toml")] if own else []
     if file:
         try:
             text = Path(file).expanduser().read_text(encoding="utf-8")

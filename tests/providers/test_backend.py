@@ -271,3 +271,15 @@ async def test_open_from_any_thread(opened):
     rows = await collect(backend, ask(2, RUBRIC))
     assert [row.text for row in rows] == ["value 0", "value 1"]
     await backend.close()
+
+
+async def test_a_server_of_ones_own_has_no_price(opened):
+    _, backend = await opened(model="gpt-4o-mini")
+    assert backend.info.prices is None
+
+
+async def test_a_price_of_ones_own(opened, tmp_path):
+    file = tmp_path / "prices.toml"
+    file.write_text("[openai.simulated]\ncomputed = 1\ncached = 0.1\noutput = 2\nlimit = 5000\n")
+    _, backend = await opened(config={"prices": str(file)})
+    assert backend.info.prices.cached == 0.1 and backend.info.limit == 5000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import pairwise
 
@@ -16,8 +17,11 @@ from preread.providers.dialect import Ask
 from preread.providers.gemini import Gemini
 from preread.providers.ollama import Ollama
 from preread.providers.openai import OpenAI
+from preread.providers.opening import connect
+from preread.testing.provider import Profile, Provider
 from preread.testing.simulation.faults import Odds
 from preread.types import Finish, Message, Prefix, Sampling
+from tests.providers.clock import TurnedClock
 
 RUBRIC = Prefix("Judge the candidate.\n" + "\n".join(f"point {n}: value {n}" for n in range(400)))
 TOLD = Prefix(RUBRIC.system, (Message("user", "Ready?"), Message("assistant", "Yes.")))
@@ -201,6 +205,24 @@ async def test_anthropic_cached_tokens_are_free_of_limits(opened):
     assert not any(row.error for row in rows) and server.over == 0
     (meter,) = server.rates.meters.values()
     assert meter.passed < 50 * 40
+
+
+async def test_a_lease_longer_than_the_servers_memory_is_kept():
+    """Time is turned: 20 minutes of a lease at a server that forgets after five."""
+    clock = TurnedClock()
+    async with Provider(Profile(min_prefix=64)) as server:
+        spec = f"anthropic:{server.url}"
+        backend = await connect(spec, "simulated", env={}, clock=clock)
+        began = clock.now()
+        await backend.build(RUBRIC, lease_s=1200)
+        await asyncio.gather(*backend._kept.values())
+        assert 4 <= server.answered <= 7 and clock.now() - began >= 1200
+        assert server.tokens["cached"] >= 1500 * (
+            server.answered - 1
+        )  # it never had to write again
+        rows = await collect(backend, batch(2))
+        assert all(row.usage.cached_tokens for row in rows)
+        await backend.close()
 
 
 # --- Gemini

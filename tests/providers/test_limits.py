@@ -55,6 +55,28 @@ def test_no_window_holds_more_than_the_limit(rpm, tpm, requests, burst):
     asyncio.run(run())
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(500, 3000), st.lists(st.floats(0.3, 1), min_size=50, max_size=200), st.data())
+def test_nor_when_answers_come_late(tpm, shares, data):
+    """Up to eight are under way; what is given back then may be taken again within the window."""
+
+    async def run():
+        limiter, clock = limiter_of(Limits(tokens=tpm))
+        sent: list[tuple[float, int]] = []
+        waiting = []
+        for share in shares:
+            ticket = await limiter.reserve(Cost(100, 5))
+            actual = Cost(int(100 * share), 1)
+            sent.append((clock.now(), sum(actual)))
+            waiting.append((ticket, actual))
+            clock.time += data.draw(st.sampled_from([0.0, 0.001, 0.1, 3.0]))
+            if len(waiting) > 8:
+                limiter.settle(*waiting.pop(data.draw(st.integers(0, 7))))
+        assert worst(sent, 60.0) <= tpm
+
+    asyncio.run(run())
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(60, 300), st.sampled_from(NAMES), st.sampled_from([1.0, 1 / 12, 1 / 60]))
 def test_almost_all_of_a_limit_is_used(limit, which, burst):
