@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from preread.errors import TierError
@@ -14,7 +13,6 @@ from preread.store.reports import Miss
 from preread.store.tiers.base import ChunkKey, Drops, Gone, Recalls, Tier, Weighs
 from preread.store.upkeep import Upkeep
 
-BUDGET_S = 300.0  # a tier is asked for its budget this often
 KNOWN = 1 << 16  # keys remembered as held: 64 k chunks, about 8 MB
 
 
@@ -30,7 +28,6 @@ class Asker:
         self._log = log
         # Bad chunks that could not be set aside: neither found nor read until written anew.
         self._suspect: set[tuple[str, ChunkKey]] = set()
-        self._budgets: dict[Tier, tuple[int, float]] = {}  # and when asked, of `time.monotonic`
         self._seen: dict[ChunkKey, None] = {}  # held when last looked at, the latest last
         self._lock = threading.Lock()  # of what was seen
 
@@ -100,19 +97,6 @@ class Asker:
     def fallen(self, tier: Tier) -> list[tuple[ChunkKey, bytes]]:
         """See base.Drops."""
         return tier.fallen() if isinstance(tier, Drops) else []
-
-    def budget(self, tier: Tier) -> int | None:
-        """Bytes the tier may hold, 0 for any; None when it cannot be asked. Remembered for a while:
-        to say it a tier looks at every chunk it has."""
-        known = self._budgets.get(tier)
-        if known is None or time.monotonic() - known[1] > BUDGET_S:
-            try:
-                known = tier.usage().budget, time.monotonic()
-            except TierError as exc:
-                self.failed(tier, exc)
-                return None
-            self._budgets[tier] = known
-        return known[0]
 
     def suspects(self, tier: Tier, key: ChunkKey) -> bool:
         return (tier.name, key) in self._suspect

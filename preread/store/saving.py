@@ -161,8 +161,7 @@ class Saver:
         touched, or else it might be the first to make room for what is written now."""
         if len(held) == len(wanted):
             return set(), True
-        if (budget := self._asker.budget(tier)) is None:
-            return set(), False
+        budget = tier.budget
         limit = budget - budget // 16 if budget else sys.maxsize
         size, lacking, gap = 0, set(), False
         for end, chunk in wanted:

@@ -202,6 +202,7 @@ class TierConformance:
     def test_counts(self, tmp_path: Path, clock: Clock) -> None:
         tier = self.open(tmp_path, 1000, clock)
         assert (tier.usage().chunks, tier.usage().nbytes, tier.usage().budget) == (0, 0, 1000)
+        assert tier.budget == 1000
         put(tier, 1, b"x" * 10)
         put(tier, 2, b"x" * 5)
         assert (tier.usage().chunks, tier.usage().nbytes) == (2, 15)

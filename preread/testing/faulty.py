@@ -82,6 +82,10 @@ class FaultyTier:
         self._bytes_per_s = bytes_per_s
         self._calls: Counter[str] = Counter()
 
+    @property
+    def budget(self) -> int:
+        return self._inner.budget
+
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         trouble, _ = self._next("find")
         if trouble is Trouble.DROP:

@@ -88,6 +88,11 @@ class Tier(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def budget(self) -> int:
+        """Bytes it may hold, 0 for any, as far as is known without asking anybody."""
+        ...
+
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         """Which keys are held, without reading them. One call for a whole prefix chain. touch marks
         those held as used now. Raises TierError when the tier cannot be asked."""

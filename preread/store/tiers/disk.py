@@ -94,6 +94,10 @@ class DiskTier:
         with contextlib.suppress(TierError):  # a read-only folder can still be read
             self._sweep_temp()
 
+    @property
+    def budget(self) -> int:
+        return self._budget.limit
+
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         """Anything of a chunk's name counts: what is no chunk is found out, and dealt with, when it
         is read."""
@@ -148,7 +152,7 @@ class DiskTier:
     def usage(self) -> TierUsage:
         sizes = [entry.nbytes for entry in self.scan()]
         with self._border("scan"):
-            return TierUsage(len(sizes), sum(sizes) + self._aside_bytes(), self._budget.limit)
+            return TierUsage(len(sizes), sum(sizes) + self._aside_bytes(), self.budget)
 
     def tidy(self, older_than_s: float) -> int:
         """See base.Tidy: temp files of dead writers, and quarantine older than this. A use in the

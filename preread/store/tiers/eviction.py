@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from preread.store.tiers.base import ChunkEntry, ChunkKey, Gone
-from preread.store.tiers.book import Book, Note
+from preread.store.tiers.book import AHEAD_S, Book, Note
 
 
 class Standing(NamedTuple):
@@ -79,7 +80,8 @@ class Budget:
     below `share`. Held bytes are an estimate, renewed by a look whenever a sixteenth of the limit
     has been written since; when room is short what was set aside goes first, and a sixteenth more
     than needed, so that the next writes need no look. Several processes may pass a limit by a
-    sixteenth each for a moment. weighs: by worth, else by last use alone. Thread-safe."""
+    sixteenth each for a moment. together: given, the order is that of last use alone, and a value
+    does not take the place of those it was said to be used with: its own beginning. Thread-safe."""
 
     def __init__(
         self,
@@ -89,14 +91,14 @@ class Budget:
         book: Book,
         clock: Callable[[], float],
         *,
-        weighs: bool = True,
+        together: Callable[[ChunkKey], Container[ChunkKey]] | None = None,
     ) -> None:
         self.limit = limit
         self._share = share
         self._medium = medium
         self._book = book
         self._clock = clock
-        self._weighs = weighs
+        self._together = together
         self._slack = limit // 16
         self._lock = threading.Lock()
         self._held: int | None = None  # None: never looked
@@ -125,9 +127,10 @@ class Budget:
         if size + aside + nbytes <= self.limit:
             return size + aside
         notes = self._book.fold({entry.key for entry in chunks})
-        standing = self._standing(chunks, notes)
-        worth = notes.get(key, Note()).worth(self._clock()) if self._weighs else 0.0
-        newcomer = Standing(key, nbytes, owner, worth, self._clock())
+        now, siblings = self._clock(), self._together(key) if self._together else ()
+        standing = self._standing(chunks, notes, siblings)
+        worth = now + AHEAD_S if self._together else notes.get(key, Note()).worth(now)
+        newcomer = Standing(key, nbytes, owner, worth, now)
         need = size + nbytes - self.limit
         gone = victims(standing, newcomer, need, self._slack, self._share) if need > 0 else []
         if gone is None:
@@ -139,16 +142,25 @@ class Budget:
         return size - sum(one.nbytes for one in gone)
 
     def _standing(
-        self, chunks: Sequence[ChunkEntry], notes: Mapping[ChunkKey, Note]
+        self,
+        chunks: Sequence[ChunkEntry],
+        notes: Mapping[ChunkKey, Note],
+        siblings: Container[ChunkKey],
     ) -> list[Standing]:
         owners = self._owned([entry.key for entry in chunks], notes) if self._share else {}
         now, nothing = self._clock(), Note()
+
+        def worth(entry: ChunkEntry) -> float:
+            if self._together:
+                return inf if entry.key in siblings else entry.last_used
+            return notes.get(entry.key, nothing).worth(now)
+
         return [
             Standing(
                 entry.key,
                 entry.nbytes,
                 owners.get(entry.key, b""),
-                notes.get(entry.key, nothing).worth(now) if self._weighs else 0.0,
+                worth(entry),
                 entry.last_used,
             )
             for entry in chunks

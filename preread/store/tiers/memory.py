@@ -53,6 +53,10 @@ class MemoryTier:
         self._book = Book(clock, most=0)
         self._budget = Budget(budget, share, self, self._book, clock)
 
+    @property
+    def budget(self) -> int:
+        return self._budget.limit
+
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         with self._lock:
             if touch:
@@ -89,7 +93,7 @@ class MemoryTier:
 
     def usage(self) -> TierUsage:
         with self._lock:
-            return TierUsage(len(self._values), self._nbytes, self._budget.limit)
+            return TierUsage(len(self._values), self._nbytes, self.budget)
 
     def used(self, saved: Mapping[ChunkKey, float]) -> None:
         """See base.Weighs."""

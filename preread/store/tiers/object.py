@@ -84,6 +84,10 @@ class ObjectTier:
         self._chunks = self._held = 0  # held then, and written or removed by us since
         self._serial = 0
 
+    @property
+    def budget(self) -> int:
+        return self._budget.limit
+
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         paths = [_path(key) for key in keys]
         found = [size is not None for size in ahead(self._bucket.size, paths, LOOK_UPS)]
@@ -145,7 +149,7 @@ class ObjectTier:
             with self._lock:
                 self._count(entries)
             self._tell_count()
-        return TierUsage(self._chunks, self._held, self._budget.limit)
+        return TierUsage(self._chunks, self._held, self.budget)
 
     def tidy(self, older_than_s: float) -> int:
         """See base.Tidy: quarantine older than this, and what was not used for `ttl_s`."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import time
 from pathlib import Path
 
 import pytest
 
-from preread.store.tiers.base import Gone
+from preread.store.store import Store
+from preread.store.tiers.base import ChunkKey, Gone
 from preread.store.tiers.redis.names import chunk_name
 from preread.store.tiers.redis.tier import RedisTier
 from preread.testing.conformance_tier import Clock, TierConformance, get, key, put
+from tests.attacks.tools import FINGERPRINT, GEOMETRY, Truth
 from tests.store.redis.conftest import Opener, ServerClock, cluster_url, emptied, list_url
 from tests.store.valkey import Valkey, eventually
 
@@ -69,3 +73,39 @@ def test_expired_is_told_from_evicted_by_the_deadline(opened: Opener, three: lis
     assert other.left([key(2)]) == {}  # it never saw it; the catalog may know when it was used
     assert other.left([key(2)], since=clock() - 1000) == {}
     assert other.left([key(2)], since=clock() - 5000) == {key(2): Gone.EXPIRED}
+
+
+class Running(ServerClock):
+    """It goes on between ticks, as the servers' own does."""
+
+    def __call__(self) -> float:
+        return self.now + time.monotonic()
+
+
+@pytest.mark.parametrize("options", ["budget=12000", "budget=12000&share=3000", "share=9000"])
+def test_no_prefix_loses_its_head_before_its_tail(
+    opened: Opener, three: list[Valkey], options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one that is longer than its room evict its own beginning."""
+    for module in ("tier", "holding"):  # this machine may be busy for a while
+        monkeypatch.setattr(f"preread.store.tiers.redis.{module}.STEP_MS", 5000)
+    server = three[0]
+    emptied([server])
+    clock = Running([server])
+    tier = opened(f"{server.url}?{options}&deadline=10s", clock)
+    stores = [Store([tier], GEOMETRY, FINGERPRINT, tenant=t) for t in ("alice", "bob")]
+    draw, whole = random.Random(options), Truth.of(GEOMETRY, 80)
+    lengths = []
+    for _ in range(40):
+        clock.tick(60)
+        store, family = draw.choice(stores), draw.randrange(4)
+        tokens = [family * 100 + i for i in range(draw.randrange(8, 80))]
+        store.save(tokens, 0, whole.source)
+        for one in stores:
+            for n in range(4):
+                keys = one.keys([n * 100 + i for i in range(80)])
+                held = tier.find([ChunkKey(bytes.fromhex(key)) for key in keys])
+                assert held == sorted(held, reverse=True)
+                lengths.append(sum(held))
+        assert tier.usage().nbytes <= 18_000
+    assert max(lengths) > 4

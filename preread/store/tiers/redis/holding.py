@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Collection, Container, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ from preread.store.tiers.redis.placement import Placement
 from preread.store.tiers.redis.wire import Command
 
 PAGE = 1000  # names per SCAN
+MOMENT_S = 5.0  # between a look-up that touches and what is then written, a slow network included
+STEP_MS = 100  # more than the ways to the server differ by
+NONE: frozenset[ChunkKey] = frozenset()
+BEGUN = 1 << 16  # chunks
 
 
 class Found(NamedTuple):
@@ -93,6 +98,35 @@ def _sized(node: Node, names: list[bytes]) -> list[_Value]:
         for name, size, left in found
         if isinstance(size, int) and isinstance(left, int) and left != -2
     ]
+
+
+class Begun:
+    """When uses began that chunks are written for, as if each chunk of a prefix had been used
+    STEP_MS before the one ahead of it: so a prefix loses its end first. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._uses: dict[ChunkKey, tuple[float, frozenset[ChunkKey]]] = {}
+
+    def note(self, keys: Collection[ChunkKey]) -> None:
+        """Of a prefix, from its beginning. Now; those that are held were touched a moment ago, and
+        come before those that are written."""
+        now, use = self._clock() - MOMENT_S, frozenset(keys)
+        with self._lock:
+            for n, key in enumerate(keys):
+                self._uses.pop(key, None)
+                self._uses[key] = now - n * STEP_MS / 1000, use
+            while len(self._uses) > BEGUN:
+                self._uses.pop(next(iter(self._uses)))
+
+    def when(self, key: ChunkKey) -> float:
+        """0.0 where nothing was said of it."""
+        return self._uses.get(key, (0.0, NONE))[0]
+
+    def together(self, key: ChunkKey) -> Container[ChunkKey]:
+        """All chunks of that use."""
+        return self._uses.get(key, (0.0, NONE))[1]
 
 
 class Keyspace:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from preread.store.tiers.base import (
@@ -29,7 +29,7 @@ from preread.store.tiers.eviction import Budget
 from preread.store.tiers.landing import Landing, landing
 from preread.store.tiers.redis import settings
 from preread.store.tiers.redis.asking import Answer, ask, ask_about, followed, verdict
-from preread.store.tiers.redis.holding import Keyspace, look
+from preread.store.tiers.redis.holding import STEP_MS, Begun, Keyspace, look
 from preread.store.tiers.redis.names import aside_name, chunk_name, residency_ms
 from preread.store.tiers.redis.node import Node, NodeDown, at_once
 from preread.store.tiers.redis.placement import Placement
@@ -67,11 +67,17 @@ class RedisTier:
         self._look = partial(look, placement, ttl_s, clock)
         self._share = share
         self._book = Book(clock)
+        self._begun = Begun(clock)
         self._budget = self._limited(budget, share)
         self._own: dict[bytes, Budget] = {}  # by owner, where each is kept to its share
         self._window = window
         self._cluster = cluster
         self._log = log or logging.getLogger("preread.store")
+
+    @property
+    def budget(self) -> int:
+        """Without one of the tier's own, the servers' maxmemory."""
+        return self._budget.limit or settings.memory_limit(self._placement.known())
 
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         """One round trip per server that may hold one of the keys, all at the same time. Keys on
@@ -79,7 +85,9 @@ class RedisTier:
         if not keys:
             return []
         self._inspect()
-        answers = ask(self._placement, keys, partial(self._find, touch=touch))
+        # Each as if a little before the one ahead of it, see Begun.
+        place = {key: n for n, key in enumerate(keys)} if touch else {}
+        answers = ask(self._placement, keys, partial(self._find, place=place))
         asked = {node for key in keys for node in self._placement.homes(key)}
         verdict(self._placement, asked, (answer for some in answers for answer in some))
         found = [any(_first(answer) == 1 for answer in some) for some in answers]
@@ -112,7 +120,10 @@ class RedisTier:
         owner = owner_of(parts)
         if not self._budget_of(owner).make_room(key, owner, nbytes):
             return False
-        milliseconds = b"%d" % residency_ms(key, self._ttl_s)
+        full_ms = residency_ms(key, self._ttl_s)
+        # As if it had been used when that use began.
+        late_ms = int((self._clock() - (self._begun.when(key) or self._clock())) * 1000)
+        milliseconds = b"%d" % (full_ms - min(max(late_ms, 0), full_ms // 2))
         command: Command = (b"SET", chunk_name(key), parts, b"PX", milliseconds)
         (answers,) = ask(self._placement, [key], lambda key: [command])
         if any(_first(answer) == b"OK" for answer in answers):
@@ -144,11 +155,15 @@ class RedisTier:
         return iter(self._look().chunks)
 
     def usage(self) -> TierUsage:
-        """Looks at every chunk. Without a budget of the tier's own, the servers' maxmemory."""
+        """Looks at every chunk."""
         self._inspect()
         held = self._look()
-        limit = self._budget.limit or settings.memory_limit(self._placement.nodes())
-        return TierUsage(len(held.chunks), held.nbytes, limit)
+        return TierUsage(len(held.chunks), held.nbytes, self.budget)
+
+    def used(self, saved: Mapping[ChunkKey, float]) -> None:
+        """See base.Weighs. What that saves cannot be kept; that it has begun matters here, as what
+        it writes must not take the place of what it touched."""
+        self._begun.note(saved.keys())
 
     def left(
         self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
@@ -220,17 +235,18 @@ class RedisTier:
 
     # -- commands about a key --
 
-    def _find(self, key: ChunkKey, *, touch: bool) -> list[Command]:
+    def _find(self, key: ChunkKey, *, place: Mapping[ChunkKey, int]) -> list[Command]:
         exists: Command = (b"EXISTS", chunk_name(key))
-        return [exists, self._touch(key)] if touch else [exists]
+        return [exists, self._touch(key, STEP_MS * place[key])] if place else [exists]
 
     def _get(self, key: ChunkKey) -> list[Command]:
         """Not GETEX: who may only read is refused that, but gets a GET. The touch then fails alone:
         the order of use is lost."""
         return [(b"GET", chunk_name(key)), self._touch(key)]
 
-    def _touch(self, key: ChunkKey) -> Command:
-        return (b"PEXPIRE", chunk_name(key), b"%d" % residency_ms(key, self._ttl_s))
+    def _touch(self, key: ChunkKey, less_ms: int = 0) -> Command:
+        full_ms = residency_ms(key, self._ttl_s)
+        return (b"PEXPIRE", chunk_name(key), b"%d" % (full_ms - min(less_ms, full_ms // 2)))
 
     def _unlink(self, key: ChunkKey) -> list[Command]:
         return [(b"UNLINK", chunk_name(key))]
@@ -244,8 +260,8 @@ class RedisTier:
 
     def _limited(self, limit: int, share: int, of: bytes | None = None) -> Budget:
         """By last use alone, which is all that the servers keep."""
-        place = Keyspace(self._placement, self._look, of)
-        return Budget(limit, share, place, self._book, self._clock, weighs=False)
+        place, together = Keyspace(self._placement, self._look, of), self._begun.together
+        return Budget(limit, share, place, self._book, self._clock, together=together)
 
     def _budget_of(self, owner: bytes) -> Budget:
         if self._budget.limit or not self._share or not owner:
