@@ -77,7 +77,8 @@ class RedisTier:
     @property
     def budget(self) -> int:
         """Without one of the tier's own, the servers' maxmemory."""
-        return self._budget.limit or settings.memory_limit(self._placement.known())
+        told = [node for node in self._placement.known() if node.settings is not None]
+        return self._budget.limit or settings.memory_limit(told)
 
     def find(self, keys: Sequence[ChunkKey], *, touch: bool = False) -> list[bool]:
         """One round trip per server that may hold one of the keys, all at the same time. Keys on
