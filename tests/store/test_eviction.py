@@ -225,6 +225,26 @@ def test_what_saves_least_for_its_bytes_goes_first(opened: Opened) -> None:
     )
 
 
+def test_what_is_refused_is_not_looked_for_again_and_again(opened: Opened) -> None:
+    clock = Clock()
+    tier = opened(clock, 1000, 0)
+    assert isinstance(tier, Weighs)
+    tier.used({key(1): 9.0})
+    put(tier, 1, b"x" * 900)
+    looks: list[int] = []
+    budget = tier._budget  # type: ignore[attr-defined]
+    whole = budget._medium.look
+    budget._medium.look = lambda: looks.append(1) or whole()
+    for n in range(2, 12):
+        tier.used({key(n): 8.0})
+        assert put(tier, n, b"x" * 200) is False
+    assert len(looks) == 1
+    clock.tick(61)  # others may have made room
+    assert put(tier, 2, b"x" * 200) is False and len(looks) == 2
+    tier.used({key(3): 4.0})
+    assert put(tier, 3, b"x" * 200) is True and len(looks) == 3  # now it is worth it
+
+
 def test_what_was_used_long_ago_counts_less(opened: Opened) -> None:
     clock = Clock()
     tier = opened(clock, 1000, 0)

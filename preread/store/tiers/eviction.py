@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol
 from preread.store.tiers.base import ChunkEntry, ChunkKey, Gone
 from preread.store.tiers.book import AHEAD_S, Book, Note
 
+REFUSED_S = 60.0  # what was refused is refused without another look for so long
+
 
 class Standing(NamedTuple):
     """A chunk among others. owner: b"" for nobody's; worth: seconds per byte."""
@@ -104,6 +106,7 @@ class Budget:
         self._held: int | None = None  # None: never looked
         self._unseen = 0  # written since the last look
         self._owners: dict[ChunkKey, bytes] = {}
+        self._refused: dict[bytes, Standing] = {}  # by owner, the latest
 
     def make_room(self, key: ChunkKey, owner: bytes, nbytes: int) -> bool:
         """For a value that is about to be written. False: it does not fit, or is worth less than
@@ -113,12 +116,23 @@ class Budget:
         with self._lock:
             known = self._held is not None and self._unseen <= self._slack
             if not known or (self._held or 0) + nbytes > self.limit:
+                if self._hopeless(key, owner, nbytes):
+                    return False
                 if (held := self._evict(key, owner, nbytes)) is None:
                     return False
                 self._held, self._unseen = held, 0
             self._held = (self._held or 0) + nbytes
             self._unseen += nbytes
         return True
+
+    def _hopeless(self, key: ChunkKey, owner: bytes, nbytes: int) -> bool:
+        """No better than what was refused a moment ago: a look at a far medium takes its time."""
+        last = self._refused.get(owner)
+        if last is None or self._together or nbytes < last.nbytes:
+            return False
+        now = self._clock()
+        worth = self._book.recall([key]).get(key, Note()).worth(now)
+        return abs(now - last.last_used) < REFUSED_S and worth <= last.worth
 
     def _evict(self, key: ChunkKey, owner: bytes, nbytes: int) -> int | None:
         """Bytes held afterwards; None: nothing was done, as it is not worth it."""
@@ -134,6 +148,7 @@ class Budget:
         need = size + nbytes - self.limit
         gone = victims(standing, newcomer, need, self._slack, self._share) if need > 0 else []
         if gone is None:
+            self._refused[owner] = newcomer
             return None
         if aside:
             self._medium.drop_aside()
