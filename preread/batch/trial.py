@@ -162,8 +162,9 @@ class Measured:
 
     @property
     def hit_rate(self) -> float:
-        """Of the prompt tokens of the requests."""
-        return self.cached / max(self.cached + self.computed - self.once_tokens, 1)
+        """Of the prompt tokens of the requests, those that were not computed for any."""
+        prompt = self.cached + self.computed - self.once_tokens
+        return 1 - self.computed / prompt if self.cached else 0.0
 
     @property
     def per_s(self) -> float:

@@ -143,7 +143,7 @@ def _measure(asked: Asked, job: Job, mode: Mode) -> Measured:
     made = Measured(mode, n, loads=0 if local else None)
     step = n
     if mode is Mode.baseline and local:
-        step = max(n // max(round(n * asked.loads / 100), 1), 1)
+        step = -(-n // max(round(n * asked.loads / 100), 1))
     with tempfile.TemporaryDirectory() as folder:
         for begin in range(0, n, step):
             started = time.perf_counter()
