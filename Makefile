@@ -9,7 +9,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 JOBS ?= 2
 
 help:
-	@echo 'make demo   set up, read the example handbook once, answer from it (offline)'
+	@echo 'make demo   set up, read a handbook once, answer from it, score 1,000 applicants (offline)'
 	@echo 'make test   set up, run every test      make lint   ruff, mypy --strict, import and size guards'
 	@echo 'make docs   regenerate the reference    make bench  the measurements of docs/benchmarks.md'
 	@echo 'make soak   20 minutes of random arrivals, cancels and errors (ARGS="--minutes 5 --device cuda")'

@@ -1,5 +1,6 @@
 """`preread demo`: the main job, offline. A real folder is read once by the bundled model, asked in
-this process and in a new one; the bill says what was computed, what was reused, what it saved."""
+this process and in a new one, and applicants are scored by a rubric; the bills say what was
+computed, what was reused, what it saved."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preread.cli.asking import result_json, summary_line
+from preread.cli.demo_scores import APPLICANTS, score_applicants
 from preread.cli.output import FAILURES, emit, note, progress_bar, size
 from preread.errors import PrereadError, SourceError
 from preread.types import Completion, Usage
@@ -55,14 +57,18 @@ def demo_command(*, json: bool) -> None:
         say("\n2. Ask. Only the question is computed; the handbook comes from the cache.")
         answers, once = _ask_here(engine, say)
         afresh = _ask_afresh(engine)
-    say("\n3. A new process finds the handbook on disk; nothing is read again.")
+        say(f"\n3. Score {APPLICANTS:,} applicants by a rubric: it is read once for all of them.")
+        scores = score_applicants(engine, engine.config.home / "demo")
+        say(scores.lines())
+    say("\n4. A new process finds the handbook on disk; nothing is read again.")
     other = _ask_elsewhere(QUESTIONS[1])
     say(f"   $ preread ask {NAME} {json_module.dumps(QUESTIONS[1])}\n   {other['answer']}")
     say(f"   {summary_line(other)}")
     bill = _bill(built, answers, once, afresh, other)
-    say(f"\n4. The bill\n{_bill_lines(bill)}")
+    say(f"\n5. The bill of the questions\n{_bill_lines(bill)}")
     if json:
-        emit({"built": built, "answers": [result_json(a) for a in answers], "bill": bill})
+        told = [result_json(a) for a in answers]
+        emit({"built": built, "answers": told, "scores": scores.to_json(), "bill": bill})
     else:
         say(_next_steps(folder))
     if other["usage"]["cached_tokens"] == 0 or any(a.error for a in answers):
@@ -164,6 +170,7 @@ def _next_steps(folder: Path) -> str:
 Next:
    {me} ask {NAME} "What does a second sketch cost?"
    {me} chat {NAME}
+   {me} score YOUR.csv --rubric RULES.md --labels A,B,C -o scores.csv
    {me} ask YOUR/FOLDER "your question"        builds it, then answers
    {me} up                                     keeps the model loaded: answers at once
    {me} compare {NAME} {os.path.relpath(folder.parent)}/handbook_questions.jsonl

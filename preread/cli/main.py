@@ -242,7 +242,8 @@ def doctor(
 
 @app.command()
 def demo(json: Json = False) -> None:
-    """The main job, offline: read a handbook once, answer here and in a new process."""
+    """The main job, offline: read a handbook once, answer here and in a new process; score a
+    thousand applicants."""
     from preread.cli.demo import demo_command
 
     demo_command(json=json)

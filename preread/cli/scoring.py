@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from preread.batch.forms import Form, TableRows
 from preread.batch.journal import Journal
+from preread.batch.report import Report
 from preread.batch.score import Question, Scoring, labelled, read_questions, scaled
 from preread.batch.scored import Scored
 from preread.batch.template import RowTable, Template, shown
-from preread.cli.batching import Batch, Options, model_of, opener, read_text
+from preread.cli.batching import Batch, Open, Options, model_of, opener, read_text
 from preread.cli.output import emit, note
 from preread.cli.pages import check_place, page, write_page
 from preread.cli.plots import Plot, Tick, bar_plot
@@ -40,8 +41,33 @@ class Asked:
     html: Path | None
 
 
+class Outcome(NamedTuple):
+    """code: the exit code; report: None of a dry run; page: where it was written."""
+
+    code: int
+    report: Report | None
+    scored: Scored
+    page: str | None
+
+
 def score_command(asked: Asked, options: Options) -> None:
     """See `preread score --help`."""
+    quiet = options.json and not options.dry_run
+    told = replace(options, json=options.json and options.dry_run, quiet=quiet)
+    code, report, scored, written = run_score(asked, told, opener(options.backend))
+    if options.dry_run:
+        return
+    if options.json and report:
+        bill = report.to_json() | {"rows": scored.rows, "rows_failed": scored.failed}
+        emit(bill | {"questions": scored.to_json(), "output": str(options.output), "html": written})
+    elif scored.rows:
+        _tell(scored, written)
+    if code:
+        raise SystemExit(code)
+
+
+def run_score(asked: Asked, options: Options, open: Open) -> Outcome:
+    """Score the rows of a table into a file and a page."""
     html = asked.html or options.output.with_suffix(".html")
     check_place(html)
     rubric = read_text(asked.rubric, "--rubric") if asked.rubric else ""
@@ -65,19 +91,9 @@ def score_command(asked: Asked, options: Options) -> None:
         return TableRows(options.output.suffix, given, columns, scored.cells, files)
 
     TableRows(options.output.suffix, [], columns, scored.cells, [])  # a suffix that can be had
-    quiet = options.json and not options.dry_run
-    told = replace(options, json=options.json and options.dry_run, quiet=quiet)
-    code, report = Batch(table, told, form, opener(options.backend)).run()
-    if options.dry_run:
-        return
+    code, report = Batch(table, options, form, open).run()
     written = write_page(html, _page(scored, asked)) if scored.rows else None
-    if options.json and report:
-        bill = report.to_json() | {"rows": scored.rows, "rows_failed": scored.failed}
-        emit(bill | {"questions": scored.to_json(), "output": str(options.output), "html": written})
-    elif scored.rows:
-        _tell(scored, written)
-    if code:
-        raise SystemExit(code)
+    return Outcome(code, report, scored, written)
 
 
 def _questions(asked: Asked) -> list[Question]:
