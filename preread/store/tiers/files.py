@@ -10,13 +10,14 @@ from pathlib import Path
 
 TEMP_AGE_S = 60.0  # a younger temp file is never taken for a dead writer's
 NO_LOCKS_AGE_S = 3600.0  # ditto on file systems without locks
+_EFFECTIVE = os.access in os.supports_effective_ids  # as who we act, not who started us
 _VIEWS = 1024  # IOV_MAX
 _AT_ONCE = getattr(os, "RWF_NOWAIT", 0)  # Linux 4.14
 
 
 def exists(path: str) -> bool:
     """Anything at all of that name, also a folder or a broken link."""
-    if os.access(path, os.F_OK, follow_symlinks=False):
+    if os.access(path, os.F_OK, effective_ids=_EFFECTIVE, follow_symlinks=False):
         return True  # in two thirds of the time; else it cannot be told why not
     try:
         os.lstat(path)
