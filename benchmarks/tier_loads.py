@@ -130,6 +130,11 @@ def main() -> None:
     finds = {f"{n}_ms": round(common.median(times[n]) * 1e3, 2) for n in ("find_ram", "find_disk")}
     share = round(common.paired_ratio(times["preadv"], times["disk_tier"]), 2)
     figures = {"nbytes": nbytes, **rates, **finds, "disk_tier_of_preadv": share}
+    for name in ("disk", "ram"):
+        ratio = common.paired_ratio(times[f"{name}_load_copied"], times[f"{name}_load"])
+        figures[f"{name}_load_times_copied"] = round(ratio, 2)
+    in_place = common.paired_ratio(times["preadv_in_place"], times["disk_load"])
+    figures["disk_load_of_preadv_in_place"] = round(in_place, 2)
     figures |= {"threads": args.threads, "rounds": args.rounds}
     common.finish("tier_loads", figures, keep=args.keep)
 
