@@ -18,10 +18,14 @@ def keep_row(
     now: float, lease_s: float,
 ) -> bool:  # fmt: skip
     """Move the KV of a row's prompt and output (all but the last token, which was never read) from
-    its pages to the tree. False: no memory for it; the next turn computes it again."""
+    its pages to the tree. False: no memory for it, or a load writes there now; the next turn
+    computes again what is missing then."""
     branch, own = branches[int(seqs.branch[slot])], int(seqs.computed[slot])
     head = tree.tokens(branch.leaf, branch.base)
     tokens = np.concatenate((head, seqs.tokens[slot, :own]))
+    known, at = tree.match(tokens)
+    if any(segment.loading for segment in tree.path(known, at)):
+        return False
     leaf = tree.insert(tokens, now)
     if leaf is None:
         return False

@@ -135,7 +135,9 @@ class Readings:
 
     def loading(self, reading: Reading, on: bool) -> None:
         """While on, the missing tokens come from a tier and are not computed."""
-        for segment in self._path(reading):
+        assert reading.leaf is not None
+        # Off: also what was split off behind its end meanwhile, which nobody else would free.
+        for segment in self._path(reading) if on else self._tree.path(reading.leaf):
             segment.loading = on and not segment.complete
 
     def loaded(self, reading: Reading, upto: int) -> None:
@@ -231,9 +233,10 @@ class Readings:
             reading.fail(error)
 
     def _fill(self, reading: Reading, meeting: Meeting | None) -> None:
+        assert reading.leaf is not None
         reading.meeting = meeting
         self.loading(reading, meeting is not None)
-        for segment in self._path(reading):
+        for segment in self._tree.path(reading.leaf):
             segment.meeting = meeting if segment.loading else None
 
     def _path(self, reading: Reading) -> list[Segment]:

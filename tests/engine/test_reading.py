@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from preread.engine.engine import Engine
+from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
 from tests.engine.helpers import Answers, Echo, batch, drain, greedy, small_engine
 
@@ -142,6 +143,37 @@ def test_no_more_is_computed_than_somebody_wants():
     engine.release(long)
     steps(engine, 3)
     assert sum(decoder.sizes) == 60 and engine.settle(short) == 60
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_split_off_behind_a_load_is_not_left_loading(engine, beside):
+    """The load is of a beginning; what comes after was made a segment of its own meanwhile."""
+    whole, part = engine.hold(ids(BOOK)), engine.hold(ids(BOOK[:90]))
+    if beside:
+        meeting = Meeting(90, 16, 1.0, lambda a, b: 1.0, *(lambda *x: True for _ in range(3)))
+        engine.readings.meet(part, meeting)
+    else:
+        engine.loading(part, 90)
+    engine.hold(ids([*BOOK[:110], 300, 301]))
+    engine.readings.met(part) if beside else engine.loaded(part, 90)
+    engine.release(part)
+    engine.read(whole)
+    steps(engine, 6)
+    assert engine.readings.done(whole)
+
+
+def test_a_kept_row_does_not_make_ready_what_a_load_writes(engine):
+    """Else somebody would read there before what the load writes is verified."""
+    engine.submit(batch([[1, 2, 3]], greedy(3), prefixes=[BOOK], keep=True))
+    steps(engine, 4)
+    reading = engine.hold(ids([*BOOK, 1, 2, 3, *range(300, 320)]))
+    assert engine.loading(reading, reading.upto) == 150
+    answers = Answers()
+    for _ in range(8):
+        for news in engine.step().values():
+            answers.add(news)
+    assert answers.finish == {0: "length"} and not engine.metrics.snapshot().get("engine.rows_kept")
+    assert engine.readings.ready(reading) == 150
 
 
 def test_newcomers_leave_room_in_the_step_for_what_is_read():
