@@ -54,6 +54,7 @@ class Reading:
         self._places = places
         self._arrivals = arrivals
         self._opened: list[Arrivals] = []
+        self._running: list[Stream] = []  # all that were opened, to be stopped and closed
         self._stopped = False
         self._streams = self._open(keys)
 
@@ -82,14 +83,14 @@ class Reading:
         """From any thread, where nothing is waited for for ever: what is waited for, or will be, is
         too slow."""
         self._stopped = True  # first: a stream that is opened now is not waited for
-        for stream in tuple(self._streams.values()):
+        for stream in tuple(self._running):
             if isinstance(stream, Pump):
                 stream.stop()
 
     def close(self) -> None:
         """Abandon what is still in flight. Nothing is written to any place from now on."""
-        for stream in self._streams.values():
-            if isinstance(stream, Generator | Pump):
+        while self._running:
+            if isinstance(stream := self._running.pop(), Generator | Pump):
                 stream.close()
         while self._opened:
             self._opened.pop().shut()
@@ -106,7 +107,9 @@ class Reading:
         if self._arrivals is not None:
             self._opened.append(room := self._arrivals())
         outcomes = tier.read(keys, room)
-        return outcomes if self._until is None else Pump(outcomes)
+        stream = outcomes if self._until is None else Pump(outcomes)
+        self._running.append(stream)
+        return stream
 
     def _next(self, tier: Tier, stream: Stream) -> Outcome:
         """Raises TierError, and TimeoutError when the time is over."""

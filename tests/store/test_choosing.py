@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from preread.store.chunk import ChunkHeader
+from preread.store.keys import Box
 from preread.store.loading import STALE_S
+from preread.store.policy import Choice
 from preread.store.pump import Pump
 from preread.store.rates import Rates
 from preread.store.reading import Reading, Taken
@@ -19,6 +22,7 @@ from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Outcome, Room, Tier, fresh
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_tier import Clock
+from preread.testing.faulty import FaultyTier, Trouble, at
 from preread.types import Brought, Served
 from tests.attacks.tools import FINGERPRINT, Den
 
@@ -140,6 +144,33 @@ def test_a_tier_that_hangs_is_not_waited_for_longer_than_computing_takes(
     pace = rates.pace("hung")  # and it is known to be slow
     assert pace is not None and pace.seconds(1) + pace.seconds(report.nbytes) > 0.2
     assert den.metrics.snapshot()["store.miss.too_slow"] == 1
+
+
+class Front:
+    """Computes nothing and stops the load when it has waited for a moment."""
+
+    def listen(self, stop: Callable[[], None]) -> None:
+        threading.Timer(0.1, stop).start()
+
+    def begin(self, start: int, end: int) -> bool:
+        return True
+
+    def fill(self, box: Box, kv: torch.Tensor) -> None:
+        pass
+
+    def end(self, start: int, end: int, *, whole: bool) -> int:
+        return end - start if whole else 0
+
+
+def test_who_stops_a_load_does_not_wait_for_a_tier_behind_the_one_that_failed(den: Den) -> None:
+    """A bad chunk is asked of the next tier, which hangs, and nothing has a deadline."""
+    near = FaultyTier(MemoryTier(name="near"), at({("read", 1): Trouble.FLIP}))
+    far = Hung(0)
+    store = opened(den, [near, far], Rates())
+    choice = Choice(29, 1.0, 1.0, meets=8, tiers=frozenset({"near"}))
+    report = store.meet(store.find(TOKENS), 0, choice, Front())
+    far.go.set()
+    assert report.faults and report.loaded == 0
 
 
 def test_a_tier_that_proves_slow_is_given_up(den: Den) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -187,6 +187,38 @@ def test_two_who_fold_the_same_pages_write_the_same_one(tmp_path: Path) -> None:
     FolderShelf.drop(shelf, [folded])
     Book(clock, shelf).fold({key(1)})
     assert set(shelf.names()) - set(pages) == {folded}
+
+
+def test_who_comes_while_another_folds_does_not_write_less_over_it(tmp_path: Path) -> None:
+    clock = Clock()
+
+    class Overtaken(FolderShelf):
+        def get(self, names: Sequence[str]) -> list[bytes]:
+            """Another has folded them, and dropped all but one."""
+            if len(names) > MOST:
+                Book(clock, FolderShelf(self.root, self.temp)).fold(held)
+            return super().get(names)
+
+    held = [key(n) for n in range(MOST + 1)]
+    shelf = FolderShelf(tmp_path / "book", tmp_path / "tmp")
+    for one in held:
+        Book(clock, shelf).used({one: 1.0})
+    Book(clock, Overtaken(shelf.root, shelf.temp)).fold(held)
+    assert Book(clock, shelf).look().keys() == {*held}
+
+
+def test_a_book_in_memory_forgets_what_is_not_held() -> None:
+    tier = MemoryTier()
+    for start in range(0, 8 * KEPT, 64):
+        names = [ChunkKey(n.to_bytes(32, "big")) for n in range(start, start + 64)]
+        tier.used(dict.fromkeys(names, 1.0))
+        for one in names[:2]:
+            tier.write(one, [b"a value"])
+        tier.remove(names[1:2])
+    held = 8 * KEPT // 64
+    notes = tier._book.look()
+    assert len(notes) <= 2 * (held + 2 * KEPT) + 64
+    assert all(entry.key in notes for entry in tier.scan())
 
 
 def test_what_is_held_no_more_is_remembered_within_bounds(tmp_path: Path) -> None:

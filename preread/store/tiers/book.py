@@ -111,6 +111,7 @@ class Book:
         self._written: float | None = None
         self._looked: float | None = None
         self._unfolded = MOST  # pages of ours since we last looked how many there are
+        self._folded = 0  # notes in memory when it was folded last
 
     def mark(self, keys: Iterable[ChunkKey], owner: bytes = b"") -> None:
         """Used now; owner: of all of them, where it is known."""
@@ -157,24 +158,29 @@ class Book:
         return notes
 
     def long(self) -> bool:
-        """Whether it has many pages; looked at once in a while. Raises TierError."""
-        if self._shelf is None or self._unfolded < MOST // 2:
+        """Whether it has many pages, looked at once in a while; or, without a shelf, notes.
+        Raises TierError."""
+        if self._shelf is None:
+            return len(self._seen) > 2 * (self._folded + KEPT)
+        if self._unfolded < MOST // 2:
             return False
         self._unfolded = 0
         return len(self._shelf.names()) > MOST
 
     def fold(self, held: Container[ChunkKey]) -> dict[ChunkKey, Note]:
         """`look`, and if it took many pages one takes their place: of chunks that are held, and of
-        the others what happened last. Whoever folds the same pages writes the same one. Raises
-        TierError."""
+        the others what happened last. Whoever folds the same pages writes the same one; nobody
+        does when somebody else has begun to drop them. Raises TierError."""
         names = sorted(self._shelf.names()) if self._shelf else []
         notes = _bounded(self._read(names), held)
-        if self._shelf is not None and len(names) > MOST:
-            folded = _bounded(_merged({}, self._records(self._shelf.get(names))), held)
+        pages = self._shelf.get(names) if self._shelf and len(names) > MOST else []
+        if self._shelf is not None and pages and len(pages) == len(names):
+            folded = _bounded(_merged({}, self._records(pages)), held)
             page = [one for key, note in folded.items() for one in note.records(key)]
             self._shelf.put(sha256("\n".join(names).encode()).hexdigest()[:32], _page(page))
             self._shelf.drop(names)
         self._keep(notes)
+        self._folded = len(notes)
         return notes
 
     def _keep(self, notes: dict[ChunkKey, Note]) -> None:

@@ -85,7 +85,8 @@ class MemoryTier:
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
         with self._lock:
             gone = [key for key in keys if self._drop(key)]
-        self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
+            self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
+            self._fold()
         return len(gone)
 
     def scan(self) -> Iterator[ChunkEntry]:
@@ -97,7 +98,9 @@ class MemoryTier:
 
     def used(self, saved: Mapping[ChunkKey, float]) -> None:
         """See base.Weighs."""
-        self._book.used(saved)
+        with self._lock:
+            self._book.used(saved)
+            self._fold()
 
     def left(
         self, keys: Sequence[ChunkKey], *, since: float = 0.0, look: bool = False
@@ -131,6 +134,10 @@ class MemoryTier:
 
     def drop_aside(self) -> None:
         return None
+
+    def _fold(self) -> None:
+        if self._book.long():
+            self._book.fold(self._values)
 
     def _touch(self, key: ChunkKey) -> bytes | None:
         if (held := self._values.get(key)) is None:
