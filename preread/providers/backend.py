@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from preread.backend import BackendInfo, Generate, Progress, RequestBatch, ResultBatch, no_blends
 from preread.errors import ContextTooLong, EngineError, ProviderError, RequestError
@@ -58,7 +59,8 @@ class RemoteBackend:
         self._estimate = Estimate()
         self._wire = LimitedWire(dialect, sender, self._estimate, self._warmth)
         self._running: set[Running] = set()
-        self._building: dict[str, asyncio.Lock] = {}
+        # Weak: a lock is there while somebody builds.
+        self._building: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._kept: dict[str, asyncio.Task[None]] = {}
         self._told: set[str] = set()
         self._sizes = {"": 0}
@@ -99,7 +101,8 @@ class RemoteBackend:
             raise no_blends(self._info.name)
         messages = lead(prefix)
         group = group_of(messages)
-        async with self._building.setdefault(group, asyncio.Lock()):
+        lock = self._building.setdefault(group, asyncio.Lock())
+        async with lock:
             (tokens,) = await self._counts([messages])
             if tokens > self._info.limit:
                 raise self._too_long(tokens)
