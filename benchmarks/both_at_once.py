@@ -1,0 +1,156 @@
+"""Load, compute, or both at once: how long until the first token of a context that a tier holds?
+
+    python benchmarks/both_at_once.py [--lengths 1000,4000,16000] [--ratios 0.3,1,3] [--rounds 5]
+        [--threads 2] [--shape] [--keep]
+
+The bundled reader (with --shape random weights of the 0.5B shape), and a tier in memory that gives
+so many bytes a second that loading alone should take `ratio` times as long as computing took. Arms
+in turn, A B A B: computed | loaded | both at once | what the policy chooses from what it measured
+in these rounds. Each time an engine that has nothing in memory is asked one question. Limit of both
+at once, were the two not to disturb each other: 1 / (1/load + 1/compute).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+from math import inf
+from pathlib import Path
+
+import common
+import torch
+
+from preread.backend import Generate, RequestBatch
+from preread.config import EngineSection
+from preread.contexts.rows import collect
+from preread.engine.local import LocalBackend
+from preread.models.load import LoadedModel, load_model
+from preread.store.keys import Geometry, fingerprint
+from preread.store.loading import Found
+from preread.store.policy import Choice
+from preread.store.rates import Rates
+from preread.store.store import Store
+from preread.store.tiers.base import Tier
+from preread.store.tiers.memory import MemoryTier
+from preread.testing.faulty import FaultyTier
+from preread.types import Brought, Prefix
+
+ARMS = ("compute", "load", "both", "auto")
+CONFIG = EngineSection(prefix_memory_mb=512, suffix_memory_mb=64)
+ONE = Generate(max_tokens=1, ignore_eos=True)
+
+
+class Way(Store):
+    """Goes the way it is told."""
+
+    way = "auto"
+
+    def choose(self, found: Found, start: int = 0, *, both: bool = False) -> Choice:
+        if self.way == "compute":
+            return Choice(start, 0.0, 0.0)
+        if self.way == "load":
+            return Choice(found.tokens, 0.0, inf)
+        chosen = super().choose(found, start, both=both)
+        if self.way == "auto" or chosen.meets is not None:
+            return chosen
+        tiers = frozenset(tier.name for tier in found.places.values())
+        half = (start + found.tokens) // 2
+        return Choice(found.tokens, chosen.load_s / 2, chosen.compute_s, meets=half, tiers=tiers)
+
+
+def opened(model: LoadedModel, tier: Tier, rates: Rates, way: str) -> LocalBackend:
+    shape = model.config
+    geometry = Geometry(shape.layers, shape.kv_heads, shape.head_dim, model.dtype)
+    store = Way([tier], geometry, fingerprint(model.fingerprint_parts), rates=rates)
+    store.way = way
+    return LocalBackend(model, store, CONFIG)
+
+
+def asked(
+    model: LoadedModel, tier: Tier, rates: Rates, way: str, prefix: Prefix
+) -> tuple[float, Brought]:
+    """Milliseconds until the first token, and what came from the tier."""
+
+    async def ask() -> tuple[float, Brought]:
+        backend = opened(model, tier, rates, way)
+        batch = RequestBatch(ONE, ["What is the first word?"], (prefix,))
+        ms: list[float] = []
+        (row,) = await collect(backend, batch)
+        ms.append(row.timing.ttft_ms)
+        await backend.close()
+        return ms[0], row.timing.brought or Brought()
+
+    return asyncio.run(ask())
+
+
+def sized(model: LoadedModel, tokens: int) -> Prefix:
+    """Filler of about so many tokens."""
+    words = tokens // 2
+    for _ in range(6):
+        found = len(model.chat.prefix(Prefix(common.filler(words))))
+        words = max(1, words * tokens // found)
+    return Prefix(common.filler(words))
+
+
+def row(model: LoadedModel, length: int, ratio: float, rounds: int) -> dict[str, object]:
+    """One length and one tier."""
+    prefix, inner, rates = sized(model, length), MemoryTier(name="far"), Rates()
+    tokens = len(model.chat.prefix(prefix))
+    computed = [asked(model, inner, Rates(), "compute", prefix)[0] for _ in range(2)]
+    nbytes = sum(entry.nbytes for entry in inner.scan())
+    tier = FaultyTier(
+        inner, lambda method, n: None, bytes_per_s=nbytes / (ratio * min(computed) / 1e3)
+    )
+    times: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    came: dict[str, Brought] = {}
+    for n in range(rounds + 1):
+        for arm in ARMS:
+            ms, came[arm] = asked(model, tier, rates, arm, prefix)
+            if n:  # the first is a warm-up, and what the policy learns from
+                times[arm].append(ms)
+    ms = {arm: round(statistics.median(times[arm]), 1) for arm in ARMS}
+    slowed = rates.slowed(["far"])
+    limit = 1 / (1 / ms["compute"] + 1 / ms["load"])
+    best = min(ms["compute"], ms["load"])
+    auto = came["auto"]
+    way = "both" if auto.computed else "load" if auto.tokens else "compute"
+    print(
+        f"{tokens:7,} {nbytes / 1e6:7.1f} MB {ratio:5.1f}"
+        + "".join(f"{ms[arm]:10,.1f}" for arm in ARMS)
+        + f"  ({way}){limit:10,.1f}   {best / ms['both']:.2f} x; loaded {came['both'].tokens:,},"
+        f" slowed {slowed.computing:.2f} and {slowed.loading:.2f} times"
+    )
+    return {
+        "tokens": tokens, "nbytes": nbytes, "ratio": ratio, "ms": ms, "limit_ms": round(limit, 1),
+        "gain": round(best / ms["both"], 2), "auto": way, "loaded": came["both"].tokens,
+        "slowed": {k: round(v, 2) for k, v in slowed._asdict().items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = common.parser(__doc__, rounds=5)
+    parser.add_argument("--lengths", default="1000,4000,16000")
+    parser.add_argument("--ratios", default="0.3,1,3")
+    parser.add_argument("--shape", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.shape:
+            shape = common.shape_folder(Path(folder) / "shape")
+            model = load_model(str(shape), weights="random", dtype="bfloat16", device="cpu")
+        else:
+            model = load_model("reader", dtype="bfloat16", device="cpu")
+        print(" tokens         KV  ratio" + "".join(f"{arm:>10}" for arm in ARMS) + "       limit")
+        rows = [
+            row(model, length, ratio, args.rounds)
+            for length in map(int, args.lengths.split(","))
+            for ratio in map(float, args.ratios.split(","))
+        ]
+    name = "0.5B shape" if args.shape else "reader"
+    figures = {"model": name, "rows": rows, "threads": args.threads, "rounds": args.rounds}
+    common.finish("both_at_once" + "-05b" * args.shape, figures, keep=args.keep)
+
+
+if __name__ == "__main__":
+    main()
