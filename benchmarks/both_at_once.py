@@ -1,7 +1,7 @@
 """Load, compute, or both at once: how long until the first token of a context that a tier holds?
 
     python benchmarks/both_at_once.py [--lengths 1000,4000,16000] [--ratios 0.3,1,3] [--rounds 5]
-        [--threads 2] [--shape] [--keep]
+        [--threads 2] [--shape] [--name 16k] [--keep]
 
 The bundled reader (with --shape random weights of the 0.5B shape), and a tier in memory that gives
 so many bytes a second that loading alone should take `ratio` times as long as computing took. Arms
@@ -75,11 +75,9 @@ def asked(
     async def ask() -> tuple[float, Brought]:
         backend = opened(model, tier, rates, way)
         batch = RequestBatch(ONE, ["What is the first word?"], (prefix,))
-        ms: list[float] = []
         (row,) = await collect(backend, batch)
-        ms.append(row.timing.ttft_ms)
         await backend.close()
-        return ms[0], row.timing.brought or Brought()
+        return row.timing.ttft_ms, row.timing.brought or Brought()
 
     return asyncio.run(ask())
 
@@ -133,6 +131,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="1000,4000,16000")
     parser.add_argument("--ratios", default="0.3,1,3")
     parser.add_argument("--shape", action="store_true")
+    parser.add_argument("--name", default="", help="of the result's file, behind the benchmark's")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +148,7 @@ def main() -> None:
         ]
     name = "0.5B shape" if args.shape else "reader"
     figures = {"model": name, "rows": rows, "threads": args.threads, "rounds": args.rounds}
-    common.finish("both_at_once" + "-05b" * args.shape, figures, keep=args.keep)
+    common.finish("both_at_once" + f"-{args.name}" * bool(args.name), figures, keep=args.keep)
 
 
 if __name__ == "__main__":

@@ -134,11 +134,14 @@ class Readings:
         return sum(end - start for start, end in spent)
 
     def loading(self, reading: Reading, on: bool) -> None:
-        """While on, the missing tokens come from a tier and are not computed."""
+        """While on, the missing tokens come from a tier and are not computed. What lay ahead comes
+        again: its places may be written before it is known what comes."""
         assert reading.leaf is not None
         # Off: also what was split off behind its end meanwhile, which nobody else would free.
         for segment in self._path(reading) if on else self._tree.path(reading.leaf):
             segment.loading = on and not segment.complete
+            if on:
+                segment.ahead.clear()
 
     def loaded(self, reading: Reading, upto: int) -> None:
         """A tier has delivered the first `upto` tokens."""

@@ -17,7 +17,7 @@ from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
 from preread.store.keys import Box
 from preread.testing.conformance_tier import Clock
-from tests.engine.helpers import Flaky, batch, drain, greedy, run, small_engine
+from tests.engine.helpers import Answers, Echo, Flaky, batch, drain, greedy, run, small_engine
 from tests.engine.test_reading import ids
 
 SPAN, LENGTH = 16, 150  # nine whole spans and one of 6 tokens
@@ -282,6 +282,47 @@ def test_what_is_given_up_stays_for_the_next(engine, kv, answers):
     same(asked(engine, BOOK), answers["book"])
 
 
+@pytest.mark.parametrize("way", ["alone", "both"])
+def test_what_is_loaded_again_is_not_believed_before_it_has_come(engine, kv, answers, way):
+    """A load may write to its places before it has verified what it writes."""
+    feed = Feed(engine, kv, engine.hold(ids(BOOK)))
+    for _ in range(4):
+        feed.give()
+    feed.done()
+    engine.release(feed.reading)
+    again = engine.hold(ids(BOOK))
+    assert engine.tree.path(again.leaf)[0].ahead
+    if way == "both":
+        feed = Feed(engine, kv, again)
+    else:
+        assert engine.loading(again, LENGTH) == 0
+    engine.arena.write(again.runs, torch.full_like(kv, torch.nan))
+    assert not any(segment.ahead for segment in engine.tree.path(again.leaf))
+    if way == "both":
+        feed.done()
+    else:
+        engine.loaded(again, 0)
+    engine.read(again)
+    finished(engine, again)
+    assert engine.settle(again) == LENGTH
+    same(asked(engine, BOOK), answers["book"])
+
+
+def test_a_turn_that_ends_on_what_is_being_loaded_is_not_kept(engine, kv):
+    job = engine.submit(batch([[5, 6, 7]], greedy(3), prefixes=[BOOK[:40]], keep=True))
+    for _ in range(2):
+        engine.step()
+    (slot,) = np.flatnonzero(engine._seqs.state).tolist()
+    whole = ids([*BOOK[:40], 5, 6, 7, *range(500, 540)])
+    reading = engine.hold(whole)
+    assert engine.loading(reading, len(whole)) == 40
+    (got,) = drain(engine, job)
+    assert got.finish[0] is not None and slot >= 0
+    assert engine.tree.ready(reading.leaf, len(whole)) == 40, "nothing was written there"
+    assert engine.metrics.snapshot()["engine.rows_not_kept"] == 1
+    engine.loaded(reading, 40)
+
+
 def test_what_lies_behind_a_gap_goes_when_memory_is_needed(decoder, kv):
     engine = small_engine(decoder, extents=12)
     feed = Feed(engine, kv, engine.hold(ids(BOOK)))
@@ -475,3 +516,92 @@ def test_every_token_is_computed_or_comes_and_none_both(upto, start, span, token
         if ready == upto:
             break
     assert ready == upto and (state > 0).all()
+
+
+# --- accounts ---
+
+
+class Random:
+    """One meeting at a time over random readings, given by hand."""
+
+    def __init__(self, engine: Engine, make: np.random.Generator) -> None:
+        self.engine, self.make = engine, make
+        self.reading: Reading | None = None
+
+    def begin(self, reading: Reading) -> None:
+        upto, clock = int(self.make.integers(1, reading.upto + 1)), Clock()
+        meeting = Meeting(
+            upto, SPAN, float(self.make.choice([1e-6, 1e-3, 10.0])), lambda a, b: (b - a) * 1e-3,
+            lambda *_: None, lambda: None, lambda: True, clock,
+        )  # fmt: skip
+        start = self.engine.readings.meet(reading, meeting)
+        if start < upto:
+            self.reading, self.clock, self.meeting = reading, clock, meeting
+            self.left = [(max(a, start), min(a + SPAN, upto)) for a in range(0, upto, SPAN)]
+            self.left = [(a, b) for a, b in self.left if a < b]
+
+    def give(self) -> None:
+        self.clock.tick(float(self.make.choice([0, 1e-3, 1])))
+        if self.left and self.meeting.begin(*self.left[-1]):
+            self.meeting.end(*self.left.pop(), whole=bool(self.make.random() < 0.8))
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """As Bringer does, whatever has become of it."""
+        assert self.reading is not None
+        self.engine.readings.met(self.reading)
+        self.engine.read(self.reading)
+        self.reading = None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_everything_computed_is_on_exactly_one_account(seed):
+    """Builds, questions and loads of prefixes with common beginnings come and go at random. One
+    build of everything is there from the first to the last."""
+    make = np.random.default_rng(seed)
+    decoder = Echo()
+    engine = small_engine(decoder, extents=200)
+    texts = [make.integers(0, 2, 200).tolist() for _ in range(3)]
+    texts += [texts[i][: int(n)] + [7] * 50 for i, n in enumerate(make.integers(1, 200, 3))]
+    always = [engine.hold(ids(text)) for text in texts]
+    builds: list[Reading] = []
+    answers: dict[int, Answers] = {}
+    own, load, paid = {}, Random(engine, make), 0
+    for _ in range(120):
+        move, text = make.random(), texts[make.integers(6)][: int(make.integers(1, 251))]
+        if move < 0.15:
+            builds.append(engine.hold(ids(text), stores=bool(make.integers(2))))
+            engine.read(builds[-1])
+        elif move < 0.3:
+            job = engine.submit(batch([[9] * 3] * 2, greedy(1), prefixes=[text]))
+            answers[job], own[job] = Answers(), len(text)
+        elif move < 0.35 and own:
+            engine.cancel(int(make.choice(list(own))))
+        elif move < 0.5 and load.reading is None and builds:
+            load.begin(builds[int(make.integers(len(builds)))])
+        elif move < 0.8 and load.reading is not None:
+            load.give()
+        for reading in [r for r in builds if make.random() < 0.1 or engine.readings.done(r)]:
+            if reading is load.reading:
+                load.end()
+            paid += engine.settle(reading) if engine.readings.done(reading) else 0
+            engine.release(reading)
+            builds.remove(reading)
+        for job, news in engine.step().items():
+            answers[job].add(news)
+    if load.reading is not None:
+        load.end()
+    for reading in always:
+        engine.read(reading)
+    for _ in range(2000):
+        if engine.idle and not engine.has_news:
+            break
+        for job, news in engine.step().items():
+            answers[job].add(news)
+    assert engine.idle
+    paid += sum(engine.settle(reading) for reading in [*builds, *always])
+    for job, got in answers.items():
+        assert all(u[1] + u[2] in (0, own[job] + 3) for u in got.usage.values())
+        paid += sum(u[2] for u in got.usage.values())
+    assert paid == sum(decoder.sizes)
