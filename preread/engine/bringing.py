@@ -63,15 +63,19 @@ class Bringer:
         if upto <= start:
             return brought(None, 0.0, found.chosen(choice))
 
-        def sink(box: Box, kv: torch.Tensor) -> None:
+        def came() -> None:
             if caller.left:
                 raise Cancelled("The build was cancelled.")
+            if reading.error is not None:
+                raise reading.error
+
+        def sink(box: Box, kv: torch.Tensor) -> None:
             self._write(reading, max(box.token_start, start), box, kv)
 
         try:
             report = self._store.load(
                 tokens, upto, sink, start=start, found=found, choice=choice,
-                place=lambda box: self._place(reading, box, start),
+                place=lambda box: self._place(reading, box, start), came=came,
             )  # fmt: skip
             done = report.tokens
         finally:

@@ -129,6 +129,7 @@ class Loader:
         start: int,
         choice: Choice | None,
         place: Place = lambda box: None,
+        came: Callable[[], None] = lambda: None,
     ) -> LoadReport:
         """See Store.load."""
         began = time.perf_counter()
@@ -149,6 +150,7 @@ class Loader:
                 if isinstance(taken, Miss):
                     tally.missed(taken, chunk.box.token_start)
                 elif tally.end is None:
+                    came()
                     if taken.payload is not None:
                         sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
                     tally.served(taken.tier, chunk.payload_nbytes)

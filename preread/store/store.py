@@ -114,13 +114,15 @@ class Store:
         found: Found | None = None,
         choice: Choice | None = None,
         place: Place = lambda box: None,
+        came: Callable[[], None] = lambda: None,
     ) -> LoadReport:
         """Deliver the KV of tokens [start, upto), as far as whole verified chunks reach.
 
         Spans that end at or before `start` are taken to be there already; the one that holds
         `start` is delivered whole. Every box is verified before the sink gets it, in order; those
         of a span that proves incomplete lie beyond the reported tokens and must be ignored. What
-        the sink raises is passed on, nothing else is raised. After a bad chunk the rest is still
+        the sink raises, or `came`, which is called with every box wherever it goes, is passed on,
+        nothing else is raised. After a bad chunk the rest is still
         verified, not delivered: one load finds all that is bad, and the next `save` mends it.
         found: what `find` said of these tokens, not to ask again. choice: what `choose` said of
         that; then a load that proves slower than computing is given up, see policy.Patience.
@@ -128,7 +130,8 @@ class Store:
         it is verified, and the sink does not get it: what lies beyond the reported tokens is
         anything, and nobody may have read it. Once this returns nothing is written any more.
         """
-        return self._loader.load(found or self.find(tokens), upto, sink, start, choice, place)
+        found = found or self.find(tokens)
+        return self._loader.load(found, upto, sink, start, choice, place, came)
 
     def meet(self, found: Found, start: int, choice: Choice, front: Front) -> LoadReport:
         """Deliver the KV of tokens [start, choice.upto) span by span from the end, until it meets

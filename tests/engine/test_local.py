@@ -15,13 +15,14 @@ from preread.config import EngineSection
 from preread.contexts.crowd import Crowd
 from preread.contexts.rows import collect
 from preread.engine.local import LocalBackend
-from preread.errors import EngineError, OutOfMemory, RequestError, UsageError
+from preread.errors import Cancelled, EngineError, OutOfMemory, RequestError, UsageError
 from preread.models.load import LoadedModel, load_model
 from preread.store.keys import Geometry, fingerprint
 from preread.store.saving import Manner
 from preread.store.store import Store
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
+from preread.testing.faulty import FaultyTier, Trouble, at
 from preread.testing.models import write_tiny_model
 from preread.tokens import requests
 from preread.types import Finish, Prefix, Sampling
@@ -455,3 +456,34 @@ async def test_no_load_waits_for_a_save(model):
         gate.set()
         await first
         await backend.close()
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "closed"])
+async def test_a_load_ends_with_who_wanted_it(model, ends):
+    """Also one whose values go straight to their places."""
+    kept, over = MemoryTier(), threading.Event()
+    first = LocalBackend(model, store_of(model, kept), CONFIG)
+    values = len((await first.build(BOOK)).chunk_keys)
+    await first.close()
+    began = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(seconds: float) -> None:
+        loop.call_soon_threadsafe(began.set)
+        over.wait(60)
+
+    far = FaultyTier(kept, at({("read", 1): Trouble.DELAY}), sleep=wait)
+    backend = LocalBackend(model, store_of(model, far, always=True), CONFIG)
+    build = asyncio.create_task(backend.build(BOOK))
+    await began.wait()
+    if ends == "cancelled":
+        build.cancel()
+    else:
+        await backend.close()
+        over.set()
+    with pytest.raises((asyncio.CancelledError, Cancelled)):
+        await build
+    over.set()
+    await backend.close()
+    await asyncio.to_thread(backend._workers.shutdown)  # the load's thread
+    assert far._calls["read"] <= 3 < values
