@@ -269,7 +269,7 @@ class Built:
     load_ms: float
     seconds: float
     chunk_keys: tuple[str, ...] = field(default=(), repr=False)  # hex; what gc must keep
-    stored: bool = True  # False: the tiers refused (full, read-only); the reason is logged
+    stored: bool = True  # False: some tier refused (full, read-only); the reason is logged
     brought: Brought = field(default_factory=Brought)
 
 

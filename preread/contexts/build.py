@@ -129,7 +129,7 @@ async def build_context(
     total = summed(built)
     notes = sources.notes
     if not total.stored:
-        notes += ("the KV could not be stored: the next process reads the documents again",)
+        notes += (f"not every tier keeps all of the KV: preread show {request.name}",)
     return BuildOutcome(
         record=kept,
         fit=plan.fit,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 
 from preread.errors import TierError
 from preread.metrics import Metrics
@@ -13,6 +15,7 @@ from preread.store.reports import Miss
 from preread.store.tiers.base import ChunkKey, Drops, Gone, Recalls, Tier, Weighs
 from preread.store.upkeep import Upkeep
 
+AGAIN_S = 300.0  # what is no trouble is said of a tier this often
 KNOWN = 1 << 16  # keys remembered as held: 64 k chunks, about 8 MB
 
 
@@ -28,6 +31,7 @@ class Asker:
         self._log = log
         # Bad chunks that could not be set aside: neither found nor read until written anew.
         self._suspect: set[tuple[str, ChunkKey]] = set()
+        self._said: dict[Tier, float] = {}  # when it was said, of `time.monotonic`
         self._seen: dict[ChunkKey, None] = {}  # held when last looked at, the latest last
         self._lock = threading.Lock()  # of what was seen
 
@@ -79,7 +83,8 @@ class Asker:
             self.failed(tier, exc)
             return False
         if not offered:
-            self.refused(tier, "no room within its budget for what is worth no more than the rest")
+            why = "no room within its budget for what is worth no more than the rest"
+            self.refused(tier, why, every_s=AGAIN_S)  # a full tier does so all day
         return False
 
     def take(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
@@ -111,8 +116,13 @@ class Asker:
     def failed(self, tier: Tier, exc: TierError) -> None:
         self._upkeep.tier_failed(tier, exc)
 
-    def refused(self, tier: Tier, why: str) -> None:
+    def refused(self, tier: Tier, why: str, *, every_s: float = 0.0) -> None:
+        """Count it, and log it unless that was done less than every_s ago."""
         self._metrics.add(f"store.refused.{tier.name}")
+        now = time.monotonic()
+        if every_s and now - self._said.get(tier, -inf) < every_s:
+            return
+        self._said |= {tier: now} if every_s else {}
         self._log.warning("tier %s does not keep everything: %s.", tier.name, why)
 
     def lost(self, keys: Sequence[ChunkKey]) -> Miss | None:

@@ -453,3 +453,19 @@ def test_what_was_used_again_goes_to_the_next_tier_when_it_falls(
 
 def ours(den: Den) -> list[ChunkKey]:
     return [ChunkKey(hashlib.sha256(b"").digest()), *(ChunkKey(bytes.fromhex(k)) for k in den.keys)]
+
+
+def test_a_full_tier_is_not_said_to_be_full_at_every_save(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    den = Den(tmp_path)
+
+    class Full(MemoryTier):
+        def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
+            return False
+
+    store = den.open([Full()])
+    for _ in range(3):
+        assert not store.save(Den.tokens, 0, den.truth.source).stored
+    assert den.metrics.snapshot()["store.refused.memory"] == 3
+    assert caplog.text.count("does not keep everything") == 1

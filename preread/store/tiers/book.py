@@ -23,7 +23,9 @@ from preread.store.tiers.base import ChunkKey, Gone
 
 HALF_S = 86400.0  # what a use has saved counts half after so long
 RECORD = struct.Struct("<32s16sddB7x")  # key, owner, when, saved, what
-MOST = 64  # pages; more are folded
+# Pages; more are folded. Who finds a chunk gone reads them all; a use of a long prefix makes one of
+# half a megabyte.
+MOST = 16
 SEEN = 1 << 16  # notes in memory: some 20 MB
 KEPT = 4096  # notes on chunks that are not held: the latest
 AHEAD_S = 3600.0  # machines' clocks may differ by this much
