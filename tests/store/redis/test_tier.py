@@ -10,6 +10,7 @@ import pytest
 
 from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Gone
+from preread.store.tiers.redis.holding import BEGUN, Begun
 from preread.store.tiers.redis.names import chunk_name
 from preread.store.tiers.redis.tier import RedisTier
 from preread.testing.conformance_tier import Clock, TierConformance, get, key, put
@@ -109,3 +110,15 @@ def test_no_prefix_loses_its_head_before_its_tail(
                 lengths.append(sum(held))
         assert tier.usage().nbytes <= 18_000
     assert max(lengths) > 4
+
+
+def test_what_is_known_of_uses_is_bounded() -> None:
+    """Many uses that share a long beginning, of each of which one chunk was never used again."""
+    begun, head = Begun(Clock()), [key(n) for n in range(BEGUN // 8)]
+    ends = [key(BEGUN + n) for n in range(40)]
+    for end in ends:
+        begun.note([*head, end])
+    wholes = {id(whole): len(whole) for end in ends if (whole := begun.together(end))}
+    assert sum(wholes.values()) <= BEGUN
+    assert head[0] in begun.together(ends[-1]) and ends[-1] in begun.together(head[0])
+    assert begun.when(ends[0]) and not begun.together(ends[0])

@@ -25,7 +25,7 @@ PAGE = 1000  # names per SCAN
 MOMENT_S = 5.0  # between a look-up that touches and what is then written, a slow network included
 STEP_MS = 100  # more than the ways to the server differ by
 NONE: frozenset[ChunkKey] = frozenset()
-BEGUN = 1 << 16  # chunks
+BEGUN = 1 << 16  # chunks; and as many in all uses that are known as a whole
 
 
 class Found(NamedTuple):
@@ -107,26 +107,33 @@ class Begun:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._uses: dict[ChunkKey, tuple[float, frozenset[ChunkKey]]] = {}
+        self._uses: dict[ChunkKey, tuple[float, int]] = {}  # when, and the number of the use
+        self._wholes: dict[int, frozenset[ChunkKey]] = {}  # its chunks; the latest uses alone
+        self._size = self._number = 0
 
     def note(self, keys: Collection[ChunkKey]) -> None:
         """Of a prefix, from its beginning. Now; those that are held were touched a moment ago, and
         come before those that are written."""
-        now, use = self._clock() - MOMENT_S, frozenset(keys)
+        now, whole = self._clock() - MOMENT_S, frozenset(keys)
         with self._lock:
+            self._number += 1
+            self._wholes[self._number] = whole
+            self._size += len(whole)
+            while self._size > BEGUN and len(self._wholes) > 1:
+                self._size -= len(self._wholes.pop(next(iter(self._wholes))))
             for n, key in enumerate(keys):
                 self._uses.pop(key, None)
-                self._uses[key] = now - n * STEP_MS / 1000, use
+                self._uses[key] = now - n * STEP_MS / 1000, self._number
             while len(self._uses) > BEGUN:
                 self._uses.pop(next(iter(self._uses)))
 
     def when(self, key: ChunkKey) -> float:
         """0.0 where nothing was said of it."""
-        return self._uses.get(key, (0.0, NONE))[0]
+        return self._uses.get(key, (0.0, 0))[0]
 
     def together(self, key: ChunkKey) -> Container[ChunkKey]:
-        """All chunks of that use."""
-        return self._uses.get(key, (0.0, NONE))[1]
+        """All chunks of that use, if it was one of the latest."""
+        return self._wholes.get(self._uses.get(key, (0.0, 0))[1], NONE)
 
 
 class Keyspace:
