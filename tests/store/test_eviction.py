@@ -277,6 +277,15 @@ def test_what_is_refused_is_not_looked_for_again_and_again(opened: Opened) -> No
     assert put(tier, 3, b"x" * 200) is True and len(looks) == 3  # now it is worth it
 
 
+def test_what_was_refused_is_taken_when_there_is_room(opened: Opened) -> None:
+    tier = opened(Clock(), 1000, 0)
+    assert isinstance(tier, Weighs)
+    tier.used({key(0): 1.0})
+    assert put(tier, 0, bytes(900)) and not put(tier, 1, bytes(900))
+    assert tier.remove([key(0)]) == 1
+    assert put(tier, 1, bytes(900))
+
+
 def test_what_was_used_long_ago_counts_less(opened: Opened) -> None:
     clock = Clock()
     tier = opened(clock, 1000, 0)

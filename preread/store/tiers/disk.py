@@ -139,6 +139,7 @@ class DiskTier:
         with self._lock, self._border("remove from"):
             gone = [key for key in keys if act(self._path(key))]
         self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
+        self._budget.freed()
         self._fold()
         return len(gone)
 

@@ -125,6 +125,11 @@ class Budget:
             self._unseen += nbytes
         return True
 
+    def freed(self) -> None:
+        """Something was removed: what is refused next is looked at first."""
+        with self._lock:
+            self._refused.clear()
+
     def _hopeless(self, key: ChunkKey, owner: bytes, nbytes: int) -> bool:
         """No better than what was refused a moment ago: a look at a far medium takes its time."""
         last = self._refused.get(owner)

@@ -86,6 +86,7 @@ class MemoryTier:
         with self._lock:
             gone = [key for key in keys if self._drop(key)]
             self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
+            self._budget.freed()
             self._fold()
         return len(gone)
 

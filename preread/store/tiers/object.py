@@ -132,6 +132,7 @@ class ObjectTier:
         with self._lock:
             self._add(-len(held), 0 if quarantine else -sum(size or 0 for size in sizes))
         self._book.left(map(_key, held), why)
+        self._budget.freed()
         return len(held)
 
     def scan(self) -> Iterator[ChunkEntry]:
