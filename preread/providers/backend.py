@@ -185,7 +185,7 @@ class RemoteBackend:
         keys = [group_of(row) for row in rows]
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._sizes}
         if missing and self.facts.counts:
-            counted = await self._dialect.count(list(missing.values()), self._wire)
+            counted = await self._counted(list(missing.values()))
             if counted is not None and len(self._sizes) + len(missing) <= SIZES:
                 self._sizes.update(zip(missing, counted, strict=True))
         known = [self._sizes.get(key) for key in keys]
@@ -193,6 +193,15 @@ class RemoteBackend:
             self._estimate.tokens(row) if n is None else n
             for row, n in zip(rows, known, strict=True)
         ]
+
+    async def _counted(self, rows: list[tuple[Message, ...]]) -> list[int] | None:
+        """None where the server does not say, or not in a form that can be read: an estimate will
+        do, and nothing ends for want of it."""
+        try:
+            return await self._dialect.count(rows, self._wire)
+        except (ProviderError, LookupError, TypeError, ValueError) as exc:
+            log.debug("not counted: %s", exc)
+            return None
 
     async def _read(self, messages: tuple[Message, ...], group: str) -> Said:
         """Have a prefix read, as often as its server needs to remember it; the first answer."""

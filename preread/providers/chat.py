@@ -34,6 +34,13 @@ def marked(messages: Sequence[Message], shared: int, mark: dict[str, Any]) -> li
     return out
 
 
+def text(content: Any) -> Any:
+    """Parts as one text (some servers put thoughts beside them); anything else as it is."""
+    if not isinstance(content, list):
+        return content
+    return "".join(part["text"] for part in content if part.get("type") == "text")
+
+
 def logprobs(choice: dict[str, Any]) -> list[float] | None:
     """Of each token written, from a chat completion or a completion; None if there are none."""
     given = choice.get("logprobs") or {}

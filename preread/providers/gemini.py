@@ -130,11 +130,18 @@ class Gemini:
         return None if min(counted, default=0) < 0 else counted
 
     async def close(self, wire: Teller) -> None:
-        """Delete what is paid for by the hour."""
+        """Delete what is paid for by the hour; one that cannot be does not keep the others. Raises
+        ProviderError, after all were tried."""
+        failure: ProviderError | None = None
         for kept in self._kept.values():
             if kept.name:
-                await wire.tell("DELETE", f"{self.base}/v1beta/{kept.name}")
+                try:
+                    await wire.tell("DELETE", f"{self.base}/v1beta/{kept.name}")
+                except ProviderError as exc:
+                    failure = exc
         self._kept.clear()
+        if failure:
+            raise failure
 
     def _path(self) -> str:
         return f"{self.base}/v1beta/models/{self.model}"

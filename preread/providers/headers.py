@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import isfinite
 
 from preread.providers.limits import Told
 
+MOST_S = 3600.0  # then it is asked again: a clock or a server may be wrong by years
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 NAMES = {  # what headers call a limit -> the bucket
     "requests": "requests",
@@ -37,18 +39,23 @@ def limits_told(headers: Mapping[str, str], now: datetime | None = None) -> dict
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that the server asks to wait, None if it does not say. Milliseconds win."""
+    """Seconds that the server asks to wait, at most MOST_S, None if it does not say. Milliseconds
+    win."""
     if (ms := _float(headers.get("retry-after-ms"))) is not None:
-        return max(0.0, ms / 1000)
+        return _wait(ms / 1000)
     value = headers.get("retry-after")
     if value is None or (seconds := _float(value)) is not None:
-        return None if value is None else max(0.0, seconds or 0.0)
+        return None if value is None else _wait(seconds or 0.0)
     try:
         date = parsedate_to_datetime(value)
     except ValueError:
         return None
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+    return _wait((date - (now or datetime.now(UTC))).total_seconds())
+
+
+def _wait(seconds: float) -> float:
+    return min(max(0.0, seconds), MOST_S)
 
 
 def seconds(text: str) -> float | None:
@@ -77,6 +84,7 @@ def _number(text: str | None) -> int:
 
 def _float(text: str | None) -> float | None:
     try:
-        return None if text is None else float(text)
+        value = None if text is None else float(text)
     except ValueError:
         return None
+    return value if value is not None and isfinite(value) else None

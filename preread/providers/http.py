@@ -4,6 +4,7 @@ not travel), keeps no cookie and tells what went wrong on the wire from what a s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 LONG = 512  # characters
+LARGEST = 1 << 26  # bytes of a response
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 INSTALL = "pip install 'preread[providers]'"
 
 
@@ -27,16 +30,24 @@ class Reply(NamedTuple):
     body: bytes
 
     def json(self) -> dict[str, Any] | None:
-        """The body as an object; None if it is none."""
+        """The body as an object; None if it is none. Texts are whole characters: what is none is
+        U+FFFD, because it could not be kept or sent."""
         try:
-            value = json.loads(self.body)
-        except ValueError:
+            value = json.loads(self.body.decode("utf-8-sig", "replace"))
+        except (ValueError, RecursionError):
             return None
+        if SURROGATE.search(self.body):
+            text = json.dumps(value, ensure_ascii=False)
+            value = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return value if isinstance(value, dict) else None
 
 
 class Broken(Exception):
     """No whole response came: no connection, a reset, half a body or too long a wait."""
+
+
+class TooLarge(Broken):
+    """More than LARGEST: asking again would not help."""
 
 
 class Http:
@@ -74,7 +85,7 @@ class Http:
             async with self._open().request(
                 method, url, data=data, headers=sent, allow_redirects=False, proxy=self._proxy
             ) as response:
-                body = await response.read()
+                body = await _read(response)
                 lower = {name.lower(): value for name, value in response.headers.items()}
                 return Reply(response.status, lower, body)
         except TimeoutError as exc:
@@ -97,6 +108,17 @@ class Http:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, unpacked. Raises TooLarge."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST:
+            raise TooLarge(f"the answer is larger than {LARGEST:,} bytes")
+    return b"".join(parts)
 
 
 def dump(value: Any) -> str:

@@ -23,10 +23,10 @@ class Organisation:
 def find_keys(
     variables: tuple[str, ...], file: str = "", env: Mapping[str, str] | None = None
 ) -> list[Organisation]:
-    """Of a provider whose keys are called so (`OPENAI_API_KEY`; `OPENAI_API_KEYS` holds several,
-    with commas between). In a list or a file an entry is `key` or `organisation:key`; keys without
-    one are taken for one organisation, because that never exceeds a limit. A file has one entry a
-    line. [] if there are none. Raises ConfigError."""
+    """Of a provider whose keys are called so (`OPENAI_API_KEY` holds one, as it is;
+    `OPENAI_API_KEYS` several, with commas between). In a list or a file an entry is `key` or
+    `organisation:key`; keys without one are taken for one organisation, because that never exceeds
+    a limit. A file has one entry a line. [] if there are none. Raises ConfigError."""
     env = os.environ if env is None else env
     entries: list[str] = []
     if file:
@@ -34,15 +34,23 @@ def find_keys(
     else:
         for name in variables:
             several, one = env.get(f"{name}S", ""), env.get(name, "")
-            if entries := [e for e in re.split(r"[,\s]+", several) if e] or ([one] if one else []):
+            if entries := [e for e in re.split(r"[,\s]+", several) if e]:
                 break
+            if one.strip():
+                return [Organisation("", (_sendable(one.strip(), name),))]
     found: dict[str, list[str]] = {}
     for entry in entries:
         name, colon, key = entry.strip().rpartition(":")
         known = found.setdefault(name if colon else "", [])
         if key and key not in known:
-            known.append(key)
+            known.append(_sendable(key.strip(), file or f"{variables[0]}S"))
     return [Organisation(name, tuple(keys)) for name, keys in found.items() if keys]
+
+
+def _sendable(key: str, where: str) -> str:
+    if key.isprintable() and " " not in key:
+        return key
+    raise ConfigError(f"{where}: a key with spaces or line ends in it.", hint="Copy it again.")
 
 
 def _lines(path: Path) -> list[str]:

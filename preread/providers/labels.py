@@ -24,6 +24,8 @@ def by_first_token(labels: Sequence[str], tops: Iterable[tuple[str, float]]) -> 
     """
     found = [-math.inf] * len(labels)
     for token, log in tops:
+        if math.isnan(log):
+            return f"The server gives {token!r} no probability."
         text = token.strip()
         if not text:
             continue

@@ -146,7 +146,7 @@ class OpenAI:
         message = choice.get("message") or {}
         if refusal := message.get("refusal"):
             return Said(error=f"The model refused: {refusal}", counts=self.counts(body))
-        text = message.get("content") if "message" in choice else choice.get("text")
+        text = chat.text(message.get("content")) if "message" in choice else choice.get("text")
         finish = chat.FINISH.get(choice.get("finish_reason") or "stop")
         if finish is None:
             return Said(error=f"It ended by {choice['finish_reason']!r}.", counts=self.counts(body))

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from preread.bridge import LoopThread
 from preread.config import ProvidersSection
-from preread.errors import ConfigError
+from preread.errors import ConfigError, ProviderError
 from preread.providers.anthropic import HOST as ANTHROPIC_HOST
 from preread.providers.anthropic import LIVES, Anthropic
 from preread.providers.backend import RemoteBackend, with_limit
@@ -30,6 +30,8 @@ from preread.providers.openai import OpenAI
 from preread.providers.prices import listed
 from preread.providers.retry import Retry
 from preread.providers.sender import Sender
+
+EXAMPLE = "For example openai:http://localhost:8000"
 
 log = logging.getLogger("preread")
 
@@ -127,15 +129,21 @@ async def connect(
         told = f"http://{told}"
     base = _base(url or told or kind.host, spec)
     organisations = find_keys(kind.keys, config.keys_file, env)
-    if not organisations and base == kind.host and kind.keys:
+    if not organisations and _host(base) == _host(kind.host) and kind.keys:
         raise ConfigError(f"{name} needs a key.", hint=f"export {kind.keys[0]}=…")
     dialect = kind.make(model, base, config)
-    sender = _sender(dialect, base, organisations, config, clock)
+    sender = _sender(dialect, base, organisations, config, clock, *kind.keys[:1])
     try:
         facts = await dialect.start(sender)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise ProviderError(
+            f"{base} does not answer as {name} does ({type(exc).__name__}).", hint="Mend the URL."
+        ) from exc
     finally:
         await sender.close()  # connections belong to a loop, and this may not be the one they serve
-    at_home = base == kind.host  # a server of one's own asks no money, unless one says so
+    at_home = _host(base) == _host(
+        kind.host
+    )  # a server of one's own asks no money, unless one says so
     entry = listed(name, facts.model, config.prices, own=at_home, hour=config.cache_ttl == "1h")
     if entry.prices is None and at_home and kind.keys:
         log.warning("No price is known for %s: its bill shows tokens only.", facts.model)
@@ -153,6 +161,7 @@ def _sender(
     organisations: list[Organisation],
     config: ProvidersSection,
     clock: Clock | None,
+    variable: str = "",
 ) -> Sender:
     traits = dialect.traits
     limits = Limits(
@@ -163,17 +172,24 @@ def _sender(
     lanes = [Lane(o.name, o.keys, limits) for o in organisations or [nobody]]
     http = Http(base, timeout_s=config.timeout_s, connections=config.max_inflight)
     gate = Gate(config.max_inflight)
-    return Sender(http, Limiter(lanes, clock), gate, Retry(config.attempts), dialect.headers, clock)
+    retry = Retry(config.attempts)
+    return Sender(http, Limiter(lanes, clock), gate, retry, dialect.headers, clock, variable)
 
 
 def _base(url: str, spec: str) -> str:
-    parts = urlsplit(url)
-    if parts.username or parts.password:
+    try:
+        parts = urlsplit(url)
+        good = parts.port != 0  # raises for what is no port
+    except ValueError:
+        raise ConfigError(f"{spec!r} is no URL.", hint=EXAMPLE) from None
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             "A URL with a key in it would be shown in logs.", hint="Use the environment variable."
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            f"{spec!r}: {url!r} is no URL.", hint="For example openai:http://localhost:8000"
-        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not good:
+        raise ConfigError(f"{spec!r}: {url!r} is no URL.", hint=EXAMPLE)
     return url.rstrip("/")
+
+
+def _host(url: str) -> str | None:
+    return urlsplit(url).hostname

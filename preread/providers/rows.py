@@ -18,6 +18,8 @@ from preread.types import Finish, Message, Prefix
 if TYPE_CHECKING:
     from preread.types import Float32Array
 
+LARGEST_ID = 2**31 - 1
+ROUNDING = 0.01  # that a log-probability may be above 0
 UNNAMED = -1  # the id of a token that the server does not name
 SEE = "See preread.backend.RequestBatch."
 
@@ -162,6 +164,20 @@ class Columns:
     def _mass(self, said: Sequence[Said]) -> Float32Array:
         sums = [math.fsum(math.exp(x) for x in s.label_logs or ()) for s in said]
         return np.array(sums, np.float32)
+
+
+def check_said(said: Said) -> Said:
+    """The same, its error set where what a server sent is not what a row can hold: one such answer
+    must not take the others of its batch with it."""
+    if not isinstance(said.text, str):
+        said.error = f"The answer is no text ({type(said.text).__name__})."
+    elif any(not isinstance(t, int) or not UNNAMED <= t <= LARGEST_ID for t in said.ids or ()):
+        said.error = "The answer's token ids are none."
+    elif any(math.isnan(log) or log > ROUNDING for log in said.label_logs or ()):
+        said.error = "The server's log-probabilities are none."
+    if said.error:
+        said.text, said.ids = "", None
+    return said
 
 
 def pad(values: list[float], n: int) -> list[float]:

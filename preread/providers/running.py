@@ -13,7 +13,7 @@ from preread.backend import RequestBatch, ResultBatch
 from preread.errors import PrereadError
 from preread.providers.dialect import Ask, Dialect, Said, Wire
 from preread.providers.estimate import Estimate
-from preread.providers.rows import Asks, Columns, Ended
+from preread.providers.rows import Asks, Columns, Ended, check_said
 from preread.providers.sender import Refused
 from preread.providers.usage import Counts
 from preread.providers.warmth import Warmth
@@ -125,7 +125,7 @@ class Running:
     async def _answer(self, row: int) -> bool:
         ask = self._asks.of(row)
         try:
-            said = await self._dialect.answer(ask, self._wire)
+            said = check_said(await self._dialect.answer(ask, self._wire))
         except (Refused, PrereadError) as exc:
             said = Said(error=str(exc))
         except Exception as exc:  # an answer of a form nobody foresaw is that row's own failure

@@ -11,11 +11,12 @@ from typing import Any
 from preread.errors import ProviderError
 from preread.providers.dialect import Call
 from preread.providers.gate import Gate
-from preread.providers.headers import limits_told, retry_after_s, seconds
-from preread.providers.http import Broken, Http, Reply
+from preread.providers.headers import MOST_S, limits_told, retry_after_s, seconds
+from preread.providers.http import Broken, Http, Reply, TooLarge
 from preread.providers.limits import Clock, Cost, Limiter, Ticket, WallClock
 from preread.providers.retry import OVERLOADED, Retry
 
+TOLD_S = 60.0  # a wait that is told
 LIKE_A_KEY = re.compile(r"\b(?:sk|AIza|gsk|xai)[-_\w*]{8,}")
 
 log = logging.getLogger("preread")
@@ -53,14 +54,16 @@ class Sender:
         retry: Retry,
         headers: Callable[[str], Mapping[str, str]],
         clock: Clock | None = None,
+        variable: str = "",
     ) -> None:
-        """headers: of a request made with a key."""
+        """headers: of a request made with a key; variable: where keys come from."""
         self.gate = gate
         self.limiter = limiter
         self._http = http
         self._retry = retry
         self._headers = headers
         self._clock = clock or WallClock()
+        self._variable = variable
         self._secrets = [key for lane in limiter.lanes for key in lane.keys if key]
 
     async def ask(
@@ -115,7 +118,8 @@ class Sender:
                 reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
             except Broken as exc:
                 self.gate.was_too_much()
-                return Refused(0, "", self.clean(f"no whole answer: {exc}")), None, True
+                refused = Refused(0, "", self.clean(f"no whole answer: {exc}"))
+                return refused, None, not isinstance(exc, TooLarge)
             return self._judge(reply, ticket, used)
 
     def _judge(
@@ -123,7 +127,7 @@ class Sender:
     ) -> tuple[dict[str, Any] | Refused, float | None, bool]:
         self.limiter.sync(ticket, limits_told(reply.headers))
         body = reply.json()
-        if reply.status == 200 and body is not None and "error" not in body:
+        if reply.status == 200 and body is not None and not body.get("error"):
             self.limiter.settle(ticket, used(body))
             self.gate.went_well()
             return body, None, False
@@ -131,11 +135,15 @@ class Sender:
             self.gate.was_too_much()
             return Refused(0, "", "no whole answer: the body is not JSON"), None, True
         code, message = reason(body, reply)
+        if reply.status == 401 and self._variable:
+            message += f" (the key is that of {self._variable})"
         refused = Refused(reply.status, code, self.clean(message))
         again = self._retry.may(reply.status, code)
         asked_s = retry_after_s(reply.headers) or _delay_in(body) if again else None
         if reply.status in OVERLOADED:
             self.gate.was_too_much()
+        if (asked_s or 0.0) >= TOLD_S:
+            log.warning("The server asks to wait %.0f s: %s", asked_s, refused.message)
         if reply.status == 429 and again:  # this organisation waits; its rows go to any
             self.limiter.pause(ticket, asked_s or 0.0)
             asked_s = None
@@ -162,5 +170,6 @@ def _delay_in(body: dict[str, Any] | None) -> float | None:
     details = error.get("details") if isinstance(error, dict) else None
     for detail in details if isinstance(details, list) else ():
         if isinstance(detail, dict) and "retryDelay" in detail:
-            return seconds(str(detail["retryDelay"]))
+            asked = seconds(str(detail["retryDelay"]))
+            return None if asked is None else min(asked, MOST_S)
     return None

@@ -7,7 +7,10 @@ cached tokens into the prompt, Anthropic leaves cache reads and writes out of `i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, NamedTuple
+
+MOST = 1 << 28  # tokens of a count that can be believed; sums of some stay 32-bit numbers
 
 
 class Counts(NamedTuple):
@@ -92,6 +95,7 @@ def _inclusive(
 
 
 def _int(table: Mapping[str, Any] | None, key: str) -> int:
-    """Absent, null and negative counts are none."""
+    """Absent, null, negative and endless counts are none."""
     value = (table or {}).get(key)
-    return max(0, int(value)) if isinstance(value, int | float) else 0
+    finite = isinstance(value, int) or (isinstance(value, float) and isfinite(value))
+    return min(max(0, int(value)), MOST) if finite and value is not None else 0
