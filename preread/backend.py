@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from preread.errors import RequestError
-from preread.types import GREEDY, Brought, Built, Finish, Prefix, Prices, Sampling
+from preread.types import GREEDY, Brought, Built, CachedResponse, Finish, Prefix, Prices, Sampling
 
 if TYPE_CHECKING:
     from preread.types import Float32Array, Int32Array, Int64Array
@@ -152,6 +152,7 @@ class ResultBatch:
     normalised over the labels; mass: [n]. errors: row -> message (finish is ERROR). brought: row ->
     what was asked of the tiers before it could run; rows whose prefix was in memory are left out.
     written: [n], of the computed tokens those billed as cache writes; None: none of any row.
+    responses: rows whose answer was kept from an earlier request; their usage is all zeros.
     """
 
     rows: Int32Array
@@ -167,6 +168,7 @@ class ResultBatch:
     errors: dict[int, str] = field(default_factory=dict)
     brought: dict[int, Brought] = field(default_factory=dict)
     written: Int32Array | None = None
+    responses: dict[int, CachedResponse] = field(default_factory=dict)
 
 
 def no_blends(who: str) -> RequestError:

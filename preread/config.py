@@ -129,6 +129,19 @@ class ProvidersSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponsesSection:
+    """The response cache: kept answers to the same requests, and to similar ones (docs/caches.md).
+    Not the KV cache."""
+
+    keep: bool = False  # answer the same request from what was answered before
+    max_mb: int = 256  # MiB of answers; those not used for longest go first
+    max_age_h: float = 720.0  # hours; older answers are not given
+    embeddings: str = ""  # URL of an OpenAI-compatible server: similar questions too; "": off
+    embedding_model: str = ""  # its model
+    threshold: float = 0.95  # least cosine of a similar question; see its traps
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections and the home folder."""
 
@@ -139,12 +152,13 @@ class Config:
     context: ContextSection = field(default_factory=ContextSection)
     resident: ResidentSection = field(default_factory=ResidentSection)
     providers: ProvidersSection = field(default_factory=ProvidersSection)
+    responses: ResponsesSection = field(default_factory=ResponsesSection)
 
 
 # Variables with a name of their own, and knobs whose value no message shows.
 SHORT = {"PREREAD_KEY": ("store", "key"), "PREREAD_TIERS": ("store", "tiers")}
 SECRET = ("store.key", "store.catalog")
-SECTIONS = ("model", "engine", "store", "context", "resident", "providers")
+SECTIONS = ("model", "engine", "store", "context", "resident", "providers", "responses")
 
 
 def default_home(env: Mapping[str, str] | None = None) -> Path:

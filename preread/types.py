@@ -137,6 +137,15 @@ class ContextRef:
     fingerprint: str
 
 
+class CachedResponse(NamedTuple):
+    """That a result comes from the response cache: nothing was read or computed for it. similarity:
+    1 for the same request; below, that of the question it was given to, by the semantic cache;
+    question: that one, "" for the same."""
+
+    similarity: float = 1.0
+    question: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A generated answer. logprobs: natural log-probability of each token, if asked for; notes:
@@ -156,6 +165,7 @@ class Completion:
     alternatives: tuple[Completion, ...] = ()  # what the other shards answered, best first
     notes: tuple[str, ...] = ()
     approximate: Approximate | None = None
+    cached_response: CachedResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +184,7 @@ class Choice:
     error: str = ""
     notes: tuple[str, ...] = ()
     approximate: Approximate | None = None
+    cached_response: CachedResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +199,7 @@ class Likelihood:
     usage: Usage
     timing: Timing
     error: str = ""
+    cached_response: CachedResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def open(
     sequences: int = 0,
     codec: str = "",
     backend: str = "",
+    responses: bool = False,
 ) -> Engine:
     """An engine on a model. model: "reader" (bundled), a local folder or a hub id; "": as
     configured. dtype: auto, float32, bfloat16 or float16. device: auto, cpu or cuda. weights
@@ -46,7 +47,8 @@ def open(
     sequences: most that run at once; 0: as configured, else as `preread tune` found, else 256
     (CUDA: 1,024). codec: in which KV is kept, raw, fp8 or int8; "": as configured. backend: auto,
     native or transformers, or somebody else's server (docs/backends.md): "openai",
-    "openai:http://localhost:8000", "anthropic" …; "": as configured.
+    "openai:http://localhost:8000", "anthropic" …; "": as configured. responses: what was
+    answered before comes from the response cache (docs/caches.md); False: as configured.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError, HomeError."""
     parts = open_parts(
@@ -59,4 +61,4 @@ def open(
         codec=codec,
         backend=backend,
     )
-    return Engine(parts)
+    return Engine(parts, responses=responses)

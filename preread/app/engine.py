@@ -23,6 +23,7 @@ from preread.app.events import Events
 from preread.app.options import AnswerOptions, generate_work
 from preread.app.prompts import columns
 from preread.app.relay import relayed
+from preread.app.responding import with_responses
 from preread.backend import (
     Backend,
     BackendInfo,
@@ -58,10 +59,11 @@ class Engine:
     """A model that answers from contexts. May be used from several threads; close it, or use it as
     a context manager."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, *, responses: bool = False) -> None:
         self._parts = parts
+        self._backend = with_responses(parts.backend, parts.config, keep=responses)
         self._loop = LoopThread()
-        self._aio = AsyncEngine(self, Crowd(parts.backend), self._loop)
+        self._aio = AsyncEngine(self, Crowd(self._backend), self._loop)
         watched = (parts.catalog, parts.backend, self._loop, parts.scopes)
         self._events = Events(*watched, self._aio.let_go)
         self._opened: dict[tuple[str, bool], Opened] = {}  # see Opened.key; what was last opened
@@ -69,7 +71,8 @@ class Engine:
 
     @property
     def backend(self) -> Backend:
-        return self._parts.backend
+        """Behind the response cache, where that is configured."""
+        return self._backend
 
     @property
     def catalog(self) -> Catalog:
@@ -265,7 +268,7 @@ class Engine:
         self._events.close()
         for opened in self._opened.values():
             opened.close()
-        self._loop.run(self._parts.backend.close())
+        self._loop.run(self._backend.close())
         self._loop.stop()
 
     def __enter__(self) -> Engine:

@@ -75,7 +75,8 @@ class OpenAILines:
         else:
             choice["text"] = row.text
         prompt = row.cached + row.computed
-        return {
+        told = {"cached_response": json.loads(row.response)} if row.response else {}
+        return told | {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{row.idx:08d}",
             "object": "chat.completion" if chat else "text_completion",
             "created": self._created,
@@ -149,6 +150,17 @@ def answer_cells(group: Sequence[Merged]) -> dict[str, Any]:
     return {"answer": row.text, "finish_reason": row.finish, "error": row.error}
 
 
+def labelled(columns: Sequence[str], cells: Cells) -> tuple[list[str], Cells]:
+    """With a column that says which rows the response cache has answered, and how."""
+
+    def made(group: Sequence[Merged]) -> dict[str, Any]:
+        how = next((row.response for row in group if row.response), None)
+        return cells(group) | {RESPONSE: json.loads(how) if how else None}
+
+    return [*columns, RESPONSE], made
+
+
+RESPONSE = "cached_response"
 ANSWER = ("answer", "finish_reason", "error")
 
 

@@ -67,15 +67,15 @@ def models(journal: Journal) -> list[tuple[str, int]]:
 
 def tallied(journal: Journal) -> Tally:
     """What earlier sessions have done."""
-    ((done, failed, cached, computed, output, written),) = journal.read(
+    ((done, failed, cached, computed, output, written, responses),) = journal.read(
         "SELECT count(*), coalesce(sum(finish = 'error'), 0), coalesce(sum(cached), 0), "
-        "coalesce(sum(computed), 0), coalesce(sum(output), 0), coalesce(sum(written), 0) "
-        "FROM results"
+        "coalesce(sum(computed), 0), coalesce(sum(output), 0), coalesce(sum(written), 0), "
+        "coalesce(sum(response != ''), 0) FROM results"
     )
     computed += int(journal.get("warmed") or 0)
     return Tally(
         total=journal.count("line"), done=done, failed=failed, cached=cached, computed=computed,
-        output=output, written=written,
+        output=output, written=written, responses=responses,
     )  # fmt: skip
 
 

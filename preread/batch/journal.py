@@ -16,7 +16,7 @@ from preread.batch.schema import LINE, MERGED, NEXT, TABLES, TWINS, Merged, Resu
 from preread.batch.table import Rows
 from preread.errors import PrereadError, Resumable, StateError
 
-FORMAT = 1
+FORMAT = 2
 COMMIT_S = 0.5
 
 
@@ -166,7 +166,8 @@ class Journal:
         """Keep results; committed at the next `tick` that finds them old enough."""
         with self._whole():
             self._db.executemany(
-                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", results
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                results,
             )
             if self._by_completion:
                 self._db.executemany(

@@ -59,6 +59,7 @@ class Report:
             "twins": self.twins,
             "failed": tally.failed,
             "cut_off": self.cut_off,
+            "from_response_cache": tally.responses,
             "tokens": {
                 "prompt": prompt,
                 "cached": tally.cached,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -217,9 +218,11 @@ class Runner:
                 failed = finish is Finish.ERROR
                 error = news.errors.get(row, "failed without a reason") if failed else ""
                 context, cached, computed, output = usage
+                how = news.responses.get(row)
                 result = Result(
                     block.rows[row].idx, finish._value_, text, context, cached, computed, output,
                     wrote, None if failed else prob, None if failed else held, error,
+                    json.dumps(how._asdict(), ensure_ascii=False) if how else "",
                 )  # fmt: skip
                 ended.append(result)
                 if self._budget.limited and not failed:

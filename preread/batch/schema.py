@@ -20,7 +20,7 @@ CREATE TABLE twins (idx INTEGER PRIMARY KEY, first INTEGER NOT NULL);
 CREATE TABLE line (no INTEGER PRIMARY KEY, idx INTEGER NOT NULL, model BLOB NOT NULL);
 CREATE TABLE results (idx INTEGER PRIMARY KEY, finish TEXT NOT NULL, text TEXT NOT NULL,
   context INTEGER, cached INTEGER, computed INTEGER, output INTEGER, written INTEGER,
-  probs BLOB, mass REAL, error TEXT NOT NULL);
+  probs BLOB, mass REAL, error TEXT NOT NULL, response TEXT NOT NULL);
 CREATE TABLE finished (seq INTEGER PRIMARY KEY AUTOINCREMENT, idx INTEGER NOT NULL);
 """
 # The first of equal requests runs. A digest's rows are sought in the order of the input.
@@ -39,7 +39,8 @@ SELECT line.no, requests.idx, order_key, prefix_key, chars, requests.text FROM l
 """
 _COLUMNS = """
 SELECT requests.idx, id, file, line, order_key, carry, finish, results.text, context, cached,
-  computed, output, written, probs, mass, error FROM requests LEFT JOIN twins USING (idx)
+  computed, output, written, probs, mass, error, response
+  FROM requests LEFT JOIN twins USING (idx)
   LEFT JOIN results ON results.idx = coalesce(twins.first, requests.idx)
 """
 MERGED = _COLUMNS + "WHERE requests.idx >= ? AND requests.idx < ? ORDER BY requests.idx"
@@ -79,10 +80,12 @@ class Merged(NamedTuple):
     probs: bytes | None
     mass: float | None
     error: str
+    response: str | None = None
 
 
 class Result(NamedTuple):
-    """A row of `results`. finish: stop, length or error."""
+    """A row of `results`. finish: stop, length or error; response: "" or, where it was served from
+    the response cache, how, as JSON."""
 
     idx: int
     finish: str
@@ -95,3 +98,4 @@ class Result(NamedTuple):
     probs: bytes | None
     mass: float | None
     error: str
+    response: str = ""

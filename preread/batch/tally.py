@@ -11,6 +11,7 @@ from preread.types import Prices
 
 NAMES = ("cached", "computed", "output", "written")
 COUNTS = tuple(Result._fields.index(name) for name in NAMES)
+RESPONSE = Result._fields.index("response")
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Tally:
     computed: int = 0
     output: int = 0
     written: int = 0
+    responses: int = 0  # requests that the response cache has answered
     prices: Prices | None = None
     money: float = 0.0
     whole: float = 0.0  # money that the same would have cost without reuse
@@ -43,6 +45,7 @@ class Tally:
         self.computed += computed
         self.output += output
         self.written += written
+        self.responses += sum(map(bool, columns[RESPONSE]))
         self.pay(computed, cached, output, written)
 
     def pay(self, computed: int, cached: int, output: int, written: int) -> None:

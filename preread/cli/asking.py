@@ -130,6 +130,8 @@ def result_json(completion: Completion) -> dict[str, Any]:
         "notes": list(completion.notes),
         "approximate": completion.approximate.to_json() if completion.approximate else None,
     }
+    if (how := completion.cached_response) is not None:
+        value["cached_response"] = how._asdict()
     if completion.error:
         value["error"] = completion.error
     return value
@@ -192,6 +194,9 @@ def summary_line(result: dict[str, Any]) -> str:
         f" · {row['tokens']:,} from {row['tier']} in {row['ms'] / 1e3:.2f} s" for row in tiers
     )
     label = "approximate · " if result.get("approximate") else ""
+    if how := result.get("cached_response"):
+        like = f" to {how['question']!r} ({how['similarity']:.2f} alike)" if how["question"] else ""
+        return f"{label}from the response cache: answered before{like}; nothing was computed"
     return (
         f"{label}TTFT {timing['ttft_ms'] / 1e3:.2f} s · {usage['cached_tokens']:,} cached + "
         f"{usage['computed_tokens']:,} computed + {usage['output_tokens']:,} out · "

@@ -37,6 +37,9 @@ Tokens = Annotated[int, typer.Option(min=0, help="Stop before more are computed 
 Backend = Annotated[
     str, typer.Option(help="Somebody else's server, openai:URL, anthropic …; docs/backends.md.")
 ]
+Cache = Annotated[
+    bool, typer.Option("--cache", help="Answer equal requests of earlier runs from what is kept.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 
@@ -94,6 +97,7 @@ def batch(
     budget_money: Money = 0.0,
     budget_tokens: Tokens = 0,
     backend: Backend = "",
+    cache: Cache = False,
     json: Json = False,
 ) -> None:
     """Answer every request of a file: what they share is read once, nothing is lost, the output is
@@ -104,7 +108,7 @@ def batch(
     asked = Asked(inputs, str(format), model, prompt, item, max_tokens, temperature, seed, schema)
     options = Options(
         output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json, backend,
-        budget_money, budget_tokens, by_completion=order == InOrderOf.completion,
+        budget_money, budget_tokens, cache, by_completion=order == InOrderOf.completion,
     )  # fmt: skip
     batch_command(asked, options)
 
@@ -139,6 +143,7 @@ def score(
     budget_money: Money = 0.0,
     budget_tokens: Tokens = 0,
     backend: Backend = "",
+    cache: Cache = False,
     json: Json = False,
 ) -> None:
     """Score every row of a table: the probabilities of given labels, from one forward each; nothing
@@ -152,6 +157,6 @@ def score(
     )  # fmt: skip
     options = Options(
         output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json, backend,
-        budget_money, budget_tokens,
+        budget_money, budget_tokens, cache,
     )  # fmt: skip
     score_command(asked, options)

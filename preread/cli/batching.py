@@ -55,8 +55,15 @@ class Options:
     backend: str = ""  # "": as configured
     budget_money: float = 0.0  # 0: no limit
     budget_tokens: int = 0
+    cache: bool = False  # answer from the response cache; else as configured
     by_completion: bool = False  # else the output is in the order of the input
     quiet: bool = False  # nothing on stdout: the caller has more to say
+
+    @property
+    def labels_responses(self) -> bool:
+        """Whether the response cache may answer."""
+        chosen = load_config().responses
+        return self.cache or chosen.keep or bool(chosen.embeddings)
 
     @property
     def journal_path(self) -> Path:
@@ -74,14 +81,15 @@ class Opened(NamedTuple):
     run: Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def opener(backend: str) -> Open:
-    """Engines in this process, or somebody else's server. See `preread.open`."""
+def opener(backend: str, cache: bool = False) -> Open:
+    """Engines in this process, or somebody else's server. See `preread.open`. cache: with the
+    response cache."""
 
     @contextmanager
     def opened(model: str) -> Iterator[Opened]:
         from preread.app import open as open_engine
 
-        with open_engine(model, backend=backend) as engine:
+        with open_engine(model, backend=backend, responses=cache) as engine:
             yield Opened(engine.backend, engine.run)
 
     return opened
@@ -196,7 +204,7 @@ class Batch:
             same_model(journal, model, info.fingerprint)
             priced(journal, tally, model, info.prices)
             budget = self._budget(model, info)
-            if not budget.limited:
+            if not (budget.limited or self.options.labels_responses):
                 self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
             runner = Runner(journal, held.backend, model, tally, self.stop, tell, budget)
             with remembered(info, tally):

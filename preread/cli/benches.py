@@ -1,4 +1,5 @@
-"""Measurements as commands: `bench`. Declared here, as in main.py; the work is in benching.py."""
+"""Measurements of whole jobs: `bench batch`. Declared here, as in main.py; the work is imported
+when one runs."""
 
 from __future__ import annotations
 
@@ -8,13 +9,7 @@ from typing import Annotated
 
 import typer
 
-commands = typer.Typer()
-
-
-class What(StrEnum):
-    """What is measured."""
-
-    batch = "batch"
+measurements = typer.Typer()
 
 
 class ModeOption(StrEnum):
@@ -26,9 +21,8 @@ class ModeOption(StrEnum):
     all = "all"
 
 
-@commands.command()
-def bench(
-    what: Annotated[What, typer.Argument(help="batch: one prompt, many candidates.")],
+@measurements.command()
+def batch(
     requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="How many.")] = 100,
     mode: Annotated[
         ModeOption,
@@ -58,7 +52,8 @@ def bench(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
 ) -> None:
-    """Measure what reuse saves: the same job with and without it, beside what was expected."""
+    """Measure what reuse saves: one prompt, many candidates, with and without it, beside what was
+    expected."""
     from preread.cli.benching import Asked, bench_command
 
     asked = Asked(requests, str(mode), model, backend, shared, own, out, sample, sample_full, loads)

@@ -71,6 +71,8 @@ def show_report(report: Report, output: Path, left: int, stopped: str, *, json: 
         f"  prompt {tally.cached + tally.computed:,} tokens: {tally.cached:,} cached + "
         f"{tally.computed:,} computed ({tally.cached_share:.1%} cached), {tally.output:,} out"
     )
+    if tally.responses:
+        note(f"  {tally.responses:,} answered from the response cache: no token of any kind")
     _compared(report)
     if tally.prices is not None:
         saved = tally.whole - tally.money

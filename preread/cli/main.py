@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import TyperInfo
 
 import preread
 from preread.cli.batches import commands as batches
-from preread.cli.benches import commands as benches
+from preread.cli.benches import measurements as jobs
 from preread.cli.carrying import commands as carrying
 from preread.cli.output import INTERRUPTED, USAGE, fail
-from preread.cli.sizing import commands
+from preread.cli.sizing import commands, measurements
 from preread.cli.verifying import commands as verifying
 from preread.config import local_model
 
@@ -274,7 +275,9 @@ def down(json: Json = False) -> None:
 
 app.registered_commands += commands.registered_commands + carrying.registered_commands
 app.registered_commands += verifying.registered_commands + batches.registered_commands
-app.registered_commands += benches.registered_commands
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine and this model.")
+bench.registered_commands += measurements.registered_commands + jobs.registered_commands
+app.registered_groups += [TyperInfo(bench, name="bench")]
 
 
 def main() -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from preread.backend import Generate
 from preread.batch.files import expand, kind
-from preread.batch.forms import ANSWER, Form, OpenAILines, TableRows, answer_cells
+from preread.batch.forms import (
+    ANSWER,
+    Cells,
+    Form,
+    OpenAILines,
+    TableRows,
+    answer_cells,
+    labelled,
+)
 from preread.batch.journal import Journal
 from preread.batch.openai import BatchFile, Defaults
 from preread.batch.order import Order
@@ -42,21 +50,28 @@ def batch_command(asked: Asked, options: Options) -> None:
     table: Table = (
         _batch_file(asked)
         if _is_openai(asked)
-        else _rows(asked, model_of(asked.model, options.backend))
+        else _rows(asked, model_of(asked.model, options.backend), _added(options)[0])
     )
+
+    added, cells = _added(options)
 
     def form(journal: Journal) -> Form:
         columns: list[str] = json.loads(journal.get("columns"))
         if not columns:
             return OpenAILines(journal, int(journal.get("began")))
         files = json.loads(journal.get("files"))
-        return TableRows(options.output.suffix, columns, ANSWER, answer_cells, files)
+        return TableRows(options.output.suffix, columns, added, cells, files)
 
     if not _is_openai(asked):
-        TableRows(options.output.suffix, [], ANSWER, answer_cells, [])  # a suffix that can be had
-    code, _ = Batch(table, options, form, opener(options.backend)).run()
+        TableRows(options.output.suffix, [], added, cells, [])  # a suffix that can be had
+    code, _ = Batch(table, options, form, opener(options.backend, options.cache)).run()
     if code:
         raise SystemExit(code)
+
+
+def _added(options: Options) -> tuple[Sequence[str], Cells]:
+    """Columns that the output adds to a table, and what makes them."""
+    return labelled(ANSWER, answer_cells) if options.labels_responses else (ANSWER, answer_cells)
 
 
 def _is_openai(asked: Asked) -> bool:
@@ -84,7 +99,7 @@ def _batch_file(asked: Asked) -> BatchFile:
     return BatchFile(asked.inputs, Defaults(model, tokens, asked.temperature, asked.seed))
 
 
-def _rows(asked: Asked, model: str) -> RowTable:
+def _rows(asked: Asked, model: str, reserved: Sequence[str]) -> RowTable:
     config = load_config()
     work = Generate(
         asked.max_tokens or config.context.max_tokens,
@@ -95,4 +110,4 @@ def _rows(asked: Asked, model: str) -> RowTable:
     shared = Prefix(read_text(asked.prompt, "--prompt") if asked.prompt else "")
     given = "" if asked.format == "auto" else asked.format
     asks: list[tuple[Order, Prefix, str]] = [(order, shared, "")]
-    return RowTable(asked.inputs, asks, Template(asked.item), format=given, reserved=ANSWER)
+    return RowTable(asked.inputs, asks, Template(asked.item), format=given, reserved=reserved)

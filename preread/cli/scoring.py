@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from preread.batch.forms import Form, TableRows
+from preread.batch.forms import labelled as with_label
 from preread.batch.journal import Journal
 from preread.batch.report import Report
 from preread.batch.score import Question, Scoring, labelled, read_questions, scaled
@@ -19,6 +20,7 @@ from preread.cli.batching import Batch, Open, Options, model_of, opener, read_te
 from preread.cli.output import emit, note
 from preread.cli.pages import check_place, page, write_page
 from preread.cli.plots import Plot, Tick, bar_plot
+from preread.config import load_config
 from preread.errors import RequestError
 
 LONGEST = 120  # characters of a cell on the page
@@ -54,7 +56,7 @@ def score_command(asked: Asked, options: Options) -> None:
     """See `preread score --help`."""
     quiet = options.json and not options.dry_run
     told = replace(options, json=options.json and options.dry_run, quiet=quiet)
-    code, report, scored, written = run_score(asked, told, opener(options.backend))
+    code, report, scored, written = run_score(asked, told, opener(options.backend, options.cache))
     if options.dry_run:
         return
     if options.json and report:
@@ -70,6 +72,11 @@ def run_score(asked: Asked, options: Options, open: Open) -> Outcome:
     """Score the rows of a table into a file and a page."""
     html = asked.html or options.output.with_suffix(".html")
     check_place(html)
+    if load_config().responses.embeddings:
+        raise RequestError(
+            "The semantic cache serves no scores.",
+            hint="Unset responses.embeddings; --cache keeps answers to equal requests.",
+        )
     rubric = read_text(asked.rubric, "--rubric") if asked.rubric else ""
     model = model_of(asked.model, options.backend)
     scoring = Scoring(
@@ -77,9 +84,12 @@ def run_score(asked: Asked, options: Options, open: Open) -> Outcome:
         check_position=asked.check_position,
     )  # fmt: skip
     columns, scored = scoring.columns(), Scored(scoring)
+    added, cells = (
+        with_label(columns, scored.cells) if options.labels_responses else (columns, scored.cells)
+    )
     table = RowTable(
         asked.inputs, list(scoring.asks()), Template(asked.item),
-        format="" if asked.format == "auto" else asked.format, reserved=columns,
+        format="" if asked.format == "auto" else asked.format, reserved=added,
         fixed=scoring.fixed,
     )  # fmt: skip
 
@@ -88,9 +98,9 @@ def run_score(asked: Asked, options: Options, open: Open) -> Outcome:
         scored.begin()
         given = json_module.loads(journal.get("columns"))
         files = json_module.loads(journal.get("files"))
-        return TableRows(options.output.suffix, given, columns, scored.cells, files)
+        return TableRows(options.output.suffix, given, added, cells, files)
 
-    TableRows(options.output.suffix, [], columns, scored.cells, [])  # a suffix that can be had
+    TableRows(options.output.suffix, [], added, cells, [])  # a suffix that can be had
     code, report = Batch(table, options, form, open).run()
     written = write_page(html, _page(scored, asked)) if scored.rows else None
     return Outcome(code, report, scored, written)

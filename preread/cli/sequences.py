@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from preread.app import Engine
 
 
-def parse_counts(what: str, counts: str) -> list[int]:
+def parse_counts(counts: str) -> list[int]:
     """The numbers of `--counts`, rising. Raises RequestError."""
-    if what != "sequences":
-        raise RequestError(f"bench {what!r}: unknown.", hint="Try: preread bench sequences")
     try:
         numbers = sorted({int(part) for part in counts.split(",")})
     except ValueError:

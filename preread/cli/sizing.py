@@ -1,5 +1,5 @@
-"""Commands about sequences as a resource: `plan`, `tune`, `bench`. Declared here, listed with the
-others in main.py; as there, the work is imported when one runs."""
+"""Commands about sequences as a resource: `plan`, `tune`, `bench sequences`. Declared here,
+listed with the others in main.py; as there, the work is imported when one runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 commands = typer.Typer()
+measurements = typer.Typer()  # of `bench`
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="reader (bundled), a local folder or a hub id.")
@@ -67,9 +68,8 @@ def tune(
     tune_command(model, load, most=most, rounds=rounds, html=html, json=json)
 
 
-@commands.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="What to measure: sequences.")],
+@measurements.command()
+def sequences(
     model: Model = "",
     counts: Annotated[str, typer.Option(help="Numbers of sequences at once.")] = "1,2,4,8,16,32",
     context: Context = 2000,
@@ -85,6 +85,6 @@ def bench(
     from preread.capacity.roofline import Load
     from preread.cli.sequences import bench_command, parse_counts
 
-    numbers = parse_counts(what, counts)
+    numbers = parse_counts(counts)
     load = Load(context, 1, question, output)
     bench_command(model, load, numbers, rounds=rounds, html=html, json=json)

@@ -258,4 +258,5 @@ def _choice(
         error=error,
         notes=_approximate(context) + ask.notes + _beyond(info, row.usage),
         approximate=context.approximate,
+        cached_response=row.response,
     )

@@ -14,7 +14,7 @@ from preread.backend import Backend, RequestBatch, ResultBatch
 from preread.types import Completion, Finish, Likelihood, Timing, Usage
 
 if TYPE_CHECKING:
-    from preread.types import Brought, Float32Array
+    from preread.types import Brought, CachedResponse, Float32Array
 
 ASIDE = 1024  # rows from which putting them in order would hold up the event loop
 
@@ -33,6 +33,7 @@ class Row:
     mass: float = 0.0
     is_greedy: bool = False
     error: str = ""
+    response: CachedResponse | None = None
 
     def completion(self) -> Completion:
         """The row as a result. A row the backend never ended is an error of its own."""
@@ -44,6 +45,7 @@ class Row:
             timing=self.timing,
             logprobs=tuple(self.logprobs),
             error=self.error or ("" if self.finish else "The backend left this request open."),
+            cached_response=self.response,
         )
 
     def likelihood(self) -> Likelihood:
@@ -57,6 +59,7 @@ class Row:
             usage=self.usage,
             timing=self.timing,
             error=end.error,
+            cached_response=self.response,
         )
 
 
@@ -111,7 +114,7 @@ def as_rows(whole: ResultBatch, start: int = 0, stop: int | None = None) -> list
         Row(
             text, values[a:b], logprobs[a:b], finish, Usage(*usage),
             _timing(times, whole.brought.get(i)), tuple(probs), held, best,
-            whole.errors.get(i, ""),
+            whole.errors.get(i, ""), whole.responses.get(i),
         )
         for text, (a, b), finish, usage, times, probs, held, best, i in zip(*columns, strict=True)
     ]  # fmt: skip
@@ -129,6 +132,7 @@ def _take(row: Row, news: ResultBatch, j: int) -> None:
     row.usage = Usage(*news.usage[j].tolist())
     row.timing = _timing(news.times[j].tolist(), news.brought.get(int(news.rows[j])))
     row.error = news.errors.get(int(news.rows[j]), "")
+    row.response = news.responses.get(int(news.rows[j]))
     row.label_probs = _floats(news.label_probs, j)
     row.mass = float(news.mass[j]) if news.mass is not None else 0.0
     row.is_greedy = bool(news.is_greedy[j]) if news.is_greedy is not None else False

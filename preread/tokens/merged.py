@@ -46,6 +46,7 @@ def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
         is_greedy=[i >= n and greedy[i - n] for i in last.tolist()] if greedy else None,
         errors={row: text for part in parts for row, text in part.errors.items()},
         brought={row: load for part in parts for row, load in part.brought.items()},
+        responses={row: how for part in parts for row, how in part.responses.items()},
     )
 
 
@@ -70,6 +71,12 @@ def only(news: ResultBatch, which: Int64Array, rows: Int32Array) -> ResultBatch:
         },
         brought={
             new: news.brought[i] for i, new in zip(old, number, strict=True) if i in news.brought
+        },
+        written=None if news.written is None else news.written[which],
+        responses={
+            new: news.responses[i]
+            for i, new in zip(old, number, strict=True)
+            if i in news.responses
         },
     )
 

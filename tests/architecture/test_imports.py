@@ -13,7 +13,7 @@ LAYER = {
     **dict.fromkeys(("backend", "config", "metrics", "kernels", "bridge"), 1),
     **dict.fromkeys(("models", "store", "capacity"), 2),
     "tokens": 3,
-    **dict.fromkeys(("engine", "foreign", "providers", "contexts", "batch"), 4),
+    **dict.fromkeys(("engine", "foreign", "providers", "contexts", "batch", "responses"), 4),
     **dict.fromkeys(("home", "server", "pipeline", "cluster"), 5),
     **dict.fromkeys(("app", "testing"), 6),
     "cli": 7,

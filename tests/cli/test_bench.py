@@ -8,12 +8,20 @@ from pathlib import Path
 
 from typer.testing import Result
 
+from preread.cli.main import app
 from tests.providers.test_facade import served
 
 from .conftest import one_json
 
 Call = Callable[..., Result]
 SMALL = ("bench", "batch", "--shared", "200", "--own", "60", "--sample", "4")
+
+
+def test_no_command_hides_another() -> None:
+    """Of two with one name the later would be called."""
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    names += [group.name for group in app.registered_groups]
+    assert len(set(names)) == len(names) and {"bench", "batch", "plan"} <= set(names)
 
 
 def test_all_modes_in_one_run(call: Call, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_answers_of_one_token_keep_nothing(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["bench", "prefill"], "preread bench sequences"),
+        (["bench", "prefill"], "No such command 'prefill'"),
         (["bench", "sequences", "--counts", "1,two"], "--counts 1,two"),
         (["bench", "sequences", "--counts", "0,1"], "--counts 0,1"),
         (["bench", "sequences", "--html", "/no/such/page.html"], "cannot be written"),

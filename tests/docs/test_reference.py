@@ -21,6 +21,7 @@ def test_generated_pages_are_fresh() -> None:
 
 def test_every_command_the_docs_name_exists() -> None:
     known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    known |= {group.name for group in app.registered_groups if group.name}
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         text = page.read_text(encoding="utf-8")
         named = set(re.findall(r"^(?:\$ )?(?:\.venv/bin/)?preread ([a-z]+)\b", text, re.MULTILINE))
