@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from preread.store.rates import Pace, Prefill, Slowed
 
 LENGTHS = (256, 1024, 4096, 16384, 65536)
+MEMORY = 1e12  # bytes a second: nothing that is loaded from is quicker
 STEP, MOST = 64, 1 << 17  # tokens: how finely, and how far, a break-even is looked for
 
 
@@ -125,10 +126,17 @@ def print_break_even(found: BreakEven) -> None:
             continue
         begins = found.begins(pace)
         when = f"loads faster than computing from {begins:,} tokens on" if begins else "never pays"
-        pace_text = f"{pace.fixed_s * 1e3:,.3g} ms + {1 / pace.byte_s / 1e9:,.3g} GB/s"
-        print(f"{name} ({place}): {pace_text}; {when}.")
+        print(f"{name} ({place}): {pace_text(pace)}; {when}.")
     if not found.measured:
         note("computing: as planned from the machine's rates; measured when a context is read")
+
+
+def pace_text(pace: Pace) -> str:
+    """`1.2 ms + 2.1 GB/s`. Loads that were all of about one size say nothing of the bytes."""
+    fixed = f"{pace.fixed_s * 1e3:,.3g} ms"
+    if 1 / pace.byte_s > MEMORY:
+        return f"{fixed} whatever the size, as loads of one size say; longer ones were not measured"
+    return f"{fixed} + {1 / pace.byte_s / 1e9:,.3g} GB/s"
 
 
 def _cells(

@@ -21,9 +21,11 @@ from preread.capacity.remembered import Remembered
 from preread.capacity.trial import Sample
 from preread.capacity.tuning import Tuned
 from preread.cli import sequences
+from preread.cli.breakeven import pace_text
 from preread.cli.plots import BOTTOM, LEFT, RIGHT, TOP, line_plot, text_bars
 from preread.cli.sampled import HEADERS, Report
 from preread.config import SEQUENCES
+from preread.store.rates import Pace
 from tests.cli.conftest import one_json
 from tests.cli.test_comparing import Page
 from tests.foreign.made import write_foreign_model
@@ -386,3 +388,8 @@ def test_where_both_at_once_beats_either(call: Callable[..., Result], home: Path
     header, *lines = call("plan", "--tiers").stdout.split("tokens  KV")[-1].splitlines()
     assert header.split() == ["computing", "disk", "both"] and lines[4].rstrip().endswith("*")
     assert call("plan", "--tiers", "--machine", "h100").exit_code == 2
+
+
+def test_a_bandwidth_that_nobody_measured_is_not_said() -> None:
+    assert pace_text(Pace(1.2e-3, 5e-10)) == "1.2 ms + 2 GB/s"
+    assert pace_text(Pace(1.2e-3, 1e-18)).startswith("1.2 ms whatever the size")
