@@ -45,12 +45,14 @@ HOST_MB, DEVICE_MB, OBJECTS = 16.0, 16.0, 5_000  # by which it may, where it is 
 
 class Memory(NamedTuple):
     """host_mb: resident; peak_mb: the most so far; device_mb: allocated by torch; objects: of
-    the interpreter, alive."""
+    the interpreter, alive; programs: compiled for the device, each a megabyte or more of the
+    host's."""
 
     host_mb: float
     peak_mb: float
     device_mb: float
     objects: int
+    programs: int
 
     @staticmethod
     def now() -> Memory:
@@ -59,7 +61,13 @@ class Memory(NamedTuple):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         device = torch.cuda.memory_allocated() / 2**20  # 0 where there is none
         host = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-        return Memory(round(host, 1), round(peak, 1), round(device, 1), sys.getallocatedblocks())
+        sizes = round(host, 1), round(peak, 1), round(device, 1)
+        return Memory(*sizes, sys.getallocatedblocks(), programs())
+
+
+def programs() -> int:
+    """Triton's compiled programs: one for each way in which the arguments of a kernel divide."""
+    return sum(type(thing).__name__ == "CompiledKernel" for thing in gc.get_objects())
 
 
 class Soak:
@@ -71,6 +79,7 @@ class Soak:
         self.counts: Counter[str] = Counter()
         self.first: Memory | None = None
         self._wide = False
+        self._compiled, self._settled = 0, 0  # programs, and rounds since the last of them
 
     def run(self) -> str:
         """Returns what is wrong, "" if nothing."""
@@ -87,13 +96,17 @@ class Soak:
         return self._grown()
 
     def _warm(self, share: float, rounds: int) -> None:
-        """All that is made once is made in the first half of the warm-up."""
+        """All that is made once is made in the first half of the warm-up, which goes on until every
+        bench has had a round in which nothing was compiled."""
+        was, self._compiled = self._compiled, programs()
+        self._settled = self._settled + 1 if self._compiled == was else 0
         if not self._wide and share >= WARM / 2 and rounds >= WARM_ROUNDS // 2:
             self._wide = True
             for bench in self.benches:
                 bench.every_width()
         elif self.first is None and share >= WARM and rounds >= WARM_ROUNDS:
-            self.first = Memory.now()
+            if self._settled >= len(SETUPS):
+                self.first = Memory.now()
 
     def _round(self, number: int) -> None:
         bench = self.benches[number % len(self.benches)]
@@ -130,6 +143,7 @@ class Soak:
             "rss_first_mb": first.host_mb, "rss_last_mb": last.host_mb, "rss_peak_mb": last.peak_mb,
             "device_first_mb": first.device_mb, "device_last_mb": last.device_mb,
             "objects_first": first.objects, "objects_last": last.objects,
+            "programs_first": first.programs, "programs_last": last.programs,
         }  # fmt: skip
 
     def _share(self, rounds: int) -> float:
@@ -146,12 +160,16 @@ class Soak:
 
     def _grown(self) -> str:
         last = Memory.now()
+        if self.first is None and not self._args.rounds:
+            return "programs were compiled to the end, so memory was never flat: soak for longer"
         first = self.first or last
         host, device = last.host_mb - first.host_mb, last.device_mb - first.device_mb
         objects = last.objects - first.objects
         if host <= HOST_MB and device <= DEVICE_MB and objects <= OBJECTS:
             return ""
-        return f"grew: {host:.1f} MB host, {device:.1f} MB device memory, {objects:,} objects"
+        made = last.programs - first.programs
+        grew = f"grew: {host:.1f} MB host, {device:.1f} MB device memory, {objects:,} objects"
+        return f"{grew}, {made} programs"
 
 
 def main() -> int:
