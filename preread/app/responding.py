@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from preread.backend import Backend
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from preread.responses.similar import Similar
 
 FILE = "responses.sqlite"
+TEXT_FILES = (".json", ".jinja", ".model", ".txt")  # of a model's folder, that are no weights
 
 
 def with_responses(backend: Backend, config: Config, *, keep: bool = False) -> Backend:
@@ -26,7 +29,28 @@ def with_responses(backend: Backend, config: Config, *, keep: bool = False) -> B
     make_home(config.home)
     similar = _similar(config) if chosen.embeddings else None
     book = Book.open(config.home / FILE, most=chosen.max_mb << 20, age_s=chosen.max_age_h * 3600)
-    return Cached(backend, book, similar)
+    return Cached(backend, book, similar, _reads(config))
+
+
+def _reads(config: Config) -> str:
+    """Digest of what shapes an answer besides the weights, their dtype and the request: this
+    release, the model's tokenizer, template and settings, how exactly KV is kept. Of somebody
+    else's server: what can be known of it is in the backend's fingerprint."""
+    from preread.app.compose import remote
+
+    made = sha256(version("preread").encode())
+    if not remote(config.model.backend):
+        from preread.models.folder import resolve
+
+        chosen = config.model
+        settings = chosen.weights_precision, chosen.kv_precision, chosen.backend, config.store.codec
+        made.update(repr(settings).encode())
+        folder = resolve(chosen.model, weights=False)
+        for file in sorted(folder.iterdir()):
+            if file.suffix in TEXT_FILES:
+                made.update(f"\0{file.name}\0".encode())
+                made.update(sha256(file.read_bytes()).digest())
+    return made.hexdigest()
 
 
 def _similar(config: Config) -> Similar:

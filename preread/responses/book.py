@@ -21,7 +21,8 @@ LEAVE = 0.9  # of the bytes, when there were too many
 TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, made REAL NOT NULL, "
     "used REAL NOT NULL, size INTEGER NOT NULL, sum BLOB NOT NULL, body BLOB NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS by_use ON answers (used)",
+    "CREATE INDEX IF NOT EXISTS by_use ON answers (used, size)",  # bounded without a look at bodies
+    "CREATE INDEX IF NOT EXISTS by_age ON answers (made)",
     "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, scope BLOB NOT NULL, "
     "sum BLOB NOT NULL, question TEXT NOT NULL, vector BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS by_scope ON vectors (scope)",
@@ -154,7 +155,7 @@ class Book:
         if held > self._most:
             least = self._most * LEAVE
             gone = []
-            for key, size in db.execute("SELECT key, size FROM answers ORDER BY used, key"):
+            for key, size in db.execute("SELECT key, size FROM answers ORDER BY used"):
                 if held <= least:
                     break
                 gone.append((key,))

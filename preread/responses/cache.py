@@ -53,7 +53,7 @@ class _Answer:
             "text": self.text, "tokens": self.tokens, "logprobs": self.logprobs,
             "finish": self.finish, "probs": self.probs, "mass": self.mass, "greedy": self.greedy,
         }  # fmt: skip
-        return json.dumps(value, ensure_ascii=False).encode()
+        return json.dumps(value).encode()
 
     @staticmethod
     def from_json(body: bytes) -> _Answer:
@@ -66,8 +66,12 @@ class Cached:
     are the slow twin. A row that is answered from the cache counts no token of any kind: none was
     computed, and none was found in a KV cache."""
 
-    def __init__(self, backend: Backend, book: Book, similar: Similar | None = None) -> None:
-        """book: closed with this. similar: also answer from questions that are like this one."""
+    def __init__(
+        self, backend: Backend, book: Book, similar: Similar | None = None, reads: str = ""
+    ) -> None:
+        """book: closed with this. similar: also answer from questions that are like this one.
+        reads: what tells the backend's tokenizer and template from others, see keys.scope."""
+        self._reads = reads
         self._backend = backend
         self._book = book
         self._similar = similar
@@ -104,7 +108,7 @@ class Cached:
                 async for news in source:
                     yield news
             return
-        names = await asyncio.to_thread(keys, self.info, batch, prefix_of)
+        names = await asyncio.to_thread(keys, self.info, batch, prefix_of, self._reads)
         found = await self._found(names)
         served = {row: (found[name], CachedResponse()) for row, name in enumerate(names)
                   if name in found}  # fmt: skip
@@ -160,7 +164,9 @@ class Cached:
         rows = [row for row in range(len(batch)) if row not in served]
         texts = [str(batch.prompts[row]) for row in rows] if rows else []  # type: ignore[index]
         made = await self._similar.embed(texts) if texts else []
-        heads = [scope(self.info, batch.work, batch.raw, p) for p in (*batch.prefixes, None)]
+        heads = [
+            scope(self.info, batch.work, batch.raw, p, self._reads) for p in (*batch.prefixes, None)
+        ]
         return {
             row: (self._similar.scope(heads[prefix_of[row]]), Vector(names[row], text, vector))
             for row, text, vector in zip(rows, texts, made, strict=True)

@@ -30,37 +30,57 @@ def kept(batch: RequestBatch) -> bool:
     return sampling.temperature == 0 or sampling.seed is not None
 
 
-def keys(info: BackendInfo, batch: RequestBatch, prefix_of: Int32Array) -> list[bytes]:
-    """A key per row. prefix_of: -1 for none."""
-    heads = [scope(info, batch.work, batch.raw, prefix) for prefix in (*batch.prefixes, None)]
+def keys(
+    info: BackendInfo, batch: RequestBatch, prefix_of: Int32Array, reads: str = ""
+) -> list[bytes]:
+    """A key per row. prefix_of: -1 for none; reads: see `scope`."""
+    heads = [
+        scope(info, batch.work, batch.raw, prefix, reads) for prefix in (*batch.prefixes, None)
+    ]
     prompts, work = batch.prompts, batch.work
     made = []
     for row, which in enumerate(prefix_of.tolist()):
         ids = isinstance(prompts, Ragged)
-        text = prompts.row(row).tobytes() if isinstance(prompts, Ragged) else prompts[row].encode()
+        text = prompts.row(row).tobytes() if isinstance(prompts, Ragged) else _bytes(prompts[row])
         parts = [b"ids" if ids else b"text", text]
         if isinstance(work, LogLikelihood):
             tails = work.continuations
             parts += (
                 [b"ids", tails.row(row).tobytes()]
                 if isinstance(tails, Ragged)
-                else [b"text", tails[row].encode()]
+                else [b"text", _bytes(tails[row])]
             )
         made.append(_digest([heads[which], *parts]))
     return made
 
 
-def scope(info: BackendInfo, work: Work, raw: bool, prefix: Prefix | None) -> bytes:
-    """Of everything but the prompt."""
+def scope(
+    info: BackendInfo, work: Work, raw: bool, prefix: Prefix | None, reads: str = ""
+) -> bytes:
+    """Of everything but the prompt. reads: how text becomes tokens and back (tokenizer, template,
+    stop tokens), which a backend's fingerprint, an identity of KV, does not hold."""
     what = [] if isinstance(work, LogLikelihood) else asdict(work)
-    model = [VERSION, info.name, info.model, info.fingerprint, info.dtype, type(work).__name__]
-    told = json.dumps([*model, what, raw], sort_keys=True, ensure_ascii=False)
+    model = [
+        VERSION,
+        info.name,
+        info.model,
+        info.fingerprint,
+        info.dtype,
+        reads,
+        type(work).__name__,
+    ]
+    told = json.dumps([*model, what, raw], sort_keys=True)
     parts = [told.encode()]
     if prefix is not None:
-        parts += [b"system", prefix.system.encode()]
+        parts += [b"system", _bytes(prefix.system)]
         for turn in prefix.history:
-            parts += [turn.role.encode(), turn.content.encode()]
+            parts += [turn.role.encode(), _bytes(turn.content)]
     return _digest(parts)
+
+
+def _bytes(text: str) -> bytes:
+    """Also of a text that is no text: what is wrong with it, the backend says."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _digest(parts: Sequence[bytes]) -> bytes:
