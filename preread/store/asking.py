@@ -75,21 +75,31 @@ class Asker:
     ) -> bool:
         """Whether the tier took it. offered: nothing is said where it does not want it."""
         try:
-            if tier.write(key, parts):
-                self._suspect.discard((tier.name, key))
-                self._see({key: tier})
-                return True
+            return self._taken(tier, key, parts, offered)
         except TierError as exc:
             self.failed(tier, exc)
             return False
+
+    def take(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
+        """The same for who waits to write more: raises TierError where the tier has failed, which
+        is counted."""
+        try:
+            return self._taken(tier, key, [value], False)
+        except TierError as exc:
+            self.failed(tier, exc)
+            raise
+
+    def _taken(
+        self, tier: Tier, key: ChunkKey, parts: Sequence[bytes | memoryview], offered: bool
+    ) -> bool:
+        if tier.write(key, parts):
+            self._suspect.discard((tier.name, key))
+            self._see({key: tier})
+            return True
         if not offered:
             why = "no room within its budget for what is worth no more than the rest"
             self.refused(tier, why, every_s=AGAIN_S)  # a full tier does so all day
         return False
-
-    def take(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
-        """See `write`."""
-        return self.write(tier, key, [value])
 
     def used(self, tier: Tier, saved: Mapping[ChunkKey, float]) -> None:
         """See base.Weighs."""

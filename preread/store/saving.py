@@ -66,6 +66,7 @@ class Saver:
         known = bool(wanted) or len(tokens) == 0  # else the epochs cannot be told, see Layout
         stored = known and all(whole for _, whole in plans.values())
         chunks = nbytes = skipped = pending = 0
+        refusing: set[Tier] = set()
         for chunk in (chunk for end, chunk in wanted if end > start):
             takers = [tier for tier, (lacking, _) in plans.items() if chunk.key in lacking]
             if not takers:
@@ -76,7 +77,7 @@ class Saver:
             if later:  # the tensor's memory may be another's soon
                 value = b"".join(parts)
                 for tier in later:
-                    if self._behind.add(tier, chunk.key, value):
+                    if self._behind.add(tier, chunk.key, value, refusing):
                         pending += 1
                     else:
                         stored, plans[tier] = False, (set(), False)

@@ -9,9 +9,10 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
+from preread.errors import TierError
 from preread.metrics import Metrics
 from preread.store.tiers.base import ChunkKey, Tier
 
@@ -20,20 +21,25 @@ DRAIN_S = 30.0
 RETRY_S = 5.0  # a tier that has failed is offered nothing for so long
 IDLE_S = 5.0  # then the thread ends; the next chunk starts another
 
-Write = Callable[[Tier, ChunkKey, bytes], bool]  # False: the tier failed or has no room
+# False: the tier does not want it. Raises TierError where it failed.
+Write = Callable[[Tier, ChunkKey, bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    """refusing: see WriteBack.add."""
+
     tier: Tier
     key: ChunkKey
     value: bytes
+    refusing: set[Tier] = field(default_factory=set)
 
 
 class WriteBack:
     """A queue of at most so many bytes: who adds to a full one waits (back-pressure), but never for
     a tier that fails: with its first failure all that waits for it is given up, logged and counted.
-    At the end of the process what still waits is written, for drain_s at most."""
+    What a tier does not want is counted, and ends only what goes on from there. At the end of the
+    process what still waits is written, for drain_s at most."""
 
     def __init__(
         self,
@@ -49,10 +55,16 @@ class WriteBack:
         # Also for who never closes: runs before the interpreter takes the threads away.
         self._end = weakref.finalize(self, _Queue.drain, self._queue, drain_s)
 
-    def add(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
-        """Write it soon. Waits while the queue is full, drain_s at most. False: it will not be
-        written, as the queue stayed full or the tier has just failed."""
-        return self._queue.add(_Waiting(tier, key, value), self._drain_s)
+    def add(
+        self, tier: Tier, key: ChunkKey, value: bytes, refusing: set[Tier] | None = None
+    ) -> bool:
+        """Write it soon. Waits while the queue is full, drain_s at most. refusing: the same for all
+        chunks of one prefix, in their order; tiers that did not want one of them get no later one.
+        False: it will not be written, as the queue stayed full, the tier has just failed or is one
+        of these."""
+        return self._queue.add(
+            _Waiting(tier, key, value, set() if refusing is None else refusing), self._drain_s
+        )
 
     def waiting(self, tier: Tier) -> frozenset[ChunkKey]:
         """Keys on their way to the tier."""
@@ -89,7 +101,7 @@ class _Queue:
             if not self._changed.wait_for(free, seconds):
                 self._failed[item.tier] = time.monotonic()  # nobody else waits as long for it
                 self._changed.notify_all()
-            if self._hopeless(item.tier):
+            if self._hopeless(item.tier) or item.tier in item.refusing:
                 return False
             self._items.append(item)
             self._nbytes += len(item.value)
@@ -122,17 +134,23 @@ class _Queue:
 
     def _run(self) -> None:
         while (item := self._next()) is not None:
+            written = failed = False
             try:
                 written = self._write(item.tier, item.key, item.value)
+            except TierError:
+                failed = True
             except Exception:  # a bug of that tier: the others still want to be written
                 self._log.exception("tier %s: cannot be written", item.tier.name)
-                written = False
+                failed = True
             with self._changed:
                 self._busy = None
                 self._nbytes -= len(item.value)
-                lost = [] if written else self._remove(item)
+                lost = [] if written else self._remove(item, failed)
                 self._changed.notify_all()
-            self._given_up(lost, "the tier failed or is full")
+            if failed:
+                self._given_up(lost, "the tier failed")
+            elif lost:  # who was asked has said why
+                self._metrics.add(f"store.unwritten.{item.tier.name}", len(lost))
 
     def _next(self) -> _Waiting | None:
         with self._changed:
@@ -142,13 +160,20 @@ class _Queue:
             self._busy = self._items.popleft()
             return self._busy
 
-    def _remove(self, failed: _Waiting) -> list[_Waiting]:
-        """Take out all that waits for the tier; under the lock."""
-        self._failed[failed.tier] = time.monotonic()
-        lost = [item for item in self._items if item.tier is failed.tier]
-        self._items = deque(item for item in self._items if item.tier is not failed.tier)
-        self._nbytes -= sum(len(item.value) for item in lost)
-        return [failed, *lost]
+    def _remove(self, item: _Waiting, failed: bool) -> list[_Waiting]:
+        """Take out all that is not to be written as this was not; under the lock."""
+        if failed:
+            self._failed[item.tier] = time.monotonic()
+        item.refusing.add(item.tier)
+        lost = [
+            one
+            for one in self._items
+            if one.tier is item.tier and (failed or one.refusing is item.refusing)
+        ]
+        gone = set(map(id, lost))
+        self._items = deque(one for one in self._items if id(one) not in gone)
+        self._nbytes -= sum(len(one.value) for one in lost)
+        return [item, *lost]
 
     def _given_up(self, items: list[_Waiting], why: str) -> dict[str, int]:
         counts = Counter(item.tier.name for item in items)

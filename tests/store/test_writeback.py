@@ -245,3 +245,31 @@ def test_a_queue_that_stays_full_is_waited_for_once() -> None:
     assert behind.add(far, key(4), b"x") is False
     far.open()
     assert behind.drain() == {} and get(far, 1) == b"x"
+
+
+def test_a_value_that_a_tier_does_not_want_holds_no_other_up(den: Den) -> None:
+    """A tier with a budget refuses what saves less than what it holds, and takes what saves more;
+    it has not failed."""
+
+    class Choosy(Gated):
+        def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
+            return b"dull" not in value and super().write(key, value)
+
+    far = Choosy()
+    behind = WriteBack(
+        lambda tier, key, value: tier.write(key, [value]), den.metrics, LOG, drain_s=60.0
+    )
+    for n, value in enumerate([b"dull", b"good", b"dull", b"fine"]):
+        assert behind.add(far, key(n), value)
+    far.open()
+    assert behind.drain() == {}
+    assert get(far, 1) == b"good" and get(far, 3) == b"fine"
+    assert behind.add(far, key(4), b"more"), "it has not failed"
+    assert behind.drain() == {}
+    assert den.metrics.snapshot()["store.unwritten.far"] == 2
+    prefix: set[Tier] = set()  # its chunks are worth nothing without those before them
+    for n, value in enumerate([b"good", b"dull", b"good"], 10):
+        behind.add(far, key(n), value, prefix)
+    assert behind.drain() == {}
+    assert far.find([key(n) for n in (10, 11, 12)]) == [True, False, False]
+    assert not behind.add(far, key(13), b"good", prefix) and behind.add(far, key(13), b"good")
