@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from tests.responses.test_similar import embeddings
+
 from .conftest import one_json
 
 Call = Callable[..., Result]
@@ -60,6 +62,24 @@ def test_lines_and_scores(call: Call, items: Path, tmp_path: Path) -> None:
     first, again = one_json(call(*score)), one_json(call(*score))
     assert first["questions"] == again["questions"] and again["from_response_cache"] == 2
     assert again["tokens"]["computed"] == 0
+
+
+def test_rows_by_likeness_show_what_they_were_given_to(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREREAD_RESPONSES_EMBEDDING_MODEL", "words")
+    items, out = tmp_path / "q.csv", tmp_path / "a.jsonl"
+    command = ("batch", items, "--item", "{q}", "-o", out, "--fresh", "--json")
+    with embeddings() as url:
+        monkeypatch.setenv("PREREAD_RESPONSES_EMBEDDINGS", url)
+        items.write_text("q\nWhen open shop?\n")
+        assert one_json(call(*command))["from_response_cache"] == 0
+        first = json.loads(out.read_text())
+        items.write_text("q\nshop open when\nprice chair\n")
+        assert one_json(call(*command))["from_response_cache"] == 1
+    like, other = map(json.loads, out.read_text().splitlines())
+    assert like["answer"] == first["answer"] and other["cached_response"] is None
+    assert like["cached_response"] == {"similarity": 1.0, "question": "When open shop?"}
 
 
 def test_no_score_by_likeness(
