@@ -207,6 +207,18 @@ def test_who_comes_while_another_folds_does_not_write_less_over_it(tmp_path: Pat
     assert Book(clock, shelf).look().keys() == {*held}
 
 
+def test_what_else_lies_beside_the_pages_is_left_alone(tmp_path: Path) -> None:
+    clock = Clock()
+    (tmp_path / "book" / "lost+found").mkdir(parents=True)
+    (tmp_path / "book" / "mine.txt").write_text("mine")
+    shelf = FolderShelf(tmp_path / "book", tmp_path / "tmp")
+    for n in range(MOST + 1):
+        Book(clock, shelf).used({key(n): 1.0})
+    assert len(Book(clock, shelf).fold({key(0)})) == MOST + 1
+    assert len(shelf.names()) == 1
+    assert (tmp_path / "book" / "mine.txt").read_text() == "mine"
+
+
 def test_a_book_in_memory_forgets_what_is_not_held() -> None:
     tier = MemoryTier()
     for start in range(0, 8 * KEPT, 64):

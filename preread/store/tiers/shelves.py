@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "book"
 AT_ONCE = 16  # read together, from far away
+_PAGE = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class FolderShelf:
 
     def names(self) -> list[str]:
         with self._border():
-            return [entry.name for entry in files.listed(self.root)]
+            pages = (e for e in files.listed(self.root) if _PAGE.fullmatch(e.name))
+            return [page.name for page in pages if page.is_file(follow_symlinks=False)]
 
     def get(self, names: Sequence[str]) -> list[bytes]:
         pages = []
@@ -71,7 +74,8 @@ class BucketShelf:
     bucket: Bucket
 
     def names(self) -> list[str]:
-        return [entry.path.rpartition("/")[2] for entry in self.bucket.list(FOLDER)]
+        names = (entry.path.rpartition("/")[2] for entry in self.bucket.list(FOLDER))
+        return [name for name in names if _PAGE.fullmatch(name)]
 
     def get(self, names: Sequence[str]) -> list[bytes]:
         found = ahead(self.bucket.get, [f"{FOLDER}/{name}" for name in names], AT_ONCE)
