@@ -10,6 +10,7 @@ from pathlib import Path
 from preread.config import Config
 from preread.contexts.catalog.base import Catalog
 from preread.contexts.catalog.opening import open_catalog_at
+from preread.contexts.catalog.owned import OwnedCatalog, owner_prefix
 from preread.contexts.claims.opening import open_claims_at
 from preread.errors import ConfigError, HomeError
 from preread.metrics import Metrics
@@ -46,10 +47,11 @@ def check_writable(home: Path) -> None:
 
 
 def open_catalog(config: Config) -> Catalog:
-    """Names, versions and sessions: of this home, or those that store.catalog shares. Raises
-    ConfigError."""
+    """Names, versions and sessions of this tenant: in this home, or where store.catalog shares
+    them. Raises ConfigError."""
     file = config.home / "catalog.sqlite"
-    return open_catalog_at(config.store.catalog, file, config.context.busy_timeout_s)
+    everybodys = open_catalog_at(config.store.catalog, file, config.context.busy_timeout_s)
+    return OwnedCatalog(everybodys, owner_prefix(config.store))
 
 
 def open_claims(config: Config) -> Claims | None:
