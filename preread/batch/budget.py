@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from preread.batch.order import Order
@@ -29,14 +30,14 @@ NONE = Reserved(0.0, 0)
 
 @dataclass(slots=True)
 class Budget:
-    """money: in the backend's currency; tokens: computed + output; 0 is no limit. The money and
+    """money: in the backend's currency; tokens: computed + output; None is no limit. The money and
     tokens that a tally shows never exceed them, as far as rows take what they are estimated to take
     at most: all of their prompt computed, and the longest answer. A beginning that was read in this
     run counts as cached from then on, at what it has cost on average since. per_char, per_row: see
     Forecast."""
 
-    money: float = 0.0
-    tokens: int = 0
+    money: float | None = None
+    tokens: int | None = None
     per_char: float = 0.5
     per_row: float = 16.0
     _held: Reserved = NONE
@@ -44,21 +45,20 @@ class Budget:
 
     @property
     def limited(self) -> bool:
-        return bool(self.money or self.tokens)
+        return self.money is not None or self.tokens is not None
 
     def admit(
         self, rows: Sequence[Waiting], order: Order, head: int, tally: Tally
     ) -> tuple[int, Reserved]:
         """How many of the rows, all on a prefix of `head` tokens, may be sent, and what that
         reserves until `release`."""
-        left_money = self.money - tally.money - self._held.money
-        left_tokens = self.tokens - tally.computed - tally.output - self._held.tokens
+        spent = tally.computed + tally.output + self._held.tokens
+        left_money = inf if self.money is None else self.money - tally.money - self._held.money
+        left_tokens = inf if self.tokens is None else self.tokens - spent
         money, tokens, n = 0.0, 0, 0
         for row in rows:
             at_most = self._at_most(row, order, head, tally.prices)
-            if self.money and money + at_most.money > left_money:
-                break
-            if self.tokens and tokens + at_most.tokens > left_tokens:
+            if money + at_most.money > left_money or tokens + at_most.tokens > left_tokens:
                 break
             money, tokens, n = money + at_most.money, tokens + at_most.tokens, n + 1
         taken = Reserved(money, tokens)

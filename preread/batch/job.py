@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from dataclasses import astuple
 
 from preread.backend import Backend
 from preread.batch.intake import compare, take_in
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
+from preread.batch.schema import SPENT
 from preread.batch.table import Table
 from preread.batch.tally import Tally
 from preread.errors import RequestError
@@ -27,6 +30,10 @@ def begin(
     there; retry: failed rows run again; fresh: forget what is there. Returns notes of what was left
     out of the input. Raises RequestError for faults in the input, for another input than before,
     and when results that nobody asked to drop are there."""
+    if fresh and (resume or retry):
+        raise RequestError(
+            "--fresh forgets what --resume and --retry-failed go on with.", hint="Give one of them."
+        )
     if journal.planned and not fresh:
         if resume or retry:
             compare(journal, table)
@@ -43,10 +50,12 @@ def begin(
 def _may_drop(journal: Journal) -> None:
     done, failed = journal.count("results"), journal.count("results", "finish = 'error'")
     left = journal.count("line") - done
-    if done and (left or failed):
+    unwritten = not journal.get("output written")
+    if done and (left or failed or unwritten):
+        more = "; they are in no output yet" if unwritten and not left else ""
         raise RequestError(
             f"{journal.path} holds {done:,} results of a run that has {left:,} requests to do and "
-            f"{failed:,} failed.",
+            f"{failed:,} failed{more}.",
             hint="Go on with --resume, run failed rows again with --retry-failed, or drop it with "
             "--fresh.",
         )
@@ -67,26 +76,30 @@ def models(journal: Journal) -> list[tuple[str, int]]:
 
 def tallied(journal: Journal) -> Tally:
     """What earlier sessions have done."""
-    ((done, failed, cached, computed, output, written, responses),) = journal.read(
-        "SELECT count(*), coalesce(sum(finish = 'error'), 0), coalesce(sum(cached), 0), "
-        "coalesce(sum(computed), 0), coalesce(sum(output), 0), coalesce(sum(written), 0), "
+    ((done, failed, responses),) = journal.read(
+        "SELECT count(*), coalesce(sum(finish = 'error'), 0), "
         "coalesce(sum(response != ''), 0) FROM results"
     )
-    computed += int(journal.get("warmed") or 0)
-    return Tally(
-        total=journal.count("line"), done=done, failed=failed, cached=cached, computed=computed,
-        output=output, written=written, responses=responses,
+    ((computed, cached, output, written),) = journal.read(SPENT, None)
+    tally = Tally(
+        total=journal.count("line"), done=done, failed=failed, cached=cached,
+        computed=computed + int(journal.get("warmed") or 0), output=output, written=written,
+        responses=responses,
     )  # fmt: skip
+    left = {model for model, _ in models(journal)}
+    for (model,) in journal.read("SELECT name FROM models"):
+        if model not in left and (told := journal.get(f"prices {model}")):
+            priced(journal, tally, model, Prices(*json.loads(told)))
+    return tally
 
 
 def priced(journal: Journal, tally: Tally, model: str, prices: Prices | None) -> None:
-    """What is done now is paid at these prices; so is what earlier sessions did with this model."""
+    """What is done now is paid at these prices; so is what earlier sessions did with this model.
+    They are kept: a model that is done must stay on the bill of a run that goes on."""
     tally.prices = prices
-    ((computed, cached, output, written),) = journal.read(
-        "SELECT coalesce(sum(computed), 0), coalesce(sum(cached), 0), coalesce(sum(output), 0), "
-        "coalesce(sum(written), 0) FROM results JOIN line USING (idx) WHERE line.model = ?",
-        model_digest(model),
-    )
+    if prices is not None:
+        journal.put(f"prices {model}", json.dumps(astuple(prices)))
+    ((computed, cached, output, written),) = journal.read(SPENT, model_digest(model))
     tally.pay(computed, cached, output, written)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preread.batch.keys import Keyed, model_digest, prefix_json
-from preread.batch.schema import LINE, MERGED, NEXT, TABLES, TWINS, Merged, Result, Waiting
+from preread.batch.schema import LINE, LOST, MERGED, NEXT, TABLES, TWINS, Merged, Result, Waiting
 from preread.batch.table import Rows
 from preread.errors import PrereadError, Resumable, StateError
 
@@ -153,7 +153,7 @@ class Journal:
     def asked(self, lo: int, hi: int) -> list[tuple[bytes, str, str]]:
         """(digest, id, carry) of requests [lo, hi)."""
         sql = "SELECT digest, id, carry FROM requests WHERE idx >= ? AND idx < ? ORDER BY idx"
-        return self._db.execute(sql, (lo, hi)).fetchall()
+        return self.read(sql, lo, hi)
 
     # What runs, and what came back.
 
@@ -189,37 +189,40 @@ class Journal:
         self._by_completion = True
 
     def retry(self) -> int:
-        """Forget failed results; returns how many."""
+        """Forget failed results, but not what they cost; returns how many."""
         with self._whole():
+            self._db.execute(LOST)
             gone = self._db.execute("DELETE FROM results WHERE finish = 'error'").rowcount
+            self.put("output written", "")
             self._db.execute("DELETE FROM finished WHERE idx NOT IN (SELECT idx FROM results)")
         self.commit()
         return gone
 
     def merged(self, lo: int, hi: int) -> list[Merged]:
         """Requests [lo, hi) of the input with their results."""
-        return [Merged(*row) for row in self._db.execute(MERGED, (lo, hi))]
+        return [Merged(*row) for row in self.read(MERGED, lo, hi)]
 
     def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Figures for plans and reports."""
-        return self._db.execute(sql, values).fetchall()
+        with self._whole():
+            return self._db.execute(sql, values).fetchall()
 
     def body(self, table: str, key: bytes) -> str:
         """Of an order or a prefix, as JSON."""
         sql = f"SELECT body FROM {table} WHERE key = ?"
-        (text,) = self._db.execute(sql, (key,)).fetchone()
+        ((text,),) = self.read(sql, key)
         return str(text)
 
     def count(self, table: str, where: str = "true") -> int:
-        (n,) = self._db.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()
+        ((n,),) = self.read(f"SELECT count(*) FROM {table} WHERE {where}")
         return int(n)
 
     # The file itself.
 
     def get(self, key: str) -> str:
         """ "" if it was never put."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else ""
+        rows = self.read("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0][0]) if rows else ""
 
     def put(self, key: str, value: str) -> None:
         with self._whole():
@@ -268,6 +271,9 @@ class Journal:
             yield
         except sqlite3.OperationalError as exc:
             raise _told(self.path, exc) from exc
+        except sqlite3.DatabaseError as exc:
+            hint = "Begin anew with --fresh, or give another --journal."
+            raise StateError(f"{self.path} is damaged: {exc}.", hint=hint) from exc
 
 
 def _told(path: Path, exc: sqlite3.OperationalError) -> PrereadError:

@@ -38,6 +38,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "store": (False,),
 }
 LABELS = ("user", "metadata", "safety_identifier")  # say who asks; no answer depends on them
+WHOLE, SEED = 2**31, 2**63  # that numbers stay below
 KEPT = 4096  # different options and prefixes remembered while reading
 
 
@@ -82,6 +83,8 @@ class BatchFile:
                     self._add(rows, (number, at), value, faults)
                 except _Wrong as exc:
                     faults.add(name, at, *exc.args)
+                except RecursionError:
+                    faults.add(name, at, "body", "is nested too deeply")
                 if len(rows) >= BLOCK:
                     yield rows
                     rows = Rows()
@@ -140,15 +143,16 @@ def _generate(given: dict[str, Any], defaults: Defaults) -> Generate:
     """Takes out the fields that it understands."""
     limits = [given.pop(key) for key in ("max_completion_tokens", "max_tokens") if key in given]
     limit = limits[0] if limits else defaults.max_tokens
-    _must(_whole(limit) and limit >= 1, "body.max_tokens", limit, "a whole number from 1 on")
+    _must(_whole(limit) and 1 <= limit < WHOLE, "body.max_tokens", limit, "1 to 2^31 - 1")
     temperature = given.pop("temperature", defaults.temperature)
     _must(_number(temperature) and 0 <= temperature <= 2, "body.temperature", temperature, "0 to 2")
     top_p = given.pop("top_p", 1.0)
     _must(_number(top_p) and 0 < top_p <= 1, "body.top_p", top_p, "above 0, to 1")
     top_k = given.pop("top_k", 0)
-    _must(_whole(top_k) and top_k >= 0, "body.top_k", top_k, "a whole number")
+    _must(_whole(top_k) and 0 <= top_k < WHOLE, "body.top_k", top_k, "0 to 2^31 - 1")
     seed = given.pop("seed", defaults.seed)
-    _must(seed is None or _whole(seed), "body.seed", seed, "a whole number")
+    good = seed is None or (_whole(seed) and -SEED <= seed < SEED)
+    _must(good, "body.seed", seed, "a whole number of 64 bits")
     stop = given.pop("stop", ())
     stops = (stop,) if isinstance(stop, str) else stop
     texts = isinstance(stops, list | tuple) and all(isinstance(s, str) and s for s in stops)

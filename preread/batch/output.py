@@ -32,6 +32,7 @@ def write_errors(journal: Journal, form: Form, errors: Path) -> int:
             bad.write("".join(wrong))
     if not failed:
         errors.unlink(missing_ok=True)
+    _mark(journal)
     return failed
 
 
@@ -49,7 +50,15 @@ def write_in_order(journal: Journal, form: Form, output: Path, errors: Path) -> 
             bad.write("".join(wrong))
     if not failed:
         errors.unlink(missing_ok=True)
+    _mark(journal)
     return Written(rows, failed)
+
+
+def _mark(journal: Journal) -> None:
+    """If that was all of it, the next run may forget what is in it."""
+    if journal.count("line") == journal.count("results"):
+        journal.put("output written", "1")
+        journal.commit()
 
 
 def _groups(journal: Journal) -> Iterator[list[list[Merged]]]:

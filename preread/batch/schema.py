@@ -2,7 +2,8 @@
 
 requests: as read, by input index. twins: requests that are equal to an earlier one. line: the
 others, in the order in which they run. results: by the input index of the one that ran. finished:
-those indices as they ended, kept where the output is written in that order.
+those indices as they ended, kept where the output is written in that order. lost: tokens of failed
+results that were forgotten to run again, a row each time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CREATE TABLE line (no INTEGER PRIMARY KEY, idx INTEGER NOT NULL, model BLOB NOT 
 CREATE TABLE results (idx INTEGER PRIMARY KEY, finish TEXT NOT NULL, text TEXT NOT NULL,
   context INTEGER, cached INTEGER, computed INTEGER, output INTEGER, written INTEGER,
   probs BLOB, mass REAL, error TEXT NOT NULL, response TEXT NOT NULL);
+CREATE TABLE lost (model BLOB, cached INTEGER, computed INTEGER, output INTEGER, written INTEGER);
 CREATE TABLE finished (seq INTEGER PRIMARY KEY AUTOINCREMENT, idx INTEGER NOT NULL);
 """
 # The first of equal requests runs. A digest's rows are sought in the order of the input.
@@ -36,6 +38,17 @@ NEXT = """
 SELECT line.no, requests.idx, order_key, prefix_key, chars, requests.text FROM line
   JOIN requests USING (idx) LEFT JOIN results USING (idx)
   WHERE line.no > ? AND line.model = ? AND results.idx IS NULL ORDER BY line.no LIMIT ?
+"""
+LOST = """
+INSERT INTO lost SELECT line.model, sum(cached), sum(computed), sum(output), sum(written)
+  FROM results JOIN line USING (idx) WHERE finish = 'error' GROUP BY line.model
+"""
+SPENT = """
+SELECT coalesce(sum(computed), 0), coalesce(sum(cached), 0), coalesce(sum(output), 0),
+  coalesce(sum(written), 0) FROM (
+    SELECT model, cached, computed, output, written FROM results JOIN line USING (idx)
+    UNION ALL SELECT model, cached, computed, output, written FROM lost)
+  WHERE ?1 IS NULL OR model = ?1
 """
 _COLUMNS = """
 SELECT requests.idx, id, file, line, order_key, carry, finish, results.text, context, cached,

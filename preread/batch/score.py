@@ -58,12 +58,16 @@ def labelled(text: str) -> Question:
 def scaled(text: str, name: str = "", question: str = "", where: str = "--scale") -> Question:
     """Of `1-5`. Raises RequestError."""
     low, dash, high = text.partition("-")
-    if not (dash and low.strip().isdecimal() and high.strip().isdecimal()):
-        raise RequestError(f"{where} {text!r}.", hint="Give two whole numbers: 1-5.")
+    short = max(len(low), len(high)) <= 9
+    if not (dash and short and low.strip().isdecimal() and high.strip().isdecimal()):
+        raise RequestError(
+            f"{where} {text!r}.", hint="Give two whole numbers, the smaller first: 1-5."
+        )
     values = range(int(low), int(high) + 1)
     if not 2 <= len(values) <= WIDEST_SCALE:
         raise RequestError(
-            f"{where} {text!r} has {len(values)} values.", hint=f"Give 2 to {WIDEST_SCALE}."
+            f"{where} {text!r} has {len(values)} values.",
+            hint=f"Give 2 to {WIDEST_SCALE}, the smaller end first: 1-5.",
         )
     return Question(name, question, tuple(map(str, values)), tuple(map(float, values)))
 
@@ -72,7 +76,7 @@ def read_questions(path: Path) -> list[Question]:
     """Lines `{"name", "question", "labels": […]}` or `"scale": "1-5"`. Raises RequestError naming
     line and field."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise RequestError(f"--questions {path}: {exc}.", hint="Give a JSONL file.") from exc
     found: list[Question] = []
@@ -91,7 +95,7 @@ def read_questions(path: Path) -> list[Question]:
 def _question(line: str, where: str) -> Question:
     try:
         value = json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RequestError(f"{where}: not JSON: {exc}.", hint="Mend the line.") from exc
     hint = 'Give {"name": …, "question": …, "labels": […]} or "scale": "1-5".'
     if not isinstance(value, dict):

@@ -31,9 +31,11 @@ Retry = Annotated[bool, typer.Option("--retry-failed", help="Go on, and run fail
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run has done.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")]
 Money = Annotated[
-    float, typer.Option(min=0, help="Stop before more is spent, in the currency of the prices.")
+    float | None, typer.Option(help="Stop before more is spent, in the currency of the prices.")
 ]
-Tokens = Annotated[int, typer.Option(min=0, help="Stop before more are computed and written out.")]
+Tokens = Annotated[
+    int | None, typer.Option(min=1, help="Stop before more are computed and written out.")
+]
 Backend = Annotated[
     str, typer.Option(help="Somebody else's server, openai:URL, anthropic …; docs/backends.md.")
 ]
@@ -94,8 +96,8 @@ def batch(
     journal: Journal = None,
     error_file: Errors = None,
     report: ReportFile = None,
-    budget_money: Money = 0.0,
-    budget_tokens: Tokens = 0,
+    budget_money: Money = None,
+    budget_tokens: Tokens = None,
     backend: Backend = "",
     cache: Cache = False,
     json: Json = False,
@@ -140,8 +142,8 @@ def score(
     journal: Journal = None,
     error_file: Errors = None,
     report: ReportFile = None,
-    budget_money: Money = 0.0,
-    budget_tokens: Tokens = 0,
+    budget_money: Money = None,
+    budget_tokens: Tokens = None,
     backend: Backend = "",
     cache: Cache = False,
     json: Json = False,

@@ -4,13 +4,13 @@ write, bill."""
 from __future__ import annotations
 
 import json as json_module
-import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ from preread.batch.table import Table
 from preread.batch.tally import Tally
 from preread.cli.billing import show_forecast, show_report
 from preread.cli.output import FAILURES, OK, RESUMABLE, note
-from preread.cli.pages import check_place
+from preread.cli.places import Places
 from preread.cli.progress import progress
 from preread.cli.speeds import foreseen_s, remembered
 from preread.config import load_config, local_model
@@ -53,11 +53,13 @@ class Options:
     dry_run: bool = False
     json: bool = False
     backend: str = ""  # "": as configured
-    budget_money: float = 0.0  # 0: no limit
-    budget_tokens: int = 0
+    budget_money: float | None = None  # None: no limit
+    budget_tokens: int | None = None
     cache: bool = False  # answer from the response cache; else as configured
     by_completion: bool = False  # else the output is in the order of the input
     quiet: bool = False  # nothing on stdout: the caller has more to say
+    reads: tuple[Path, ...] = ()  # files that are read beside the table
+    page: Path | None = None  # written by the caller
 
     @property
     def labels_responses(self) -> bool:
@@ -72,6 +74,17 @@ class Options:
     @property
     def errors_path(self) -> Path:
         return self.errors or self.output.with_name(self.output.name + ".errors.jsonl")
+
+    def places(self, inputs: Sequence[str]) -> Places:
+        written = {
+            "--output": self.output,
+            "--journal": self.journal_path,
+            "--error-file": self.errors_path,
+            "--report": self.report,
+            "--html": self.page,
+        }
+        named = {option: path for option, path in written.items() if path}
+        return Places([*inputs, *self.reads], named)
 
 
 class Opened(NamedTuple):
@@ -112,8 +125,7 @@ class Batch:
     def run(self) -> tuple[int, Report | None]:
         """The exit code, and the report of a run that came as far as running."""
         options = self.options
-        check_place(options.output)
-        self._check_apart()
+        options.places(self.table.files).check()
         with ExitStack() as stack:
             path = options.journal_path
             if options.dry_run:  # nothing is kept of it
@@ -127,15 +139,6 @@ class Batch:
                 show_forecast(journal, self.forecasts, json=options.json)
                 return OK, None
             return self._go(journal)
-
-    def _check_apart(self) -> None:
-        """No file is read and written. Raises RequestError."""
-        made = {self.options.output, self.options.journal_path, self.options.errors_path}
-        made |= {self.options.report} if self.options.report else set()
-        read = {os.path.realpath(name) for name in self.table.files}
-        for path in made:
-            if os.path.realpath(path) in read:
-                raise RequestError(f"{path} is an input.", hint="Give another --output.")
 
     def _begin(self, journal: Journal) -> None:
         how = self.options
@@ -213,9 +216,12 @@ class Batch:
     def _budget(self, model: str, info: BackendInfo) -> Budget:
         """Raises RequestError for money where nothing is paid."""
         options = self.options
-        if options.budget_money and info.prices is None:
+        money = options.budget_money
+        if money is not None and not 0 < money < inf:
+            raise RequestError(f"--budget-money is {money:g}.", hint="Give a sum above 0.")
+        if money is not None and info.prices is None:
             raise RequestError(
-                f"--budget-money: {info.name} has no prices for {model}.",
+                f"--budget-money: {info.name} has no prices for {info.model}.",
                 hint="Give --budget-tokens.",
             )
         made = Budget(options.budget_money, options.budget_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preread.backend import Generate
@@ -57,13 +57,15 @@ def batch_command(asked: Asked, options: Options) -> None:
 
     def form(journal: Journal) -> Form:
         columns: list[str] = json.loads(journal.get("columns"))
-        if not columns:
+        if isinstance(table, BatchFile):
             return OpenAILines(journal, int(journal.get("began")))
         files = json.loads(journal.get("files"))
         return TableRows(options.output.suffix, columns, added, cells, files)
 
     if not _is_openai(asked):
         TableRows(options.output.suffix, [], added, cells, [])  # a suffix that can be had
+    reads = tuple(path for path in (asked.prompt, asked.schema) if path)
+    options = replace(options, reads=reads)
     code, _ = Batch(table, options, form, opener(options.backend, options.cache)).run()
     if code:
         raise SystemExit(code)

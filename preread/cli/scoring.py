@@ -18,7 +18,7 @@ from preread.batch.scored import Scored
 from preread.batch.template import RowTable, Template, shown
 from preread.cli.batching import Batch, Open, Options, model_of, opener, read_text
 from preread.cli.output import emit, note
-from preread.cli.pages import check_place, page, write_page
+from preread.cli.pages import page, write_page
 from preread.cli.plots import Plot, Tick, bar_plot
 from preread.config import load_config
 from preread.errors import RequestError
@@ -71,7 +71,8 @@ def score_command(asked: Asked, options: Options) -> None:
 def run_score(asked: Asked, options: Options, open: Open) -> Outcome:
     """Score the rows of a table into a file and a page."""
     html = asked.html or options.output.with_suffix(".html")
-    check_place(html)
+    reads = tuple(path for path in (asked.rubric, asked.questions) if path)
+    options = replace(options, page=html, reads=reads)
     if load_config().responses.embeddings:
         raise RequestError(
             "The semantic cache serves no scores.",

@@ -22,6 +22,7 @@ from preread.types import Prefix
 if TYPE_CHECKING:
     from preread.types import Int32Array, Int64Array
 
+WHOLE, SEED = 2**31, 2**63  # that numbers of a request stay below: they are columns of an engine
 BLOCK = 1 << 13  # texts encoded at once
 _HINT = "See preread.backend.RequestBatch."
 
@@ -75,17 +76,19 @@ def check(batch: RequestBatch) -> Int32Array:
 def _check_generate(work: Generate) -> None:
     sampling = work.sampling
     wrong = {
-        f"max_tokens is {work.max_tokens}": work.max_tokens < 1,
+        f"max_tokens is {work.max_tokens}": not 1 <= work.max_tokens < WHOLE,
         f"temperature is {sampling.temperature}": not 0 <= sampling.temperature < float("inf"),
         f"top_p is {sampling.top_p}": not 0 < sampling.top_p <= 1,
-        f"top_k is {sampling.top_k}": sampling.top_k < 0,
+        f"top_k is {sampling.top_k}": not 0 <= sampling.top_k < WHOLE,
+        f"seed is {sampling.seed}": not -SEED <= (sampling.seed or 0) < 2 * SEED,
         "stop holds an empty string": not all(work.stop),
     }
     for message, is_wrong in wrong.items():
         if is_wrong:
             raise RequestError(
                 f"{message}.",
-                hint="max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0.",
+                hint="max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0; whole "
+                "numbers below 2^31, a seed of 64 bits.",
             )
 
 

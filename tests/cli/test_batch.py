@@ -230,3 +230,74 @@ def served(server: Provider) -> Iterator[Provider]:
     finally:
         loop.run(server.stop())
         loop.stop()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "in.csv"
+    path.write_text("a\nx\n")
+    (tmp_path / "rules.html").write_text(RULES)
+    (tmp_path / "folder").mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (["--error-file", "/dev/null"], "is no file"),
+        (["--report", "folder"], "is no file"),
+        (["-o", "missing/out.csv"], "no such folder. Give another --output"),
+        (["--report", "missing/r"], "no such folder. Give another --report"),
+        (["--error-file", "missing/e"], "no such folder. Give another --error-file"),
+        (["--error-file", "out.csv"], "both --output and --error-file"),
+        (["--journal", "out.csv"], "both --output and --journal"),
+        (["--report", "linked.csv"], "is an input"),
+        (["--report", "rules.html"], "is an input"),
+        (["--fresh", "--resume"], "Give one of them"),
+    ],
+)
+def test_no_file_is_lost_to_another(
+    call: Call, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], how: list[str], told: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    os.link(table, "linked.csv")
+    done = call("batch", table, "--prompt", "rules.html", "-o", "out.csv", *how)
+    assert done.exit_code == 2 and told in capsys.readouterr().err
+    assert table.read_text() == "a\nx\n" and (tmp_path / "rules.html").read_text() == RULES
+    assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("html", ["in.csv", "rules.html", "scores.csv", "missing/page.html"])
+def test_the_page_takes_no_files_place(
+    call: Call, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], html: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    done = call("score", table, "--rubric", "rules.html", "--labels", "yes,no", "-o", "scores.csv",
+                "--html", html)  # fmt: skip
+    assert done.exit_code == 2 and "--html" in capsys.readouterr().err
+    assert table.read_text() == "a\nx\n" and (tmp_path / "rules.html").read_text() == RULES
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [("--budget-money", "nan"), ("--budget-money", "0"), ("--budget-money", "-1"),
+     ("--budget-tokens", "0")],
+)  # fmt: skip
+def test_a_budget_of_nothing_is_not_no_budget(
+    call: Call, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    budget: tuple[str, str],
+) -> None:  # fmt: skip
+    done = call("batch", table, "-o", tmp_path / "o.csv", *budget)
+    assert done.exit_code == 2 and budget[0] in capsys.readouterr().err
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_rows_without_a_column_are_rows(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("{}\n{}\n")
+    out = tmp_path / "out.jsonl"
+    done = call("batch", tmp_path / "in.jsonl", "--item", "Say yes.", "-o", out)
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [sorted(row) for row in rows] == [["answer", "error", "finish_reason"]] * 2

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from preread.backend import Choose, Generate, LogLikelihood, RequestBatch
+from preread.errors import RequestError
 from preread.models.folder import resolve
 from preread.models.text import Text, load_text
 from preread.tokens import requests
 from preread.tokens.batch import LikelihoodSpec, TokenBatch
 from preread.tokens.requests import Requests
-from preread.types import Prefix
+from preread.types import Prefix, Sampling
 
 BOOKS = (Prefix("The fox is quick."), Prefix("The dog is lazy.\n\nIt sleeps."))
 QUESTIONS = [
@@ -77,3 +78,19 @@ def test_blocks_are_the_batch(text, monkeypatch, work, raw):
 def test_an_empty_batch_is_a_block(text):
     make = Requests(text, 1 << 20, frozenset(), 512)
     assert list(make.blocks(RequestBatch(WORKS[0], []))) == [([], {})]
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        Generate(2**31),
+        Generate(4, Sampling(top_k=2**63)),
+        Generate(4, Sampling(temperature=1.0, seed=2**70)),
+        Generate(4, Sampling(temperature=float("nan"))),
+    ],
+)
+def test_numbers_that_no_column_holds_are_refused(text, work):
+    """They would end the engine, and everybody's rows with it."""
+    make = Requests(text, 1 << 20, frozenset({0}), 512)
+    with pytest.raises(RequestError, match="below 2"):
+        make.parts(RequestBatch(work, ["a"]))
