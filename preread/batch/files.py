@@ -162,6 +162,11 @@ def _parquet(number: int, name: str) -> Iterator[Record]:
     at = 0
     try:
         with parquet.ParquetFile(sys.stdin.buffer if name == STDIN else name) as file:
+            names = file.schema_arrow.names
+            if twice := sorted({column for column in names if names.count(column) > 1}):
+                raise SourceError(
+                    f"{name}: column {twice[0]!r} is there twice.", hint="Rename one."
+                )
             for batch in file.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
                     at += 1

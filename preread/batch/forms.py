@@ -139,8 +139,14 @@ class TableRows:
         return _json(where | {"error": why, "row": json.loads(first.carry)})
 
     def _table(self, rows: Sequence[Sequence[str]]) -> str:
+        """A carriage return ends a row to every reader, and older Pythons write it unquoted."""
         text = io.StringIO()
-        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerows(rows)
+        plain, quoted = (
+            csv.writer(text, delimiter=self._delimiter, lineterminator="\n", quoting=how)
+            for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        for row in rows:
+            (quoted if any("\r" in cell for cell in row) else plain).writerow(row)
         return text.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import sqlite3
 from contextlib import closing
@@ -14,13 +15,13 @@ from preread.batch.job import begin, models, priced, tallied
 from preread.batch.journal import Journal
 from preread.batch.run import Runner, Stop
 from preread.batch.score import read_questions, scaled
-from preread.errors import RequestError, StateError
+from preread.errors import RequestError, SourceError, StateError
 from preread.testing.backend import FakeBackend
 from preread.testing.instant import InstantBackend
 from preread.testing.replies import Reply
 from preread.types import Prefix, Prices
 
-from .made import batch_table, chat, finished, written
+from .made import batch_table, chat, finished, row_table, written
 
 PRICES = Prices(computed=1.0, cached=0.1, written=1.25, output=4.0)
 
@@ -36,6 +37,33 @@ def run(journal: Journal, model: str, prices: Prices | None = PRICES) -> float:
     backend = InstantBackend(prices=prices)
     asyncio.run(Runner(journal, backend, model, tally, Stop()).run())
     return tally.money
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_no_cell_ends_a_row(tmp_path: Path, suffix: str) -> None:
+    odd = ["a\rb", "c\nd", "e\r\nf", 'g"h', "i,j", "k\tl", "m\u2028n", "=o", " p ", "q\x00", ""]
+    rows = [{"number": str(i), "cell": cell} for i, cell in enumerate(odd)]
+    table = row_table(written(tmp_path / "in.jsonl", rows))
+    journal, out = opened(tmp_path), tmp_path / f"out{suffix}"
+    echo = FakeBackend(lambda prefix, text: Reply(text.split("cell: ", 1)[1]))
+    finished(table, journal, echo, out)
+    journal.close()
+    with open(out, newline="", encoding="utf-8") as file:
+        told = list(csv.DictReader(file, delimiter="," if suffix == ".csv" else "\t"))
+    assert [(row["number"], row["cell"], row["answer"]) for row in told] == [
+        (str(i), cell, cell) for i, cell in enumerate(odd)
+    ]
+
+
+def test_a_column_that_is_there_twice_is_not_dropped(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    columns = [arrow.array(["a"]), arrow.array(["b"])]
+    path = tmp_path / "in.parquet"
+    arrow.parquet.write_table(arrow.Table.from_arrays(columns, names=["s", "s"]), path)
+    journal = opened(tmp_path)
+    with pytest.raises(SourceError, match="'s' is there twice"):
+        begin(journal, row_table(path))
+    journal.close()
 
 
 def test_money_of_a_model_that_is_done_is_not_forgotten(tmp_path: Path) -> None:
