@@ -56,10 +56,10 @@ def test_no_cell_ends_a_row(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_column_that_is_there_twice_is_not_dropped(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = [arrow.array(["a"]), arrow.array(["b"])]
     path = tmp_path / "in.parquet"
-    arrow.parquet.write_table(arrow.Table.from_arrays(columns, names=["s", "s"]), path)
+    parquet.write_table(arrow.Table.from_arrays(columns, names=["s", "s"]), path)
     journal = opened(tmp_path)
     with pytest.raises(SourceError, match="'s' is there twice"):
         begin(journal, row_table(path))
