@@ -142,6 +142,8 @@ class Batch:
 
     def _begin(self, journal: Journal) -> None:
         how = self.options
+        if (how.resume or how.retry) and not journal.planned:
+            note(f"note: {journal.path} holds no run to go on with; it begins anew")
         notes = begin(journal, self.table, resume=how.resume, retry=how.retry, fresh=how.fresh)
         for text, n in notes.items():
             note(f"note: {n:,} x {text}")

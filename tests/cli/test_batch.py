@@ -301,3 +301,14 @@ def test_rows_without_a_column_are_rows(call: Call, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [sorted(row) for row in rows] == [["answer", "error", "finish_reason"]] * 2
+
+
+def test_a_run_that_was_never_begun_is_said(
+    call: Call, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong name of the output would cost the whole run a second time, unseen."""
+    out = tmp_path / "o.csv"
+    for told in (True, False):
+        done = call("batch", table, "-o", out, "--max-tokens", "1", "--resume")
+        said = done.output + capsys.readouterr().err
+        assert done.exit_code == 0 and ("holds no run to go on with" in said) is told, said
