@@ -4,14 +4,13 @@ their instructions and differ in a few words."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from preread.backend import Backend, BackendInfo, Choose, Generate, Progress, RequestBatch
-from preread.backend import ResultBatch as News
+from preread.backend import Backend, Choose, Generate
 from preread.batch.applicants import LABELS, applicants, rubric
 from preread.batch.intake import take_in
 from preread.batch.job import warm
@@ -21,7 +20,8 @@ from preread.batch.run import Runner, Stop
 from preread.batch.table import BLOCK, Faults, Rows
 from preread.batch.tally import Tally
 from preread.errors import EngineError
-from preread.types import Built, Prefix
+from preread.front import Afresh
+from preread.types import Prefix
 
 SAMPLES = 32  # applicants that are counted to find how many words make so many tokens
 ROUNDS = 8
@@ -87,34 +87,6 @@ async def _sizes(backend: Backend, job: Job) -> tuple[int, float]:
     (head,) = await backend.count([job.prefix])
     whole = await backend.count([job.prefix] * len(some), some)
     return head, sum(whole) / len(whole) - head
-
-
-class Afresh:
-    """A Backend in front of another one that computes every whole prompt: the slow twin."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    @property
-    def info(self) -> BackendInfo:
-        return self._backend.info
-
-    async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
-        return await self._backend.count(prefixes, questions)
-
-    async def build(
-        self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
-    ) -> Built:
-        return await self._backend.build(prefix, lease_s=lease_s, progress=progress)
-
-    async def forget(self, prefixes: Sequence[Prefix]) -> None:
-        await self._backend.forget(prefixes)
-
-    def submit(self, batch: RequestBatch) -> AsyncIterator[News]:
-        return self._backend.submit(replace(batch, reuse=False))
-
-    async def close(self) -> None:
-        await self._backend.close()
 
 
 class Made:

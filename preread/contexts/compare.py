@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from preread.backend import Backend, BackendInfo, Generate, Progress, RequestBatch, ResultBatch
+from preread.backend import Backend, Generate, RequestBatch
 from preread.contexts.ask import DEFAULT_SHARDS, AskOptions, ask
 from preread.contexts.catalog.base import ContextRecord
 from preread.contexts.compared import BM25, CACHED, INCONTEXT, Answer, ArmResult, Comparison
@@ -27,7 +27,8 @@ from preread.contexts.route import Embedder, SectionIndex
 from preread.contexts.rows import collect
 from preread.contexts.shard import merged
 from preread.errors import EngineError, RequestError
-from preread.types import Built, Completion, Finish, Prefix
+from preread.front import Afresh
+from preread.types import Completion, Finish, Prefix
 
 PROBE = "?"  # the shortest question: what follows it is the prefix's own cost
 Answerer = Callable[[str], Awaitable[Completion]]
@@ -143,7 +144,7 @@ async def _cached(bench: _Bench) -> AsyncIterator[tuple[int, Answerer]]:
 async def _incontext(bench: _Bench) -> AsyncIterator[tuple[int, Answerer]]:
     """The prompts of `cached`, by the same routes, everything recomputed each time."""
     with closing(_opened(bench)) as opened:
-        yield 0, _asker(bench, _Afresh(bench.backend), opened)
+        yield 0, _asker(bench, Afresh(bench.backend), opened)
 
 
 @asynccontextmanager
@@ -193,31 +194,3 @@ def _asker(bench: _Bench, backend: Backend, opened: Opened) -> Answerer:
         return await ask(backend, opened, question, bench.work, options)
 
     return answerer
-
-
-@dataclass(frozen=True, slots=True)
-class _Afresh:
-    """A backend that reuses nothing, so that `ask` itself is what both arms run."""
-
-    inner: Backend
-
-    @property
-    def info(self) -> BackendInfo:
-        return self.inner.info
-
-    async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
-        return await self.inner.count(prefixes, questions)
-
-    async def build(
-        self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
-    ) -> Built:
-        return await self.inner.build(prefix, lease_s=lease_s, progress=progress)
-
-    async def forget(self, prefixes: Sequence[Prefix]) -> None:
-        await self.inner.forget(prefixes)
-
-    def submit(self, batch: RequestBatch) -> AsyncIterator[ResultBatch]:
-        return self.inner.submit(replace(batch, reuse=False))
-
-    async def close(self) -> None:
-        """The inner backend is not ours to close."""

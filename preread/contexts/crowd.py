@@ -15,16 +15,15 @@ from typing import cast
 
 from preread.backend import (
     Backend,
-    BackendInfo,
     Leaving,
     LogLikelihood,
-    Progress,
     Ragged,
     RequestBatch,
     ResultBatch,
 )
 from preread.errors import EngineError
-from preread.types import Built, Prefix
+from preread.front import Front
+from preread.types import Prefix
 
 MOST_ROWS = 64  # a larger batch is a crowd already
 LONGEST_S = 0.005  # nobody waits longer for others to come
@@ -57,31 +56,13 @@ class _Group:
         )
 
 
-class Crowd:
+class Crowd(Front):
     """See preread.backend.Backend; all methods from one event loop."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._waiting: list[_Group] = []
         self._running: set[asyncio.Task[None]] = set()
-
-    @property
-    def info(self) -> BackendInfo:
-        return self._backend.info
-
-    async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
-        return await self._backend.count(prefixes, questions)
-
-    async def build(
-        self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
-    ) -> Built:
-        return await self._backend.build(prefix, lease_s=lease_s, progress=progress)
-
-    async def forget(self, prefixes: Sequence[Prefix]) -> None:
-        await self._backend.forget(prefixes)
-
-    async def close(self) -> None:
-        await self._backend.close()
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
         alone = batch.keep or batch.leaving or isinstance(batch.work, LogLikelihood)

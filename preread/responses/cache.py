@@ -15,22 +15,21 @@ import numpy as np
 
 from preread.backend import (
     Backend,
-    BackendInfo,
     Leaving,
     LogLikelihood,
-    Progress,
     Ragged,
     RequestBatch,
     ResultBatch,
 )
 from preread.errors import RequestError
+from preread.front import Front
 from preread.responses.book import Book, Vector
 from preread.responses.keys import kept, keys, scope
 from preread.responses.similar import Similar
 from preread.tokens.merged import only
 from preread.tokens.ragged import picked
 from preread.tokens.requests import check
-from preread.types import Built, CachedResponse, Finish, Prefix
+from preread.types import CachedResponse, Finish
 
 T = TypeVar("T")
 PUT = 512  # answers kept at once
@@ -61,7 +60,7 @@ class _Answer:
         return _Answer(**value | {"finish": Finish(value["finish"])})
 
 
-class Cached:
+class Cached(Front):
     """See preread.backend.Backend; all methods from one event loop. The same requests without it
     are the slow twin. A row that is answered from the cache counts no token of any kind: none was
     computed, and none was found in a KV cache."""
@@ -71,29 +70,14 @@ class Cached:
     ) -> None:
         """book: closed with this. similar: also answer from questions that are like this one.
         reads: what tells the backend's tokenizer and template from others, see keys.scope."""
+        super().__init__(backend)
         self._reads = reads
-        self._backend = backend
         self._book = book
         self._similar = similar
         self._aside = ThreadPoolExecutor(1, "preread-responses")
 
-    @property
-    def info(self) -> BackendInfo:
-        return self._backend.info
-
-    async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
-        return await self._backend.count(prefixes, questions)
-
-    async def build(
-        self, prefix: Prefix, *, lease_s: float = 0.0, progress: Progress | None = None
-    ) -> Built:
-        return await self._backend.build(prefix, lease_s=lease_s, progress=progress)
-
-    async def forget(self, prefixes: Sequence[Prefix]) -> None:
-        await self._backend.forget(prefixes)
-
     async def close(self) -> None:
-        await self._backend.close()
+        await super().close()
         if self._similar is not None:
             await self._similar.close()
         await self._do(self._book.close)

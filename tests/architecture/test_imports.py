@@ -11,7 +11,7 @@ LAYER = {
     "blends": -1,
     **dict.fromkeys(("types", "errors"), 0),
     **dict.fromkeys(("backend", "config", "metrics", "kernels", "bridge"), 1),
-    **dict.fromkeys(("models", "store", "capacity"), 2),
+    **dict.fromkeys(("models", "store", "capacity", "front"), 2),
     "tokens": 3,
     **dict.fromkeys(("engine", "foreign", "providers", "contexts", "batch", "responses"), 4),
     **dict.fromkeys(("home", "server", "pipeline", "cluster"), 5),
