@@ -32,6 +32,13 @@ def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
     logprobs = _column([part.logprobs for part in parts], 0)
     labels = _column([part.label_probs for part in parts], n)
     mass = _column([part.mass for part in parts], n)
+    written = None
+    if any(part.written is not None for part in said):
+        none = [np.zeros(len(part.rows), np.int32) for part in said]
+        given = [
+            zeros if p.written is None else p.written for p, zeros in zip(said, none, strict=True)
+        ]
+        written = np.concatenate(given)[last]
     by_row = pairwise(cuts.tolist())
     return ResultBatch(
         rows=np.arange(n, dtype=np.int32),
@@ -46,6 +53,7 @@ def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
         is_greedy=[i >= n and greedy[i - n] for i in last.tolist()] if greedy else None,
         errors={row: text for part in parts for row, text in part.errors.items()},
         brought={row: load for part in parts for row, load in part.brought.items()},
+        written=written,
         responses={row: how for part in parts for row, how in part.responses.items()},
     )
 

@@ -28,6 +28,7 @@ def news(make: np.random.Generator, alive: list[int], kind: str) -> ResultBatch:
         label_probs=make.random((n, 2)).astype(np.float32) if kind == "choose" else None,
         mass=make.random(n).astype(np.float32) if kind == "choose" else None,
         is_greedy=(make.random(n) < 0.5).tolist() if kind == "logprobs" else None,
+        written=make.integers(0, 9, n).astype(np.int32) if make.random() < 0.7 else None,
         errors={int(row): f"no {row}" for row, end in zip(rows, ended, strict=True) if end},
     )
 
@@ -51,6 +52,10 @@ def test_as_row_by_row(kind, seed):
         last, j = mine[-1]
         assert got.finish[row] == last.finish[j] and (got.usage[row] == last.usage[j]).all()
         assert (got.times[row] == last.times[j]).all() and got.errors[row] == f"no {row}"
+        if got.written is not None:
+            assert got.written[row] == (0 if last.written is None else last.written[j])
+        else:
+            assert all(p.written is None for p in parts)
         if kind == "choose":
             assert (got.label_probs[row] == last.label_probs[j]).all()
             assert got.mass[row] == last.mass[j]
