@@ -17,7 +17,7 @@ from preread.metrics import Metrics
 from preread.store.claims import Claims
 from preread.store.seal import Keyring
 from preread.store.tiers.base import Tier
-from preread.store.tiers.disk import WINDOW, DiskTier
+from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
 from preread.store.tiers.urls import EXTRAS, TierUrl, parse_bytes, parse_tiers
 from preread.store.upkeep import Upkeep
@@ -98,7 +98,7 @@ def _open_disk(url: TierUrl, config: Config) -> DiskTier:
         budget=url.nbytes("budget", config.store.disk_budget_mb * 1024 * 1024),
         share=url.nbytes("share"),
         fsync=url.flag("fsync", config.store.fsync),
-        window=url.count("window", WINDOW),
+        window=url.count("window", 0),
         deadline_s=url.seconds("deadline"),
     )
 

@@ -241,3 +241,13 @@ def test_a_clock_that_was_ahead_pins_nothing(root: Path) -> None:
     clock.tick(-1e8)
     tier.tidy(0)
     assert all(entry.last_used <= clock() for entry in tier.scan())
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "window"), [(2, 0, 1), (16, 0, 4), (2, 3, 3), (16, 1, 1)]
+)
+def test_how_many_files_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, asked: int, window: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert DiskTier(tmp_path, window=asked)._window == window

@@ -46,7 +46,8 @@ from preread.store.tiers.eviction import Budget, Held, Standing
 from preread.store.tiers.landing import landing
 from preread.store.tiers.shelves import FolderShelf
 
-WINDOW = 4  # files read at once
+WINDOW = 4  # files read at once,
+FEW_CORES = 2  # but one with so many: threads that read and verify there hold each other up
 TOUCH_S = 60.0  # last use is written at most this often
 AHEAD_S = 3600.0  # machines' clocks may differ by this much
 QUARANTINE_FILES = 16
@@ -61,7 +62,8 @@ class DiskTier:
     """One folder. budget: bytes of chunks and quarantine, 0 for none; several processes may pass it
     by a sixteenth each for a moment. share: bytes of one owner that others' writes leave alone.
     fsync: a value survives a power cut once `write` has returned; without it only the death of the
-    process. window: files read at once. deadline_s: for reading one, 0 for none. Files are readable
+    process. window: files read at once, 0: as suits the cores. deadline_s: for reading one, 0 for
+    none. Files are readable
     by their owner alone."""
 
     def __init__(
@@ -72,7 +74,7 @@ class DiskTier:
         share: int = 0,
         fsync: bool = True,
         name: str = "disk",
-        window: int = WINDOW,
+        window: int = 0,
         deadline_s: float = 0.0,
         touch_s: float = TOUCH_S,
         clock: Callable[[], float] = time.time,
@@ -85,7 +87,8 @@ class DiskTier:
         self._book = Book(clock, FolderShelf(root / "book", root / "tmp"), touch_s)
         self._budget = Budget(budget, share, self, self._book, clock)
         self._fsync = fsync
-        self._window = window
+        few = (os.cpu_count() or 1) <= FEW_CORES
+        self._window = window or (1 if few else WINDOW)
         self._deadline_s = deadline_s
         self._touch_s = touch_s
         self._clock = clock

@@ -47,15 +47,15 @@ def test_opening_asks_nobody(opened: Opener) -> None:
 @pytest.mark.parametrize(
     ("hosts", "cores", "window"),
     [
-        ("127.0.0.1", 2, 1),
-        ("localhost;[::1]:1", 1, 1),
+        ("127.0.0.1", 2, 2),
+        ("localhost;[::1]:1", 1, 2),
         ("127.0.0.1", 3, WINDOW),
         ("127.0.0.1;elsewhere", 2, WINDOW),
         ("10.0.0.1", 2, WINDOW),
         ("127.0.0.1?window=3", 2, 3),
     ],
 )
-def test_a_server_that_shares_two_cores_is_asked_for_one_value_at_a_time(
+def test_a_server_that_shares_two_cores_is_asked_for_two_values_at_a_time(
     monkeypatch: pytest.MonkeyPatch, hosts: str, cores: int, window: int
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)

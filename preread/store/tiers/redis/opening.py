@@ -64,10 +64,10 @@ def open_redis(
 
 
 def _window(addresses: Sequence[Address]) -> int:
-    """Values on the way at once. A server that shares two cores with us writes the next value while
-    we take one, and both are slower (docs/log.md)."""
+    """Values on the way at once. A server that shares two cores with us is in our way while it
+    writes those behind the next one (docs/log.md)."""
     shares = all(address.local for address in addresses) and (os.cpu_count() or 1) <= 2
-    return 1 if shares else WINDOW
+    return 2 if shares else WINDOW
 
 
 def _login(url: TierUrl, cluster: bool) -> Login:
