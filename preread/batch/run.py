@@ -22,6 +22,7 @@ from preread.batch.keys import model_digest, prefix_of
 from preread.batch.order import Order
 from preread.batch.pace import TASKS, Pace
 from preread.batch.schema import Result, Waiting
+from preread.batch.streak import Streak
 from preread.batch.tally import Tally
 from preread.errors import RequestError, Resumable
 from preread.types import Finish, Prefix
@@ -79,6 +80,7 @@ class Runner:
         self._stop = stop
         self._tell = tell
         self._pace = Pace()
+        self._streak = Streak()
         self._budget = budget or Budget()
         self._feed = Feed(journal, self._model, self._do)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -242,6 +244,8 @@ class Runner:
     def _keep_these(self, ended: list[Result]) -> None:
         self._ended += ended
         self._tally.add(ended)
+        if why := self._streak.saw(ended):
+            self._stop.ask(why)
 
     async def _keep_time(self) -> None:
         """Keep and tell, again and again."""

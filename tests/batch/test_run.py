@@ -417,3 +417,26 @@ def test_a_disk_that_is_full_while_reading_leaves_no_half_plan(tmp_path: Path) -
     begin(roomy, table, resume=True)  # nothing to go on with: it begins
     assert roomy.count("line") == 2000
     roomy.close()
+
+
+@pytest.mark.parametrize("broken", ["for ever", "for a while", "in two ways"])
+def test_a_run_in_which_everything_fails_alike_stops(
+    tmp_path: Path, journal: Journal, broken: str
+) -> None:
+    """A server that dies midway must not cost the rest of the rows."""
+
+    def reply(prefix: Prefix, text: str) -> Reply:
+        n = int(text.rsplit(" ", 1)[1])
+        if n < 100 or (broken == "for a while" and n >= 350):
+            return Reply("fine")
+        return Reply("", error=f"cannot be reached {n % 2 if broken == 'in two ways' else 0}")
+
+    lines = [chat(f"r{i}", f"candidate {i}", RUBRIC) for i in range(3000)]
+    begin(journal, batch_table(written(tmp_path / "in.jsonl", lines)))
+    stop, tally = Stop(), tallied(journal)
+    asyncio.run(Runner(journal, FakeBackend(reply), "m", tally, stop).run())
+    if broken == "for ever":
+        assert "failed alike (cannot be reached 0)" in stop.reason and "--resume" in stop.reason
+        assert 300 <= tally.failed < 2900 and tally.done < 3000, "the rest waits"
+    else:
+        assert not stop.reason and tally.done == 3000
