@@ -118,7 +118,7 @@ async def test_one_device_and_a_group_read_each_other(folder, one):
     """A context that either has built is loaded by the other: what is stored names no rank."""
     tokens = np.arange(1, 200, dtype=np.int32)
     loaded, parts = open_group(Wanted(folder, 2, dtype="float32", device="cpu", threads=1))
-    store = store_of(one)
+    store = store_of(one, always=True)  # what pays is not the question
     backends = [LocalBackend(one, store, CONFIG), LocalBackend(loaded, store, CONFIG, parts=parts)]
     try:
         assert backends[0].info.fingerprint == backends[1].info.fingerprint
