@@ -75,37 +75,15 @@ class LocalBackend:
         self._builder = Builder(self._thread, engine, store, self.metrics, claims)
         self._unstored = Builder(self._thread, engine, None, self.metrics)
         builders = self._builder, self._unstored
-        self._blender = (
-            None
-            if parts is not None
-            else Blender(
-                self._thread,
-                engine,
-                model.decoder,
-                model.chat,
-                builders,
-                config.lease_s,
-                self.metrics,
-            )
-        )
+        blends = (self._thread, engine, model.decoder, model.chat, builders, config.lease_s)
+        self._blender = None if parts is not None else Blender(*blends, self.metrics)
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
         self._cleaner = ThreadPoolExecutor(1, "preread-forget")  # waits for no build
         self._requests = Requests(
             model.text, model.decoder.vocab_size, model.stop_ids, config.private_tokens
         )
         self._texts = Texts(model.tokenizer)
-        limit = model.decoder.max_positions
-        self._info = BackendInfo(
-            name="local",
-            model=name or model.folder.name,
-            fingerprint=fingerprint(model.fingerprint_parts),
-            limit=limit,
-            effective_limit=model.effective_context or limit,
-            effective_known=model.effective_context is not None,
-            kv_bytes_per_token=engine.arena.token_bytes,
-            device=str(model.decoder.device),
-            dtype=model.dtype,
-        )
+        self._info = _info(model, name, engine.arena.token_bytes)
 
     @property
     def info(self) -> BackendInfo:
@@ -267,3 +245,19 @@ def _marked(blocks: Iterator[Block], recipes: Recipes) -> Iterator[Block]:
 
 def _forget(tokens: Int32Array, engine: Engine) -> None:
     engine.tree.forget(tokens)
+
+
+def _info(model: LoadedModel, name: str, kv_bytes_per_token: int) -> BackendInfo:
+    """name: what the user calls the model."""
+    limit = model.decoder.max_positions
+    return BackendInfo(
+        name="local",
+        model=name or model.folder.name,
+        fingerprint=fingerprint(model.fingerprint_parts),
+        limit=limit,
+        effective_limit=model.effective_context or limit,
+        effective_known=model.effective_context is not None,
+        kv_bytes_per_token=kv_bytes_per_token,
+        device=str(model.decoder.device),
+        dtype=model.dtype,
+    )

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from preread.backend import Choose, Generate, LogLikelihood, RequestBatch
+from preread.backend import Choose, Generate, RequestBatch
 from preread.errors import ModelNotFound, ProviderError
 from preread.providers import chat, usage
 from preread.providers.dialect import Ask, Call, Facts, Said, Teller, Traits, Wire
-from preread.providers.labels import ambiguous, by_first_token
+from preread.providers.labels import beyond_first_tokens, by_first_token
 from preread.providers.usage import Counts
 from preread.types import Message
 
@@ -64,16 +64,11 @@ class Gemini:
         return Facts(self.model, int(said.get("inputTokenLimit") or 0), counts=True)
 
     def refuses(self, batch: RequestBatch) -> str:
-        work = batch.work
         if batch.raw:
             return "it takes conversations, no raw prompts"
         if not batch.reuse:
             return "it cannot be told to compute everything afresh"
-        if isinstance(work, LogLikelihood):
-            return "it does not score given continuations; use `choose`"
-        if isinstance(work, Choose):
-            return ambiguous(work.labels)
-        return "it cannot be told to go on after the end" if work.ignore_eos else ""
+        return beyond_first_tokens(batch.work)
 
     async def answer(self, ask: Ask, wire: Wire) -> Said:
         kept = await self._keep(ask, wire)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from preread.backend import Choose, LogLikelihood, Work
+
 
 def ambiguous(labels: Sequence[str]) -> str:
     """Why first tokens cannot tell these labels apart; "" if they may."""
@@ -13,6 +15,15 @@ def ambiguous(labels: Sequence[str]) -> str:
             if a != b and b.startswith(a):
                 return f"label {a!r} is the beginning of {b!r}; the first token cannot tell them"
     return ""
+
+
+def beyond_first_tokens(work: Work) -> str:
+    """Why a server that names the likely first tokens alone cannot do this; "" if it may."""
+    if isinstance(work, LogLikelihood):
+        return "it does not score given continuations; use `choose`"
+    if isinstance(work, Choose):
+        return ambiguous(work.labels)
+    return "it cannot be told to go on after the end" if work.ignore_eos else ""
 
 
 def by_first_token(labels: Sequence[str], tops: Iterable[tuple[str, float]]) -> list[float] | str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from preread.backend import Choose, Generate, LogLikelihood, RequestBatch
+from preread.backend import Choose, Generate, RequestBatch
 from preread.errors import ConfigError, ModelNotFound
 from preread.providers import chat, usage
 from preread.providers.dialect import Ask, Call, Facts, Said, Teller, Traits, Wire
-from preread.providers.labels import ambiguous, by_first_token
+from preread.providers.labels import beyond_first_tokens, by_first_token
 from preread.providers.usage import Counts
 from preread.types import Message
 
@@ -71,16 +71,11 @@ class Ollama:
         return Facts(self.model, self._num_ctx, server="ollama", notes=tuple(notes))
 
     def refuses(self, batch: RequestBatch) -> str:
-        work = batch.work
         if not batch.reuse:
             return "it cannot be told to compute everything afresh"
         if batch.raw and not isinstance(batch.prompts, Sequence):
             return "it takes text, no token ids"
-        if isinstance(work, LogLikelihood):
-            return "it does not score given continuations; use `choose`"
-        if isinstance(work, Choose):
-            return ambiguous(work.labels)
-        return "it cannot be told to go on after the end" if work.ignore_eos else ""
+        return beyond_first_tokens(batch.work)
 
     async def answer(self, ask: Ask, wire: Wire) -> Said:
         limit = ask.work.max_tokens if isinstance(ask.work, Generate) else 1

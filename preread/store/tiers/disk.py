@@ -5,7 +5,7 @@
     ROOT/quarantine/…                         set aside for diagnosis, the newest sixteen
     ROOT/book/…                               what uses have saved and what was evicted, see book.py
 
-The file system is the index: a look-up is one `lstat`, so what other processes write or remove is
+The file system is the index: a look-up is one `access`, so what other processes write or remove is
 seen at once and nothing can go stale. The only state is an estimate of the bytes held, see
 eviction.Budget. Last use is the file's mtime.
 """
@@ -63,8 +63,7 @@ class DiskTier:
     by a sixteenth each for a moment. share: bytes of one owner that others' writes leave alone.
     fsync: a value survives a power cut once `write` has returned; without it only the death of the
     process. window: files read at once, 0: as suits the cores. deadline_s: for reading one, 0 for
-    none. Files are readable
-    by their owner alone."""
+    none. Files are readable by their owner alone."""
 
     def __init__(
         self,

@@ -96,13 +96,7 @@ class GeminiSpeaker:
         return {"error": error}
 
     def amounts(self, job: Job, cached: int) -> dict[str, int]:
-        most = job.wish.max_tokens
-        return {
-            "requests": 1,
-            "tokens": len(job.ids) + most,
-            "input-tokens": len(job.ids),
-            "output-tokens": most,
-        }
+        return job.amounts()
 
     def unused(self, out: Outcome) -> dict[str, int]:
         less = out.job.wish.max_tokens - out.output

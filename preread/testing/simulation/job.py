@@ -25,6 +25,12 @@ class Job:
     messages: list[Message] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def amounts(self) -> dict[str, int]:
+        """What it takes of each limit, where a provider counts the whole prompt."""
+        read, most = len(self.ids), self.wish.max_tokens
+        sizes = {"tokens": read + most, "input-tokens": read, "output-tokens": most}
+        return {"requests": 1, **sizes}
+
 
 @dataclass(slots=True)
 class Outcome:

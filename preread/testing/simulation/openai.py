@@ -97,12 +97,7 @@ class OpenAISpeaker:
         return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
     def amounts(self, job: Job, cached: int) -> dict[str, int]:
-        return {
-            "requests": 1,
-            "tokens": len(job.ids) + job.wish.max_tokens,
-            "input-tokens": len(job.ids),
-            "output-tokens": job.wish.max_tokens,
-        }
+        return job.amounts()
 
     def unused(self, out: Outcome) -> dict[str, int]:
         return {"tokens": out.job.wish.max_tokens - out.output}
