@@ -14,7 +14,9 @@ commands = typer.Typer()
 Inputs = Annotated[
     list[str], typer.Argument(help="Files or globs; JSONL, CSV, TSV, Parquet, .gz; - for stdin.")
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="File to write; --dry-run needs none.")
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="For all rows, in place of theirs.")]
 Item = Annotated[
     str, typer.Option(help="What a row asks, '{name}: {profile}'; else the whole row.")
@@ -68,10 +70,19 @@ FormatOption = Annotated[
 ]
 
 
+def _target(output: Path | None, dry_run: bool, name: str) -> Path:
+    """Where the result goes. name: stands in where nothing is written."""
+    if output is None and not dry_run:
+        from preread.errors import UsageError
+
+        raise UsageError("Where is the result to go?", hint=f"Add -o {name}, or --dry-run.")
+    return output or Path(name)
+
+
 @commands.command()
 def batch(
     inputs: Inputs,
-    output: Output,
+    output: Output = None,
     model: Model = "",
     prompt: Annotated[
         Path | None, typer.Option(help="What all rows share: instructions, a rubric.")
@@ -109,8 +120,9 @@ def batch(
 
     asked = Asked(inputs, str(format), model, prompt, item, max_tokens, temperature, seed, schema)
     options = Options(
-        output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json, backend,
-        budget_money, budget_tokens, cache, by_completion=order == InOrderOf.completion,
+        _target(output, dry_run, "answers.jsonl"), journal, error_file, report, resume,
+        retry_failed, fresh, dry_run, json, backend, budget_money, budget_tokens, cache,
+        by_completion=order == InOrderOf.completion,
     )  # fmt: skip
     batch_command(asked, options)
 
@@ -118,7 +130,7 @@ def batch(
 @commands.command()
 def score(
     inputs: Inputs,
-    output: Output,
+    output: Output = None,
     rubric: Annotated[Path | None, typer.Option(help="What all rows are scored by.")] = None,
     labels: Annotated[str, typer.Option(help="A,B,C: probabilities over these answers.")] = "",
     scale: Annotated[str, typer.Option(help="1-5: whole numbers, and their expected value.")] = "",
@@ -158,7 +170,7 @@ def score(
         check_position, html,
     )  # fmt: skip
     options = Options(
-        output, journal, error_file, report, resume, retry_failed, fresh, dry_run, json, backend,
-        budget_money, budget_tokens, cache,
+        _target(output, dry_run, "scores.csv"), journal, error_file, report, resume,
+        retry_failed, fresh, dry_run, json, backend, budget_money, budget_tokens, cache,
     )  # fmt: skip
     score_command(asked, options)

@@ -141,8 +141,8 @@ def size(nbytes: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """Rough duration for people: '3 min', '2 h', '5 d'."""
+    """Rough duration for people: '0.4 s', '3 min', '2 h', '5 d'."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 9.5 or seconds <= 0 else f"{seconds:.1f} s"

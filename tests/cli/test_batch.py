@@ -84,14 +84,17 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
     done = call("batch", lines, "-o", tmp_path / "out.jsonl", "-m", tiny, "--dry-run")
     assert done.exit_code == 0, done.output
     assert "6 requests; 2 are equal to others" in done.output and "Say what the text" in done.output
-    value = one_json(
-        call("batch", lines, "-o", tmp_path / "out.jsonl", "-m", tiny, "--dry-run", "--json")
-    )
+    value = one_json(call("batch", lines, "-m", tiny, "--dry-run", "--json"))  # needs no output
     (model,) = value["models"]
     assert model["prompt"] == model["cached"] + model["computed"] and model["output"] == 12
     assert {path for path in tmp_path.iterdir() if path.name != "home"} == before - {
         tmp_path / "home"
     }
+
+
+def test_a_run_needs_an_output(call: Call, tiny: Path, lines: Path) -> None:
+    done = call("batch", lines, "-m", tiny)
+    assert done.exit_code == 2 and "-o answers.jsonl" in done.message  # type: ignore[attr-defined]
 
 
 def test_what_was_foreseen_is_what_came(call: Call, tiny: Path, tmp_path: Path) -> None:

@@ -58,14 +58,14 @@ def test_options_go_together(call: Call, items: Path, tmp_path: Path) -> None:
 
 def test_a_dry_run_writes_nothing(call: Call, items: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
-    value = one_json(call("score", items, "--scale", "1-5", "-o", tmp_path / "s.csv",
-                          "--dry-run", "--json"))  # fmt: skip
+    value = one_json(call("score", items, "--scale", "1-5", "--dry-run", "--json"))
     assert value["requests"] == 3
     assert {path.name for path in tmp_path.iterdir()} - {"home"} == {*before} - {"home"}
 
 
 def test_wrong_calls(call: Call, items: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
+    assert call("score", items, "--labels", "A,B").exit_code == 2  # where to?
     assert call("score", items, "-o", out).exit_code == 2
     assert call("score", items, "-o", out, "--labels", "A,B", "--scale", "1-5").exit_code == 2
     assert call("score", items, "-o", out, "--labels", "A").exit_code == 2
