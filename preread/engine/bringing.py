@@ -3,7 +3,9 @@ while the engine computes from its front. On the caller's thread."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,7 +18,6 @@ from preread.engine.engine import Engine
 from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
 from preread.engine.thread import EngineThread
-from preread.errors import Cancelled
 from preread.metrics import Metrics
 from preread.store.keys import Box
 from preread.store.loading import Found
@@ -27,6 +28,9 @@ from preread.types import Brought
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
+
+
+LOOK_S = 0.05  # between two looks at whether who waits for its turn is still wanted
 
 
 class Bringer:
@@ -45,13 +49,25 @@ class Bringer:
         engine raises, and Cancelled when the caller has left."""
         if reading.cached == reading.upto:
             return Brought()
-        with self._one:
+        with self._turn(reading, caller):
             found = self._store.find(tokens)
+            caller.check(reading)
             choice = self._store.choose(found, reading.cached, both=True)
             way = self._load if choice.meets is None else self._meet
             came = way(tokens, reading, caller, found, choice)
         self._metrics.add("engine.prefix_loaded_tokens", came.tokens)
         return came
+
+    @contextlib.contextmanager
+    def _turn(self, reading: Reading, caller: Caller) -> Iterator[None]:
+        """Alone; who is not wanted any more while another loads leaves at once."""
+        while not self._one.acquire(timeout=LOOK_S):
+            caller.check(reading)
+        try:
+            yield
+        finally:
+            caller.listen(None)
+            self._one.release()
 
     def _load(
         self, tokens: Int32Array, reading: Reading, caller: Caller, found: Found, choice: Choice
@@ -63,19 +79,14 @@ class Bringer:
         if upto <= start:
             return brought(None, 0.0, found.chosen(choice))
 
-        def came() -> None:
-            if caller.left:
-                raise Cancelled("The build was cancelled.")
-            if reading.error is not None:
-                raise reading.error
-
         def sink(box: Box, kv: torch.Tensor) -> None:
             self._write(reading, max(box.token_start, start), box, kv)
 
         try:
             report = self._store.load(
                 tokens, upto, sink, start=start, found=found, choice=choice,
-                place=lambda box: self._place(reading, box, start), came=came,
+                place=lambda box: self._place(reading, box, start),
+                came=partial(caller.check, reading), listen=caller.listen,
             )  # fmt: skip
             done = report.tokens
         finally:
@@ -97,6 +108,7 @@ class Bringer:
             partial(_wake, self._thread),
             lambda: not caller.left,
         )
+        caller.listen(meeting.quit)
         caller.news(reading)
         start = self._thread.call(lambda engine: engine.readings.meet(reading, meeting))
         if choice.upto <= start:

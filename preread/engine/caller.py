@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from preread.engine.reading import Reading
@@ -31,14 +32,17 @@ class Caller:
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[Moved | None] = queue.SimpleQueue()
         self._others: list[Caller] = []
+        self._stop: Callable[[], None] | None = None
         self.left = False
 
     def leave(self) -> None:
         """It is not wanted any more; from any thread."""
         self.left = True
         for waiting in (self, *self._others):
-            waiting.left = True
+            waiting.left = True  # before: who listens from now on stops by itself
             waiting._inbox.put(None)
+            if (stop := waiting._stop) is not None:
+                stop()
 
     def fresh(self) -> Caller:
         """The same caller as one that has heard nothing: for one prefix after the other."""
@@ -47,6 +51,20 @@ class Caller:
         if self.left:
             other.leave()
         return other
+
+    def listen(self, stop: Callable[[], None] | None) -> None:
+        """Call it when it is not wanted any more, also when that is so already; from any thread,
+        perhaps twice. None: what was to be stopped is over."""
+        self._stop = stop
+        if self.left and stop is not None:
+            stop()
+
+    def check(self, reading: Reading) -> None:
+        """Raises as `wait` does, without waiting."""
+        if self.left:
+            raise Cancelled("The build was cancelled.")
+        if reading.error is not None:
+            raise reading.error
 
     def tell(self, ready: int, upto: int, ours: int) -> None:
         """See Reading.told; from the engine thread."""

@@ -130,11 +130,12 @@ class Loader:
         choice: Choice | None,
         place: Place = lambda box: None,
         came: Callable[[], None] = lambda: None,
+        listen: Callable[[Callable[[], None]], None] | None = None,
     ) -> LoadReport:
         """See Store.load."""
         began = time.perf_counter()
         patience = self._patience(start, upto) if choice and not self._always else None
-        until = began + patience.deadline_s if patience else None
+        until = began + patience.deadline_s if patience else inf if listen else None
         wanted = [(span, keys) for span, keys in found.spans if start < span.end <= upto]
         keys = [key for _, keys in wanted for key in keys]
         chunks = [chunk for span, keys in wanted for chunk in self._layout.chunks(span, keys)]
@@ -145,12 +146,14 @@ class Loader:
             lambda: Arrivals(self._layout, expected, self._room, place),
         )  # fmt: skip
         with closing(reading):
+            if listen is not None:
+                listen(reading.stop)
             for n, chunk in enumerate(chunks):
                 taken = reading.take(n, chunk)
+                came()  # what was stopped says nothing of the tier
                 if isinstance(taken, Miss):
                     tally.missed(taken, chunk.box.token_start)
                 elif tally.end is None:
-                    came()
                     if taken.payload is not None:
                         sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
                     tally.served(taken.tier, chunk.payload_nbytes)

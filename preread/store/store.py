@@ -115,6 +115,7 @@ class Store:
         choice: Choice | None = None,
         place: Place = lambda box: None,
         came: Callable[[], None] = lambda: None,
+        listen: Callable[[Callable[[], None]], None] | None = None,
     ) -> LoadReport:
         """Deliver the KV of tokens [start, upto), as far as whole verified chunks reach.
 
@@ -129,9 +130,10 @@ class Store:
         place: where boxes belong, see arriving.Place. One that has a place is written there, before
         it is verified, and the sink does not get it: what lies beyond the reported tokens is
         anything, and nobody may have read it. Once this returns nothing is written any more.
+        listen: given what ends all waiting for tiers, from any thread; `came` is called then, too.
         """
         found = found or self.find(tokens)
-        return self._loader.load(found, upto, sink, start, choice, place, came)
+        return self._loader.load(found, upto, sink, start, choice, place, came, listen)
 
     def meet(self, found: Found, start: int, choice: Choice, front: Front) -> LoadReport:
         """Deliver the KV of tokens [start, choice.upto) span by span from the end, until it meets
