@@ -67,10 +67,12 @@ def test_upkeep_looks_after_all_of_them(tmp_path: Path) -> None:
 
 def test_the_deadline_of_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
+    import time
 
     from preread.store.tiers import files
 
     (disk,) = open_tiers(config_of(tmp_path, "disk?deadline=50ms"))
+    assert isinstance(disk, DiskTier)
     put(disk, 1, b"x")
     assert get(disk, 1) == b"x"
     go, preadv = threading.Event(), files.os.preadv
@@ -79,4 +81,7 @@ def test_the_deadline_of_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(TierError, match=r"within 0\.05 s"):
             get(disk, 1)
         go.set()
+    until = time.monotonic() + 60
+    while disk.hanging and time.monotonic() < until:  # when it has come back, so has the disk
+        time.sleep(0.01)
     assert get(disk, 1) == b"x"

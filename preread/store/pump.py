@@ -19,13 +19,18 @@ LOOK_S = 0.05  # between two looks at whether anybody still wants something
 
 class Pump(Generic[T]):
     """Takes one thing after the other from an iterator. The thread dies with the process, so an
-    iterator that hangs for ever holds nobody up."""
+    iterator that hangs for ever holds nobody up. Who drops it has closed it."""
 
     def __init__(self, things: Iterator[T]) -> None:
-        self._things = things
         self._ready: queue.Queue[tuple[T] | BaseException] = queue.Queue(DEPTH)
         self._closed = threading.Event()
-        threading.Thread(target=self._run, name="preread-pump", daemon=True).start()
+        run = (things, self._ready, self._closed)
+        threading.Thread(target=_run, args=run, name="preread-pump", daemon=True).start()
+
+    @property
+    def closed(self) -> bool:
+        """Stopped as well."""
+        return self._closed.is_set()
 
     def take(self, until: float) -> T:
         """The next thing, waited for until that moment of `time.perf_counter` (inf: for ever), or
@@ -36,7 +41,7 @@ class Pump(Generic[T]):
             got = self._ready.get(timeout=None if left == inf else max(0.0, left))
         except queue.Empty:
             raise TimeoutError from None
-        if self._closed.is_set():
+        if self.closed:
             raise TimeoutError
         if isinstance(got, BaseException):
             raise got
@@ -52,24 +57,33 @@ class Pump(Generic[T]):
         """Nothing more is wanted. Does not wait: the iterator is closed when it gives way."""
         self._closed.set()
 
-    def _run(self) -> None:
-        try:
-            for thing in self._things:
-                if not self._put((thing,)):
-                    break
-            else:
-                self._put(StopIteration())
-        except BaseException as exc:  # it goes to who takes
-            self._put(exc)
-        finally:
-            if isinstance(self._things, Generator):
-                self._things.close()
+    def __del__(self) -> None:
+        self.close()
 
-    def _put(self, thing: tuple[T] | BaseException) -> bool:
-        while not self._closed.is_set():
+
+def _run(
+    things: Iterator[T], ready: queue.Queue[tuple[T] | BaseException], closed: threading.Event
+) -> None:
+    """In the thread; does not hold the pump, which else would never be dropped."""
+
+    def put(thing: tuple[T] | BaseException) -> bool:
+        while not closed.is_set():
             try:
-                self._ready.put(thing, timeout=LOOK_S)
+                ready.put(thing, timeout=LOOK_S)
                 return True
             except queue.Full:
                 continue
         return False
+
+    try:
+        for thing in things:
+            if not put((thing,)):
+                break
+            del thing  # or it would live as long as this waits for the next one
+        else:
+            put(StopIteration())
+    except BaseException as exc:  # it goes to who takes
+        put(exc)
+    finally:
+        if isinstance(things, Generator):
+            things.close()

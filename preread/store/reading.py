@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 from preread.errors import TierError
@@ -107,7 +108,8 @@ class Reading:
         if self._arrivals is not None:
             self._opened.append(room := self._arrivals())
         outcomes = tier.read(keys, room)
-        stream = outcomes if self._until is None else Pump(outcomes)
+        waits = self._until is None or isinstance(outcomes, Pump)
+        stream = outcomes if waits else Pump(outcomes)
         self._running.append(stream)
         return stream
 
@@ -117,7 +119,7 @@ class Reading:
             raise TimeoutError
         try:
             if isinstance(stream, Pump):
-                return stream.take(self._until or 0.0)
+                return stream.take(inf if self._until is None else self._until)
             return next(stream)
         except StopIteration:
             raise TierError(

@@ -18,8 +18,8 @@ import pytest
 
 from preread.store.store import Store
 from preread.store.tiers.base import Tier
+from preread.store.tiers.breaker import Breaker
 from preread.store.tiers.object import open_object
-from preread.store.tiers.redis.breaker import Breaker
 from preread.store.tiers.redis.cluster import Cluster
 from preread.store.tiers.redis.dial import Address, Login
 from preread.store.tiers.redis.node import Node

@@ -72,10 +72,14 @@ def test_what_hangs_does_not_keep_the_process() -> None:
     program = """
 import threading
 from preread.store.tiers.ahead import ahead
-try:
-    list(ahead(lambda n: threading.Event().wait(), range(3), 2, 0.1, hangs=True))
-except TimeoutError:
-    print("left", flush=True)
+waits = threading.Semaphore(0)
+def hang(n):
+    waits.release()
+    threading.Event().wait()
+results = ahead(hang, range(3), 2, hangs=True)
+threading.Thread(target=next, args=(results,), daemon=True).start()
+waits.acquire(), waits.acquire()
+print("left", flush=True)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"left\n")

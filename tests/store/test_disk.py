@@ -12,7 +12,8 @@ import pytest
 from preread.errors import TierError
 from preread.store.tiers import files
 from preread.store.tiers.base import fresh
-from preread.store.tiers.disk import QUARANTINE_FILES, DiskTier
+from preread.store.tiers.disk import DiskTier
+from preread.store.tiers.folder import QUARANTINE_FILES
 from preread.testing.conformance_tier import Clock, get, key, put
 
 
@@ -250,4 +251,4 @@ def test_how_many_files_are_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, asked: int, window: int
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert DiskTier(tmp_path, window=asked)._window == window
+    assert DiskTier(tmp_path, window=asked)._folder._window == window

@@ -276,7 +276,7 @@ def test_what_is_refused_is_not_looked_for_again_and_again(opened: Opened) -> No
     tier.used({key(1): 9.0})
     put(tier, 1, b"x" * 900)
     looks: list[int] = []
-    budget = tier._budget  # type: ignore[attr-defined]
+    budget = getattr(tier, "_folder", tier)._budget
     whole = budget._medium.look
     budget._medium.look = lambda: looks.append(1) or whole()
     for n in range(2, 12):

@@ -66,7 +66,7 @@ def test_written_again_nothing_is_missed(den: Den) -> None:
     assert den.store.find(TOKENS).end == End(Miss.GONE, 0)
     den.save()
     assert den.store.find(TOKENS).end is None
-    den.disk._chunks = str(den.root / "elsewhere")  # unmounted, so to speak
+    den.disk._folder._chunks = str(den.root / "elsewhere")  # unmounted, so to speak
     assert den.store.find(TOKENS).end == End(Miss.GONE, 0)  # nobody has said why
 
 

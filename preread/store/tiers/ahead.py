@@ -19,20 +19,18 @@ def ahead(
     work: Callable[[T], R],
     things: Sequence[T],
     window: int,
-    deadline_s: float = 0.0,
     *,
     hangs: bool = False,
 ) -> Iterator[R]:
     """`map(work, things)`, at most `window` of them at work at once in threads of their own, so
     that what takes the results and what makes them overlap. What `work` raises comes in its place
     and ends the iterator. Closing it starts nothing new and does not wait for what has started.
-    Raises TimeoutError when a result is not there deadline_s after it was asked for (0: never).
     hangs: work may never end, and the process is not to wait for it when it ends; not for work in
     foreign code, which does not bear to be cut off."""
-    if (window < 2 or len(things) < 2) and not deadline_s:
+    if window < 2 or len(things) < 2:
         yield from map(work, things)
         return
-    window = max(1, min(window, len(things)))
+    window = min(window, len(things))
     pool: ThreadPoolExecutor | _Crew[T, R] = (
         _Crew(window) if hangs else ThreadPoolExecutor(window, "preread-read")
     )
@@ -41,20 +39,11 @@ def ahead(
     try:
         flying.extend(pool.submit(work, thing) for thing in islice(rest, window))
         while flying:
-            result = _within(deadline_s, flying.popleft())
+            result = flying.popleft().result()
             flying.extend(pool.submit(work, thing) for thing in islice(rest, 1))
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _within(deadline_s: float, future: Future[R]) -> R:
-    try:
-        return future.result(deadline_s or None)
-    except TimeoutError as exc:
-        if future.done():  # its own
-            raise
-        raise TimeoutError(f"no answer within {deadline_s:g} s") from exc
 
 
 class _Crew(Generic[T, R]):

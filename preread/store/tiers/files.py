@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 TEMP_AGE_S = 60.0  # a younger temp file is never taken for a dead writer's
@@ -110,10 +110,17 @@ def read_at_once(fd: int, views: Sequence[memoryview], offset: int = 0) -> int:
 
 
 def write_whole(
-    temp: Path, path: Path, parts: Sequence[memoryview], *, mtime: float, fsync: bool
-) -> None:
+    temp: Path,
+    path: Path,
+    parts: Sequence[memoryview],
+    *,
+    mtime: float,
+    fsync: bool,
+    wanted: Callable[[], bool] = lambda: True,
+) -> bool:
     """Write the parts (flat bytes) to `temp` and rename it to `path`: complete or not there, at any
-    instant and, with fsync, after a power cut. The lock on `temp` says that its writer lives."""
+    instant and, with fsync, after a power cut. The lock on `temp` says that its writer lives.
+    wanted: asked when all is written and nothing shows; False: nothing ever does."""
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with contextlib.suppress(OSError):  # no locks on this file system: age decides
@@ -124,6 +131,9 @@ def write_whole(
         os.utime(fd, (mtime, mtime))
         if fsync:
             os.fsync(fd)
+        if not wanted():
+            unlink(str(temp))
+            return False
         os.replace(temp, path)
     except BaseException:
         unlink(str(temp))
@@ -132,6 +142,7 @@ def write_whole(
         os.close(fd)
     if fsync:
         fsync_folder(path.parent)
+    return True
 
 
 def abandoned(path: str, now: float) -> bool:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from preread.store.tiers.redis.breaker import JITTER, Breaker, Circuit
+from preread.store.tiers.breaker import JITTER, Breaker, Circuit
 from preread.testing.conformance_tier import Clock
 
 

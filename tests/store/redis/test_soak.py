@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from preread.errors import TierError
-from preread.store.tiers.redis.breaker import Breaker
+from preread.store.tiers.breaker import Breaker
 from preread.store.tiers.redis.dial import Address, Login
 from preread.store.tiers.redis.node import Node
 from preread.store.tiers.redis.placement import Rendezvous

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from preread.errors import TierError
 from preread.store.tiers.base import Room, fresh
-from preread.store.tiers.redis.breaker import Breaker, Circuit
+from preread.store.tiers.breaker import Breaker, Circuit
 from preread.store.tiers.redis.dial import Address, Login, LoginRefused, dial
 from preread.store.tiers.redis.streams import Deadline
 from preread.store.tiers.redis.wire import Command, Connection, ProtocolError, Reply
