@@ -1,10 +1,11 @@
 """S sequences on one shared prefix on a CPU, against llama.cpp at its best.
 
-    .venv/bin/python benchmarks/against_llama.py [--sequences 1,4,8] [--threads 1]
+    .venv/bin/python benchmarks/against_llama.py [--arms w8a8] [--sequences 1,4,8] [--threads 1]
 
 Needs llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON) and gguf beside our own packages.
 430 M Llama shape, random weights, 1,000 shared (read in the call) + 32 own + 32 out, greedy, token
-ids in and out. Pairs: our bf16 against F16, our int8 weights against Q8_0. llama.cpp reads the
+ids in and out. Pairs: our bf16 against F16; our int8 (weights of one byte, activations of two) and
+w8a8 (activations of one byte, too, as Q8_0 has them) against Q8_0. llama.cpp reads the
 prefix once, copies the sequence (`seq_cp`, unified KV, no KV moved) and decodes all rows as one
 batch. Arms in turn, A B A B; whole call; with one thread CPU seconds, which a busy machine does
 not spoil. Goals: at most 1, 0.65 and 0.55 of llama.cpp's time at S = 1, 4, 8.
@@ -27,7 +28,7 @@ from cpu_sequences import VOCABULARY, call, engine_of, shape
 
 from preread.engine.engine import Engine
 
-PAIRS = {"packed": "f16", "int8": "q8_0"}  # our arm: theirs
+PAIRS = {"packed": "f16", "int8": "q8_0", "w8a8": "q8_0"}  # our arm: theirs
 GOALS = {1: 1.0, 4: 0.65, 8: 0.55}
 CELLS = 2048  # tokens of one llama_decode
 
@@ -159,11 +160,13 @@ def main() -> None:
     parser.add_argument("--shared", type=int, default=1000)
     parser.add_argument("--own", type=int, default=32)
     parser.add_argument("--out", type=int, default=32)
+    parser.add_argument("--arms", default=",".join(PAIRS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     make, figures = np.random.default_rng(0), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
-        for ours, theirs in PAIRS.items():
+        for ours in args.arms.split(","):
+            theirs = PAIRS[ours]
             engine = engine_of(ours, shape())
             llama = Llama(write_gguf(Path(folder) / f"{theirs}.gguf", theirs), args.threads)
             for count in map(int, args.sequences.split(",")):

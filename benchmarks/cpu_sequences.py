@@ -9,13 +9,14 @@ A B, all weights in memory at once, a fresh prefix each time:
     plain   bfloat16, torch's stock product (what this engine did before)
     packed  bfloat16, weights laid out for oneDNN once
     int8    weights in eight bits, everything else bfloat16
+    w8a8    activations, too, but for the MLP's way down and the head; w8a8all: there as well
     kvint8, kvfp8  as packed, the KV in eight bits
     fp32    float32, stock product        fp32packed   float32, laid out once
 
 Reported: the whole call, the prompt part, one step that decodes; wall seconds, and CPU seconds of
 the process (which a busy machine with `--threads 1` does not spoil). Physical limits, beside each
 figure: weights and shared KV once at the measured read rate for a step; products at the measured
-bfloat16 (or float32) rate for the prompt.
+bfloat16 (or float32) rate for the prompt, 1.5 and 2 times that for w8a8 and w8a8all.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from preread.engine.kv import KVShape
 from preread.kernels.int8 import int8
 from preread.kernels.linear import MakeLinear, PlainLinear, pack
 from preread.kernels.rope import Rope
+from preread.kernels.w8a8 import MIXED, w8a8
 from preread.models.config import ModelConfig
 from preread.models.decoder import PackedDecoder
 from preread.models.layers import layout
@@ -46,11 +48,15 @@ ARMS: dict[str, tuple[str, MakeLinear, int, str]] = {
     "plain": ("bfloat16", PlainLinear, 2, "full"),
     "packed": ("bfloat16", pack, 2, "full"),
     "int8": ("bfloat16", int8, 1, "full"),
+    "w8a8": ("bfloat16", MIXED, 1, "full"),
+    "w8a8all": ("bfloat16", w8a8, 1, "full"),
     "kvint8": ("bfloat16", pack, 2, "int8"),
     "kvfp8": ("bfloat16", pack, 2, "fp8"),
     "fp32": ("float32", PlainLinear, 4, "full"),
     "fp32packed": ("float32", pack, 4, "full"),
 }
+# Of integer products against bfloat16, one byte to one: two of three in w8a8.
+SPEED = {"w8a8": 1.5, "w8a8all": 2.0}
 CONFIG = EngineSection(prefix_memory_mb=64, suffix_memory_mb=64, max_sequences=32)
 VOCABULARY = 32000
 
@@ -167,6 +173,7 @@ def floors(
 ) -> dict[str, float]:
     """What the machine allows: milliseconds of a step that decodes, seconds of the prompt."""
     dtype, _, each, kv = ARMS[arm]
+    limits = limits | {"gemm_gflops": limits["gemm_gflops"] * SPEED.get(arm, 1.0)}
     kept = KVShape(
         config.layers,
         config.kv_heads,

@@ -28,7 +28,7 @@ class ModelConfigSection:
     model: str = "reader"  # "reader" (bundled), a local folder or a hub id
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16; auto: as published (CPU: see docs)
     device: str = "auto"  # auto | cpu | cuda
-    weights_precision: str = "full"  # full | int8 (CPU) | fp8 (CUDA): not quite the same model
+    weights_precision: str = "full"  # full | int8, w8a8 (CPU) | fp8 (CUDA): not quite the same
     kv_precision: str = "full"  # full | int8 | fp8: of KV in memory; not quite the same model
     gpus: int = 1  # of this host, that share one model (tensor parallel); see docs/engine.md
     threads: int = 0  # CPU threads of torch, 0: leave as it is

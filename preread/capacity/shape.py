@@ -15,7 +15,8 @@ from preread.errors import ConfigError, UnsupportedModel
 
 EXACT = ("llama", "mistral", "qwen2", "qwen3")  # the decoder's families, see docs/models.md
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-WEIGHT_BYTES = {"int8": 1, "fp8": 1}  # of a weight in products, by model.weights_precision
+# Of a weight in products, by model.weights_precision.
+WEIGHT_BYTES = {"int8": 1, "w8a8": 1, "fp8": 1}
 KV_PRECISIONS = ("full", "int8", "fp8")  # of model.kv_precision; see kernels/kv.py
 KV_SCALE_BYTES = 4  # of a head of KV in eight bits, keys or values
 _HINT = "Give a causal language model with a published config.json."

@@ -8,6 +8,7 @@ oneDNN over weights laid out for it once (what torch's own compiler emits) has n
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -25,6 +26,24 @@ class Linear(Protocol):
 
 # (weight [N, K], bias [N] or None) -> the product; it may keep the weight in another form.
 MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+
+
+@dataclass(frozen=True, slots=True)
+class MixedForms:
+    """A MakeLinear that keeps some products in another form: those that lose most where inputs are
+    rounded, the MLP's way down (a few of its inputs are far larger than the others) and the head.
+    A decoder asks `sensitive_form` for them."""
+
+    most: MakeLinear
+    sensitive: MakeLinear
+
+    def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        return self.most(weight, bias)
+
+
+def sensitive_form(linear: MakeLinear) -> MakeLinear:
+    """The form of the products that lose most."""
+    return linear.sensitive if isinstance(linear, MixedForms) else linear
 
 
 class PlainLinear:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from preread.kernels.linear import Linear, MakeLinear, PlainLinear
+from preread.kernels.linear import Linear, MakeLinear, PlainLinear, sensitive_form
 from preread.kernels.ops import Angles, Ops, ops_for
 from preread.kernels.rope import inverse_frequencies, rope_angles
 from preread.models.config import ModelConfig
@@ -39,7 +39,7 @@ class PackedDecoder:
         self.config = config
         self._embed = tensors.pop("embed")
         head = self._embed if config.tied else tensors.pop("head", None)
-        self._head = None if head is None else linear(head, None)
+        self._head = None if head is None else sensitive_form(linear)(head, None)
         self._norm = tensors.pop("norm")
         layers = (Layer.of(tensors, i, config, linear) for i in range(config.layers))
         self._layers = tuple(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from preread.kernels.linear import Linear, MakeLinear
+from preread.kernels.linear import Linear, MakeLinear, sensitive_form
 from preread.kernels.ops import Angles, HeadNorm, Ops
 from preread.models.config import ModelConfig
 from preread.models.interface import Attend
@@ -117,8 +117,8 @@ class Layer:
         def take(name: str) -> torch.Tensor:
             return tensors.pop(f"{index}.{name}")
 
-        def product(name: str) -> Linear:
-            return linear(take(name), tensors.pop(f"{index}.{name}_bias", None))
+        def product(name: str, form: MakeLinear = linear) -> Linear:
+            return form(take(name), tensors.pop(f"{index}.{name}_bias", None))
 
         qk_norm = None
         if config.qk_norm:
@@ -130,7 +130,7 @@ class Layer:
             qkv=product("qkv"),
             out=product("out"),
             gate_up=product("gate_up"),
-            down=product("down"),
+            down=product("down", sensitive_form(linear)),
             qk_norm=qk_norm,
         )
 

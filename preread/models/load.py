@@ -15,6 +15,7 @@ from preread.kernels.fp8 import fp8, fp8_works, rounded_fp8
 from preread.kernels.int8 import int8, rounded
 from preread.kernels.kv import PRECISIONS as KV_PRECISIONS
 from preread.kernels.linear import MakeLinear, PlainLinear, pack
+from preread.kernels.w8a8 import MIXED
 from preread.models.chat import ChatTemplate
 from preread.models.config import DTYPES, ModelConfig, read_config
 from preread.models.decoder import PackedDecoder
@@ -26,8 +27,9 @@ from preread.models.tokenizer import Tokenizer
 from preread.models.weights import Checkpoint, random_tensors
 
 # Of the weights in matrix products: full: as in dtype; int8 (CPU): eight bits, a scale for every
-# row; fp8 (CUDA, from Ada on): eight-bit floats on both sides of the product.
-PRECISIONS = ("full", "int8", "fp8")
+# row; w8a8 (CPU): the same weights, most activations one byte, too; fp8 (CUDA, from Ada on):
+# eight-bit floats on both sides of the product.
+PRECISIONS = ("full", "int8", "w8a8", "fp8")
 # Tokens that models were measured to read well, by RULER's criterion (Hsieh et al. 2024 and its
 # public table; Qwen3's technical report). Sought in the given name.
 _EFFECTIVE = (
@@ -83,9 +85,9 @@ def load_model(
 
     dtype: "auto" or a name, see `choose_dtype`; device: "auto", "cpu", "cuda" or "cuda:1"; weights:
     "load" or "random" (right shapes, drawn from `seed`, for benchmarks; only the text side is then
-    fetched); weights_precision: "full", or "int8" (CPU) or "fp8" (CUDA) for products in eight
-    bits; kv_precision: "full", or "int8" or "fp8" for keys and values in eight bits; home: where
-    the digest of the weights is remembered, None: nowhere; shard, make: which part of the model is
+    fetched); weights_precision: one of PRECISIONS, "full" or products in eight bits;
+    kv_precision: "full", or "int8" or "fp8" for keys and values in eight bits; home: where the
+    digest of the weights is remembered, None: nowhere; shard, make: which part of the model is
     wanted, and what computes it.
 
     Raises ModelNotFound, UnsupportedModel, BadCheckpoint, ConfigError.
@@ -175,17 +177,21 @@ def choose_linear(precision: str, device: torch.device) -> MakeLinear:
             f'weights_precision = "fp8" is for CUDA from Ada on (8.9), not for {device.type} here.',
             hint='Use "full", or "int8" on a CPU.',
         )
-    if precision == "int8" and device.type != "cpu":
+    if precision in ("int8", "w8a8") and device.type != "cpu":
         raise ConfigError(
-            f'weights_precision = "int8" is for the CPU, not for {device.type}.',
+            f'weights_precision = "{precision}" is for the CPU, not for {device.type}.',
             hint='Use --device cpu, or "full".',
         )
-    return int8 if precision == "int8" else fp8
+    forms: dict[str, MakeLinear] = {"int8": int8, "w8a8": MIXED, "fp8": fp8}
+    return forms[precision]
 
 
 def rounded_linear(precision: str) -> MakeLinear:
     """Plain products, of any width, over what a precision makes of weights: for references."""
-    return {"full": PlainLinear, "int8": rounded, "fp8": rounded_fp8}[precision]
+    forms: dict[str, MakeLinear] = {
+        "full": PlainLinear, "int8": rounded, "w8a8": rounded, "fp8": rounded_fp8,
+    }  # fmt: skip
+    return forms[precision]
 
 
 def choose_device(name: str) -> torch.device:

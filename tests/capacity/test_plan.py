@@ -107,13 +107,15 @@ def test_doubling_ends_with_the_most(most: int, numbers: list[int]) -> None:
 
 def test_smaller_weights_take_less_room_and_time() -> None:
     load = Load(2000, 1, 50, 16)
-    full, small, fast = (
+    full, small, half, fast = (
         make_plan(LLAMA_8B, H100, "bfloat16", load, EngineSection(), precision)
-        for precision in ("full", "int8", "fp8")
+        for precision in ("full", "int8", "w8a8", "fp8")
     )
     embeddings = 2 * LLAMA_8B.head
     assert full.memory.weights == 2 * LLAMA_8B.parameters
-    assert small.memory.weights == fast.memory.weights
+    assert small.memory.weights == half.memory.weights == fast.memory.weights
+    speeds = [plan.rates[-1].requests_per_s for plan in (small, half, fast)]
+    assert speeds == sorted(set(speeds))
     assert 0 < fast.memory.weights - (embeddings + LLAMA_8B.matrices + LLAMA_8B.head) < 10**6
     assert fast.sequences > full.sequences
     one, two = full.rates[-1].requests_per_s, fast.rates[-1].requests_per_s
