@@ -235,7 +235,8 @@ class Brought(NamedTuple):
     """What came from the tiers for one prefix. tokens: that were not in memory before; ms: wall
     time, predicted_ms as it was foreseen; served: by tier; miss, at: why it is not the whole
     prefix ("" where it is, else a value of store.reports.Miss), and the token where it ends;
-    computed: tokens of it that were computed while the others came."""
+    computed: tokens of it that were computed while the others came; by_layer: the first tokens
+    behind it were computed while its last layers came."""
 
     tokens: int = 0
     ms: float = 0.0
@@ -244,13 +245,15 @@ class Brought(NamedTuple):
     miss: str = ""
     at: int = 0
     computed: int = 0
+    by_layer: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As `build --json` and `warm --json` say it."""
         times = {"ms": round(self.ms, 3), "predicted_ms": round(self.predicted_ms, 3)}
         tiers = [row._asdict() | {"ms": round(row.ms, 3)} for row in self.served]
         counts = {"tokens": self.tokens, "computed_meanwhile": self.computed}
-        return {**counts, **times, "tiers": tiers, "miss": self.miss, "at": self.at}
+        why = {"miss": self.miss, "at": self.at}
+        return {**counts, **times, "by_layer": self.by_layer, "tiers": tiers, **why}
 
     def plus(self, other: Brought) -> Brought:
         """Both as one; of what they lack the first."""
@@ -266,6 +269,7 @@ class Brought(NamedTuple):
             lacking.miss,
             lacking.at,
             self.computed + other.computed,
+            self.by_layer or other.by_layer,
         )
 
 

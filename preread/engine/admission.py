@@ -77,6 +77,16 @@ class Admission:
                 reading = self._begun[group] = _reading(group)
                 reading.due = self._readings.place(reading, now)
 
+    def promise(self, job: Job, now: float) -> Reading:
+        """Queue a job of one group, whose beginning has its place and is promised: its rows come
+        into the next step."""
+        self.jobs[job.number] = job
+        self._turns.add(job)
+        (group,) = job.groups
+        reading = self._begun[group] = _reading(group)
+        reading.promised = self._readings.place(reading, now)
+        return reading
+
     def make_way(self, now: float) -> None:
         """Give up what stands in the way of one that has waited for memory long enough."""
         for group in self.wanting(self._line.must_yield):

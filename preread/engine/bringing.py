@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import torch
 from preread.engine.arena import Arena, clip
 from preread.engine.caller import Caller
 from preread.engine.engine import Engine
+from preread.engine.layers import Layers, Tail
 from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
 from preread.engine.thread import EngineThread
@@ -44,17 +46,23 @@ class Bringer:
         self._metrics = metrics
         self._one = threading.Lock()
 
-    def bring(self, tokens: Int32Array, reading: Reading, caller: Caller) -> Brought:
-        """Bring what a tier holds, as far as that is quicker than computing it. Raises what the
-        engine raises, and Cancelled when the caller has left."""
+    def bring(
+        self, tokens: Int32Array, reading: Reading, caller: Caller, tail: Tail | None = None
+    ) -> Brought:
+        """Bring what a tier holds, as far as that is quicker than computing it. tail: what is asked
+        behind it; computed meanwhile where that pays and nobody else wants the engine. Raises what
+        the engine raises, and Cancelled when the caller has left."""
         if reading.cached == reading.upto:
             return Brought()
         with self._turn(reading, caller):
             found = self._store.find(tokens)
             caller.check(reading)
             choice = self._store.choose(found, reading.cached, both=True)
-            way = self._load if choice.meets is None else self._meet
-            came = way(tokens, reading, caller, found, choice)
+            if choice.meets is not None:
+                came = self._meet(reading, caller, found, choice)
+            else:
+                streams = tail is not None and self._store.by_layer(found, choice, tail.tokens)
+                came = self._load(reading, caller, found, choice, tail if streams else None)
         self._metrics.add("engine.prefix_loaded_tokens", came.tokens)
         return came
 
@@ -70,7 +78,7 @@ class Bringer:
             self._one.release()
 
     def _load(
-        self, tokens: Int32Array, reading: Reading, caller: Caller, found: Found, choice: Choice
+        self, reading: Reading, caller: Caller, found: Found, choice: Choice, tail: Tail | None
     ) -> Brought:
         """Alone: nobody computes any of it meanwhile."""
         upto = choice.upto
@@ -78,24 +86,33 @@ class Bringer:
         start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
         if upto <= start:
             return brought(None, 0.0, found.chosen(choice))
+        streamed = self._streamed(reading, tail)
 
         def sink(box: Box, kv: torch.Tensor) -> None:
             self._write(reading, max(box.token_start, start), box, kv)
 
         try:
             report = self._store.load(
-                tokens, upto, sink, start=start, found=found, choice=choice,
+                reading.tokens, upto, sink, start=start, found=found, choice=choice,
                 place=lambda box: self._place(reading, box, start),
                 came=partial(caller.check, reading), listen=caller.listen,
+                layers=streamed.came if streamed else None,
             )  # fmt: skip
             done = report.tokens
         finally:
-            self._thread.call(lambda engine: engine.loaded(reading, done))
-        return brought(report, choice.load_s)
+            try:
+                asked = streamed is not None and streamed.end()
+            finally:
+                self._thread.call(lambda engine: engine.loaded(reading, done))
+        return brought(report, choice.load_s)._replace(by_layer=asked)
 
-    def _meet(
-        self, tokens: Int32Array, reading: Reading, caller: Caller, found: Found, choice: Choice
-    ) -> Brought:
+    def _streamed(self, reading: Reading, tail: Tail | None) -> Streamed | None:
+        """How a load by layer is told of, where nobody else wants the engine."""
+        if tail is None or not self._thread.call(lambda engine: engine.alone):
+            return None
+        return Streamed(self._thread, reading, tail, Layers(self._arena.shape.layers))
+
+    def _meet(self, reading: Reading, caller: Caller, found: Found, choice: Choice) -> Brought:
         """Both at once."""
         prefill, tiers = self._store.beside(choice.tiers), choice.tiers
         assert choice.meets is not None and prefill is not None
@@ -139,6 +156,36 @@ class Bringer:
         it is."""
         runs = clip(reading.runs, first, box.token_end)
         self._arena.write(runs, kv[:, :, :, first - box.token_start :], box.cell)
+
+
+class Streamed:
+    """A load by layer and the step that follows it, begun with the first layers. The loading thread
+    calls these."""
+
+    def __init__(self, thread: EngineThread, reading: Reading, tail: Tail, layers: Layers) -> None:
+        self._thread = thread
+        self._reading = reading
+        self._tail = tail
+        self._layers = layers
+        self._step: Future[bool] | None = None
+
+    def came(self, layers: int) -> None:
+        """So many leading layers are verified, and in place."""
+        self._layers.arrived(layers, _nothing)
+        if self._step is None:
+            self._step = self._thread.stream(self._layers, self._run)
+
+    def end(self) -> bool:
+        """Nothing more comes. Whether the step was computed; else nothing of it is left."""
+        self._layers.quit()  # first: the engine may be waiting
+        return self._step is not None and self._step.result()
+
+    def _run(self, engine: Engine) -> bool:
+        return self._tail.run(engine, self._reading, self._layers)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _wake(thread: EngineThread) -> None:

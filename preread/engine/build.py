@@ -16,6 +16,7 @@ from preread.engine.arena import clip
 from preread.engine.bringing import Bringer
 from preread.engine.caller import Caller, Moved
 from preread.engine.engine import Engine
+from preread.engine.layers import Tail
 from preread.engine.reading import Reading
 from preread.engine.sharing import LOOK_S, Sharing, Turn
 from preread.engine.thread import EngineThread
@@ -95,9 +96,11 @@ class Builder:
         progress: Progress | None = None,
         *,
         stores: bool = True,
+        tail: Tail | None = None,
     ) -> Ready:
         """Have the prefix in memory and hold it; the caller releases it. stores: what is computed
-        for it is saved, as it goes here and in the end by the caller. Raises as `build` does."""
+        for it is saved, as it goes here and in the end by the caller. tail: see Bringer.bring; it
+        was computed where `brought.by_layer` says so. Raises as `build` does."""
         if len(tokens) >= self._limit:
             raise ContextTooLong(
                 f"The prefix has {len(tokens):,} tokens, the model's limit is {self._limit:,} with "
@@ -109,7 +112,7 @@ class Builder:
         reading = self._thread.call(lambda engine: engine.hold(tokens, caller.tell, stores=stores))
         try:
             caller.wait(reading)  # until it has its place
-            brought = self._bring(tokens, reading, caller)
+            brought = self._bring(tokens, reading, caller, tail)
             turn = self._sharing.turn(tokens, self._ready(reading)) if stores else None
             with contextlib.ExitStack() as failing:
                 if turn is not None:
@@ -151,8 +154,10 @@ class Builder:
     def _ready(self, reading: Reading) -> int:
         return self._thread.call(lambda engine: engine.loading(reading, 0))
 
-    def _bring(self, tokens: Int32Array, reading: Reading, caller: Caller) -> Brought:
-        return self._bringer.bring(tokens, reading, caller) if self._bringer else Brought()
+    def _bring(
+        self, tokens: Int32Array, reading: Reading, caller: Caller, tail: Tail | None = None
+    ) -> Brought:
+        return self._bringer.bring(tokens, reading, caller, tail) if self._bringer else Brought()
 
     def _compute(
         self, tokens: Int32Array, reading: Reading, caller: Caller, progress: Progress | None

@@ -126,6 +126,11 @@ class Committer:
         slots = self._slots_of(job, rows)
         self._tell(slots, _all(slots, CANCELLED))
 
+    def drop(self, job: int) -> None:
+        """End running rows of which nobody has heard, without news."""
+        slots = self._slots_of(job, None)
+        self.end(slots, _all(slots, CANCELLED))
+
     def finish(self, job: int, rows: Int64Array) -> None:
         """End running rows well, without news: their reader has seen what it wants."""
         if len(slots := self._slots_of(job, rows)):

@@ -18,6 +18,7 @@ from preread.engine.gathering import Gathers, by_cost, by_rows
 from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
 from preread.engine.kv import KVShape
+from preread.engine.layers import Layers
 from preread.engine.ledger import Ledger
 from preread.engine.marks import Marks
 from preread.engine.misfits import MORE_PREFIX, misfits
@@ -29,6 +30,7 @@ from preread.engine.sampler import Flight, Sampler
 from preread.engine.scheduler import Scheduler
 from preread.engine.sequence import FREE
 from preread.engine.step import Step
+from preread.engine.trial import Trial, follows
 from preread.errors import GroupLost, OutOfMemory
 from preread.metrics import Metrics
 from preread.models.interface import Decoder
@@ -90,6 +92,7 @@ class Engine:
         )
         self._sampler = Sampler(decoder, self._seqs)
         self._runner = self.parts.runner(decoder, pools, self._sampler, config)
+        self._trial = Trial(self._scheduler, self._committer, self._runner, clock)
         self._jobs = 0
         self.stalled = False  # nothing can run before somebody outside does something
 
@@ -137,6 +140,33 @@ class Engine:
         if len(rows):
             self._admission.add(Job(self._jobs, batch, rows), self.clock(), prepared=prepared)
         return self._jobs
+
+    @property
+    def alone(self) -> bool:
+        """Whether whoever came now would have the engine for itself."""
+        return self._scheduler.alone
+
+    def stream(self, batch: TokenBatch, reading: Reading, layers: Layers) -> int | None:
+        """Compute the first step of a batch behind a held prefix that a tier brings by layer, while
+        it comes. Returns the job's number when that is done: all of the prefix is there, too, and
+        the job goes on like any other. None: it was not begun, or given up, and nothing of it is
+        left. Others wait meanwhile; `layers.quit` ends it."""
+        self._land()
+        if not self.alone or not follows(batch, reading.upto):
+            return None
+        if misfits(batch, self.decoder, self.plan, self.marks):
+            return None  # told in the ordinary way
+        self._jobs += 1
+        job = Job(self._jobs, batch, np.arange(len(batch)))
+        if (begun := self._trial.run(job, layers)) is None:
+            self.metrics.add("engine.steps_given_up")
+            return None
+        self.metrics.add("engine.steps_by_layer")
+        self.loaded(reading, reading.upto)  # it has seen all of it
+        self._flight = self._launched(*begun)
+        if not self._ahead or self._sampler.waits(begun[0]):
+            self._land()
+        return job.number
 
     def cancel(self, number: int, rows: Int64Array | None = None) -> None:
         """End rows (all of the job's) that have not ended, freeing what they hold at once."""
@@ -234,6 +264,9 @@ class Engine:
             self._land()
             self._failed(step, error)
             return None
+        return self._launched(step, flight)
+
+    def _launched(self, step: Step, flight: Flight) -> InFlight:
         promise = self._committer.advance(step)
         self.readings.commit(step.chunks)
         self._scheduler.good()

@@ -16,6 +16,7 @@ from preread.models.interface import Decoder
 
 if TYPE_CHECKING:
     from preread.engine.graphs import DecodeGraphs
+    from preread.engine.layers import Layers
     from preread.engine.tiled import Lists
 
 
@@ -67,13 +68,17 @@ class FastSteps:
         """None where a step needs torch's own calls."""
         return self._layout.lists(step)
 
-    def run(self, lists: Lists, *, stats: bool) -> tuple[torch.Tensor, RowStats | None]:
-        """Hidden rows [T, E]; where a graph ran, perhaps with what their logits say."""
+    def run(
+        self, lists: Lists, *, stats: bool, layers: Layers | None = None
+    ) -> tuple[torch.Tensor, RowStats | None]:
+        """Hidden rows [T, E]; where a graph ran, perhaps with what their logits say. layers: see
+        Step; a graph waits for nobody."""
         from preread.engine.graphs import NotCaptured
         from preread.engine.tiled import Device, forward
 
-        if self.graphs is not None and self.graphs.usable and lists.decodes:
+        graphs = self.graphs if layers is None else None
+        if graphs is not None and graphs.usable and lists.decodes:
             with contextlib.suppress(NotCaptured):
-                return self.graphs.run(lists, stats=stats)
+                return graphs.run(lists, stats=stats)
         step = Device.of(lists, self._decoder.device)
-        return forward(self._decoder, step, self._arena, self._pages, self._last), None
+        return forward(self._decoder, step, self._arena, self._pages, self._last, layers), None

@@ -70,6 +70,7 @@ class LocalBackend:
             kv_precision=model.kv_precision,
         )  # fmt: skip
         self._parts = engine.parts
+        self._alone = parts is None  # one device: the ranks of a group wait for nobody
         self._ahead = 2 * engine.config.max_sequences
         self._thread = EngineThread(engine)
         self._builder = Builder(self._thread, engine, store, self.metrics, claims)
@@ -216,10 +217,14 @@ class LocalBackend:
         if part.asked is not None and part.asked.blend is not None:
             kept, ready = True, self._blends.prepare(part.asked, caller)  # nor is what is no KV
         else:
-            ready = self._builder.prepare(part.prefix, caller, stores=not kept)
+            tail = stream.tail(part) if self._alone else None
+            ready = self._builder.prepare(part.prefix, caller, stores=not kept, tail=tail)
         try:
             replies.loaded(part.rows, ready.brought)
-            self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
+            if ready.brought.by_layer:
+                stream.let(part)
+            else:
+                self._thread.call(lambda engine: stream.submit(engine, part, ready.computed))
             news = ready.computed or ready.brought.tokens  # or brought: nearer tiers lack it
             if news and not kept:  # while the rows run, a tier gets what it lacked
                 self._builder.save(part.prefix, ready.reading)

@@ -38,7 +38,8 @@ class Reading:
     Then, cached: tokens that were ready at once; runs: where they all lie (fixed while held); due:
     something had to be read and its rows have not run yet, so that giving it up would be waste;
     spent: what was computed on its account; settled: which is no more its own, but its owner's;
-    meeting: while it is computed and loaded at once.
+    meeting: while it is computed and loaded at once; promised: each layer of it will be there when
+    the step that is being made comes to it.
     """
 
     tokens: Int32Array
@@ -56,6 +57,7 @@ class Reading:
     spent: list[Stretch] = field(default_factory=list)
     settled: bool = False
     meeting: Meeting | None = None
+    promised: bool = False
 
     @property
     def upto(self) -> int:
@@ -120,8 +122,8 @@ class Readings:
         return self._tree.ready(reading.leaf, reading.upto)
 
     def done(self, reading: Reading) -> bool:
-        """Whether it has its place and every token is ready."""
-        return reading.placed and self.ready(reading) == reading.upto
+        """Whether it has its place and every token is ready, or promised."""
+        return reading.placed and (reading.promised or self.ready(reading) == reading.upto)
 
     def read(self, reading: Reading) -> None:
         """Compute what is missing in the coming steps; it is told at once and after each."""

@@ -13,7 +13,7 @@ from preread.engine.pages import Pages
 from preread.engine.sampler import Flight, Sampler, resolved
 from preread.engine.step import Step
 from preread.kernels.rows import RowStats
-from preread.models.interface import Decoder
+from preread.models.interface import Attend, Decoder
 
 if TYPE_CHECKING:
     from preread.engine.fast import FastSteps
@@ -48,8 +48,10 @@ class Forward:
         """Hidden rows [T, E]; KV is written. stats: where it costs nothing, also what the logits of
         every row say."""
         if self.fast is not None and (lists := self.fast.lists(step)) is not None:
-            return self.fast.run(lists, stats=stats)
-        attention = StepAttention(step, self._arena, self._pages)
+            return self.fast.run(lists, stats=stats, layers=step.layers)
+        attention: Attend = StepAttention(step, self._arena, self._pages)
+        if step.layers is not None:
+            attention = step.layers.before(attention)
         tokens, positions = (
             torch.from_numpy(x).to(self._decoder.device) for x in (step.tokens, step.positions)
         )

@@ -97,6 +97,13 @@ class Scheduler:
         """Nothing runs and nothing outside will free memory, yet a prefix waits for some."""
         return self.line.head is not None and not (self.seqs.state.any() or self.readings.outside)
 
+    @property
+    def alone(self) -> bool:
+        """Whether whoever came now would have the engine for itself."""
+        return not (
+            self.admission.jobs or self.seqs.state.any() or self.readings.busy or self.line.head
+        )
+
     def good(self) -> None:
         """A step succeeded."""
         self._good += 1

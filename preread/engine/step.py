@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from preread.engine.layers import Layers
     from preread.types import Int32Array, Int64Array
 
 
@@ -94,7 +95,8 @@ class Step:
     """tokens, positions: [T]. slots, counts: sequences in packing order and their own new tokens.
     write_rows -> write_slots: KV that goes to pages (slot = page * page_tokens + offset);
     chunks[i] are rows [chunk_rows[i], chunk_rows[i] + its length). sample_rows: the row that
-    decides the next token of sample_slots."""
+    decides the next token of sample_slots. layers: where the prefix that they see is still
+    coming."""
 
     tokens: Int64Array
     positions: Int64Array
@@ -112,3 +114,4 @@ class Step:
     own: list[Own] = field(default_factory=list)
     history: list[History] = field(default_factory=list)
     decode: Decode | None = None
+    layers: Layers | None = None

@@ -6,12 +6,16 @@ import asyncio
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preread.engine.engine import Engine
+from preread.engine.layers import Layers, Tail
+from preread.engine.reading import Reading
 from preread.engine.thread import EngineThread
+from preread.engine.trial import follows
 from preread.tokens.batch import News
 from preread.tokens.reply import Said
 from preread.tokens.requests import Part
@@ -35,6 +39,7 @@ class Stream:
         self._lock = threading.Lock()
         self._jobs: dict[int, tuple[int, Part]] = {}  # id of the part -> its job
         self._gone: list[int] = []  # rows of the batch that their reader has left
+        self._kept: dict[int, list[Said]] = {}  # id of a part -> its news, not yet to be told
         self._closed = False
 
     def submit_resident(self, part: Part) -> Future[bool]:
@@ -66,11 +71,47 @@ class Stream:
         if len(gone):
             engine.cancel(job, gone)
 
+    def tail(self, part: Part) -> Tail | None:
+        """What of a part could be computed while its prefix comes; its news are kept until `let`.
+        None: nothing."""
+        if part.prefix is None or not follows(part.batch, len(part.prefix)):
+            return None
+        return Tail(len(part.batch.own.values), partial(self._run, part))
+
+    def _run(self, part: Part, engine: Engine, reading: Reading, layers: Layers) -> bool:
+        job = engine.stream(part.batch, reading, layers)
+        with self._lock:
+            if job is None:
+                return False
+            if self._closed:
+                engine.cancel(job)
+            self._kept[id(part)] = []
+            self._jobs[id(part)] = job, part
+            self._thread.hear(job, lambda news: self.tell(part, news))
+            gone = np.flatnonzero(np.isin(part.rows, self._gone))
+        if len(gone):
+            engine.cancel(job, gone)
+        return True
+
+    def let(self, part: Part) -> None:
+        """Tell what was kept of a part, and from now on at once."""
+        with self._lock:
+            for news in self._kept.pop(id(part), ()):
+                self._put(part, news)
+
     def tell(self, part: Part, news: News | Exception) -> None:
         """From any thread."""
+        if isinstance(news, Exception):  # there is nothing to wait for
+            self.let(part)
         with self._lock:
-            if not self._closed:
-                self._loop.call_soon_threadsafe(self.inbox.put_nowait, (part, news))
+            if (kept := self._kept.get(id(part))) is not None:
+                kept.append(news)
+            else:
+                self._put(part, news)
+
+    def _put(self, part: Part, news: Said) -> None:
+        if not self._closed:
+            self._loop.call_soon_threadsafe(self.inbox.put_nowait, (part, news))
 
     def finish(self, part: Part, rows: MutableSequence[int]) -> None:
         """End rows that their reader considers ended (a stop string); empties `rows`."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from preread.engine.engine import Engine
+from preread.engine.layers import Layers
 from preread.errors import Cancelled, EngineError, GroupLost
 from preread.tokens.batch import News, TokenBatch
 
@@ -30,6 +31,7 @@ class EngineThread:
         self._stopping = False
         self._lock = threading.Lock()  # nothing is put into the inbox after its last reading
         self._end: Exception | None = None
+        self._layers: Layers | None = None  # what the engine waits for in a step
         self._thread = threading.Thread(target=self._run, name="preread-engine", daemon=True)
         self._thread.start()
 
@@ -52,7 +54,23 @@ class EngineThread:
                 self._inbox.put(run)
             else:
                 future.set_exception(self._end)
+        self._disturb()
         return future
+
+    def stream(self, layers: Layers, work: Callable[[Engine], T]) -> Future[T]:
+        """`send`, of work that waits for these layers: not any longer once something else is
+        sent."""
+
+        def run(engine: Engine) -> T:
+            self._layers = layers
+            try:
+                if not self._inbox.empty():  # sent before it could disturb
+                    layers.quit()
+                return work(engine)
+            finally:
+                self._layers = None
+
+        return self.send(run)
 
     def call(self, work: Callable[[Engine], T]) -> T:
         """`send`, and wait."""
@@ -64,8 +82,12 @@ class EngineThread:
         """Submit a batch, from within `send`; its news go to the listener until `forget`. prepared:
         see Engine.submit."""
         job = engine.submit(batch, prepared=prepared)
-        self._listeners[job] = listener
+        self.hear(job, listener)
         return job
+
+    def hear(self, job: int, listener: Listener) -> None:
+        """The same of a job that was submitted before, and of which no news was told."""
+        self._listeners[job] = listener
 
     def forget(self, job: int) -> None:
         """Cancel what still runs of a job; its listener is not called again."""
@@ -80,6 +102,7 @@ class EngineThread:
         """End the thread; listeners get Cancelled. Idempotent."""
         self._stopping = True
         self._inbox.put(lambda: None)
+        self._disturb()
         self._thread.join()
 
     def _run(self) -> None:
@@ -102,6 +125,11 @@ class EngineThread:
             with contextlib.suppress(RuntimeError):  # its event loop is closed
                 listener(end)
         self._drain()
+
+    def _disturb(self) -> None:
+        """Something was sent: nobody else's load is waited for."""
+        if (layers := self._layers) is not None:
+            layers.quit()
 
     def _tell(self, job: int, news: News) -> None:
         if (listener := self._listeners.get(job)) is None:

@@ -15,9 +15,10 @@ from preread.engine.step import Step
 from preread.engine.tiles import parts_of, tail_of, tiles_of, trees_of
 from preread.kernels.cuda import attention as kernels
 from preread.kernels.lists import Parts, Tail, Tiles
-from preread.models.interface import Decoder
+from preread.models.interface import Attend, Decoder
 
 if TYPE_CHECKING:
+    from preread.engine.layers import Layers
     from preread.types import Int32Array
 
 MOST_PARTS = 16  # of one decoding row: what a prefix is split into at most
@@ -160,8 +161,11 @@ class TiledAttention:
 
 
 def forward(
-    decoder: Decoder, step: Device, arena: Arena, pages: Pages, last: torch.Tensor
-) -> torch.Tensor:
-    """Hidden rows [T, E] of a step. last: see `Sampler`."""
-    attention = TiledAttention(step, arena, pages, decoder.heads)
+    decoder: Decoder, step: Device, arena: Arena, pages: Pages, last: torch.Tensor,
+    layers: Layers | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Hidden rows [T, E] of a step. last: see `Sampler`; layers: see `Step`."""
+    attention: Attend = TiledAttention(step, arena, pages, decoder.heads)
+    if layers is not None:
+        attention = layers.before(attention)
     return decoder.hidden(resolved(step.tokens, last), step.positions, attention)

@@ -221,6 +221,11 @@ class Geometry:
         """Payload bytes of one token, all layers and heads."""
         return self.layers * 2 * self.kv_heads * self.head_dim * self.itemsize
 
+    @property
+    def layer_groups(self) -> int:
+        """How many ranges of layers a span is cut into."""
+        return len({cell[:2] for cell in self.cells})
+
     def boxes(self, start: int, end: int) -> list[Box]:
         """The boxes of the span [start, end), by layer, then head."""
         return [Box(start, end, *cell) for cell in self.cells]

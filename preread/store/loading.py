@@ -14,7 +14,8 @@ from preread.store.arriving import Arrivals, Place
 from preread.store.asking import Asker
 from preread.store.keys import OVERHEAD, Box, Span
 from preread.store.layout import Layout
-from preread.store.policy import Choice, Patience, Piece, decide
+from preread.store.order import Layered, Order
+from preread.store.policy import Choice, Patience, Piece, decide, saved_by_layer
 from preread.store.rates import Rates
 from preread.store.reading import Reading
 from preread.store.reports import End, LoadReport, Miss
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from preread.store.keys import Tokens
 
 STALE_S = 600.0  # a tier found too slow so long ago is tried again
+LEAST_SAVED = (
+    0.01  # of load and tail together, for a load by layer: it keeps nothing if it ends early
+)
 
 # (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor is the
 # receiver's own.
@@ -121,6 +125,17 @@ class Loader:
         self._metrics.add(f"store.miss.{Miss.TOO_SLOW.value}", choice.upto < found.tokens)
         return choice
 
+    def by_layer(self, found: Found, choice: Choice, tail: int) -> bool:
+        """See Store.by_layer."""
+        groups, prefill = self._layout.geometry.layer_groups, self._rates.prefill()
+        whole = bool(found.spans) and choice.upto == found.spans[-1][0].end
+        if not whole or choice.meets is not None or prefill is None:
+            return False
+        tiers = {tier.name for tier in found.places.values()}
+        tail_s = prefill.seconds(choice.upto, choice.upto + tail)
+        saved_s = saved_by_layer(choice.load_s, tail_s, groups, self._rates.slowed(tiers))
+        return saved_s >= LEAST_SAVED * (choice.load_s + tail_s) > 0
+
     def load(
         self,
         found: Found,
@@ -131,14 +146,15 @@ class Loader:
         place: Place = lambda box: None,
         came: Callable[[], None] = lambda: None,
         listen: Callable[[Callable[[], None]], None] | None = None,
+        layers: Layered | None = None,
     ) -> LoadReport:
         """See Store.load."""
         began = time.perf_counter()
         patience = self._patience(start, upto) if choice and not self._always else None
         until = began + patience.deadline_s if patience else inf if listen else None
         wanted = [(span, keys) for span, keys in found.spans if start < span.end <= upto]
-        keys = [key for _, keys in wanted for key in keys]
-        chunks = [chunk for span, keys in wanted for chunk in self._layout.chunks(span, keys)]
+        order = Order([self._layout.chunks(span, keys) for span, keys in wanted], layers)
+        keys, chunks = [chunk.key for chunk in order.chunks], order.chunks
         tally = Tally(start)
         expected = dict(zip(keys, chunks, strict=True))
         reading = Reading(
@@ -152,18 +168,19 @@ class Loader:
                 taken = reading.take(n, chunk)
                 came()  # what was stopped says nothing of the tier
                 if isinstance(taken, Miss):
-                    tally.missed(taken, chunk.box.token_start)
-                elif tally.end is None:
+                    tally.cut(taken, chunk.box.token_start)
+                elif tally.wants(chunk.box.token_end):
                     if taken.payload is not None:
                         sink(chunk.box, self._layout.decode(chunk.box, taken.payload))
                     tally.served(taken.tier, chunk.payload_nbytes)
                     if self._layout.ends_span(chunk.box):
-                        first, upto = max(tally.done, chunk.box.token_start), chunk.box.token_end
-                        tally.completed(upto - first, upto)
-                        if patience and patience.ends(tally.done, tally.elapsed_s):
-                            tally.missed(Miss.TOO_SLOW, tally.done)
+                        tally.reached(chunk.box.token_start, chunk.box.token_end)
+                    if tally.end is None and order.ends_round(n):
+                        order.came(n)
+                        if patience and patience.ends(tally.done, tally.elapsed_s, order.share(n)):
+                            tally.cut(Miss.TOO_SLOW, tally.done)
                 over = Miss.TOO_SLOW in (taken, tally.end and tally.end.reason)
-                if tally.end and (over or not reading.faults):
+                if tally.end and (over or not (reading.faults or order.goes_on(tally.end.token))):
                     break  # nothing more is to be found out; a late value is not the next one's
         tally.measure(self._rates, reading.late)
         whole = tally.report(began, reading.faults, self._asker.tiers)

@@ -119,6 +119,14 @@ def _together(
             yield Choice(upto, whole_s, prefill.seconds(start, upto), meets=meets, tiers=tiers)
 
 
+def saved_by_layer(load_s: float, tail_s: float, groups: int, slowed: Slowed) -> float:
+    """What is saved at most where the tokens behind a prefix are computed while its layers come, in
+    so many groups: both then go on at once until the shorter of the two is over, but for the first
+    group, which must be there, and slow each other."""
+    both_s = min(load_s, tail_s) * (1 - 1 / groups)
+    return both_s * max(0.0, 2 - max(slowed))
+
+
 class Patience:
     """Whether a load of tokens [start, upto) is still worth waiting for. Asked after every span,
     with the seconds since it began."""
@@ -134,11 +142,14 @@ class Patience:
         """After so long nothing is waited for: by then all could have been computed."""
         return max(LEAST_S, self._whole_s)
 
-    def ends(self, token: int, elapsed_s: float) -> bool:
-        """Tokens up to `token` are there: rather compute the rest?"""
+    def ends(self, token: int, elapsed_s: float, share: float | None = None) -> bool:
+        """Tokens up to `token` are there: rather compute the rest? share: how much of the load has
+        come, where tokens do not say it."""
         if elapsed_s > self.deadline_s:
             return True
-        if token <= self._start or elapsed_s < max(LEAST_S, TRIED * self._whole_s):
+        if share is None:
+            share = (token - self._start) / (self._upto - self._start)
+        if share <= 0 or elapsed_s < max(LEAST_S, TRIED * self._whole_s):
             return False
-        left_s = elapsed_s * (self._upto - token) / (token - self._start)
+        left_s = elapsed_s * (1 - share) / share
         return left_s > SLOWER * self._prefill.seconds(token, self._upto)

@@ -17,6 +17,7 @@ from preread.store.codec import Codec, RawCodec
 from preread.store.keys import Epochs, Geometry
 from preread.store.layout import Layout
 from preread.store.loading import Found, Front, Loader, Sink
+from preread.store.order import Layered
 from preread.store.policy import Choice
 from preread.store.rates import Prefill, Rates
 from preread.store.reports import LoadReport, SaveReport
@@ -116,6 +117,7 @@ class Store:
         place: Place = lambda box: None,
         came: Callable[[], None] = lambda: None,
         listen: Callable[[Callable[[], None]], None] | None = None,
+        layers: Layered | None = None,
     ) -> LoadReport:
         """Deliver the KV of tokens [start, upto), as far as whole verified chunks reach.
 
@@ -131,9 +133,17 @@ class Store:
         it is verified, and the sink does not get it: what lies beyond the reported tokens is
         anything, and nobody may have read it. Once this returns nothing is written any more.
         listen: given what ends all waiting for tiers, from any thread; `came` is called then, too.
+        layers: boxes come by layer, and it is told as soon as all that hold a part of the first so
+        many layers are verified and in place; what holds these is not written again. Such a load
+        brings nothing if it is given up before its end.
         """
         found = found or self.find(tokens)
-        return self._loader.load(found, upto, sink, start, choice, place, came, listen)
+        return self._loader.load(found, upto, sink, start, choice, place, came, listen, layers)
+
+    def by_layer(self, found: Found, choice: Choice, tail: int) -> bool:
+        """Whether it pays to load a prefix by layer and to compute the first `tail` tokens behind
+        it meanwhile: it is held whole, in several boxes a span, and both take time."""
+        return self._loader.by_layer(found, choice, tail)
 
     def meet(self, found: Found, start: int, choice: Choice, front: Front) -> LoadReport:
         """Deliver the KV of tokens [start, choice.upto) span by span from the end, until it meets

@@ -51,6 +51,14 @@ class Tally:
             self._latest.tokens += tokens
         self.done = self.done if upto is None else upto
 
+    def reached(self, start: int, end: int) -> None:
+        """Tokens [start, end), and all before them, are there."""
+        self.completed(end - max(self.done, start), end)
+
+    def wants(self, end: int) -> bool:
+        """Whether a box that ends there lies before the prefix does."""
+        return self.end is None or end <= self.end.token
+
     @property
     def elapsed_s(self) -> float:
         return self._mark - self._began
@@ -58,6 +66,12 @@ class Tally:
     def missed(self, why: Miss, token: int) -> None:
         """The prefix ends at this token, if it has not before."""
         if self.end is None:
+            self.end = End.at(why, token)
+
+    def cut(self, why: Miss, token: int) -> None:
+        """The prefix ends at this token, or where it did before; too slow: where it is now."""
+        token = min(token, self.done) if why is Miss.TOO_SLOW else token
+        if self.end is None or token < self.end.token:
             self.end = End.at(why, token)
 
     def measure(self, rates: Rates, late: Tier | None) -> None:
