@@ -27,12 +27,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.common import filler, finish, parser
 from preread.backend import Generate
+from preread.batch.bodies import Defaults
 from preread.batch.forecast import forecast
 from preread.batch.forms import ANSWER, Form, OpenAILines, TableRows, answer_cells
 from preread.batch.job import begin, models, tallied
 from preread.batch.journal import Journal
 from preread.batch.misfits import check_fit
-from preread.batch.openai import BatchFile, Defaults
+from preread.batch.openai import BatchFile
 from preread.batch.order import Order
 from preread.batch.output import write_in_order
 from preread.batch.run import Runner, Stop

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preread.backend import Generate
+from preread.batch.bodies import Defaults
 from preread.batch.files import expand, kind
 from preread.batch.forms import (
     ANSWER,
@@ -19,7 +20,7 @@ from preread.batch.forms import (
     labelled,
 )
 from preread.batch.journal import Journal
-from preread.batch.openai import BatchFile, Defaults
+from preread.batch.openai import BatchFile
 from preread.batch.order import Order
 from preread.batch.table import Table
 from preread.batch.template import RowTable, Template

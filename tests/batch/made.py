@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from preread.backend import Backend, Generate
+from preread.batch.bodies import Defaults
 from preread.batch.forms import ANSWER, Form, OpenAILines, TableRows, answer_cells
 from preread.batch.job import begin, models, tallied
 from preread.batch.journal import Journal
-from preread.batch.openai import BatchFile, Defaults
+from preread.batch.openai import BatchFile
 from preread.batch.order import Order
 from preread.batch.output import Written, write_in_order
 from preread.batch.run import Runner, Stop

@@ -16,8 +16,9 @@ import pytest
 from typer.testing import Result
 
 from preread.backend import RequestBatch, ResultBatch
+from preread.batch.bodies import Defaults
 from preread.batch.forms import OpenAILines
-from preread.batch.openai import BatchFile, Defaults
+from preread.batch.openai import BatchFile
 from preread.batch.tally import Tally
 from preread.bridge import LoopThread
 from preread.cli.batching import Batch, Opened, Options
