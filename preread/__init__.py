@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Session,
         open,
     )
+    from preread.app.serving import serve
     from preread.contexts.choices import Choices
     from preread.errors import PrereadError
     from preread.types import (
@@ -58,6 +59,7 @@ __all__ = [
     "Timing",
     "Usage",
     "open",
+    "serve",
 ]
 _HOME = {
     **dict.fromkeys(
@@ -75,6 +77,7 @@ _HOME = {
     ),
     "Choices": "preread.contexts.choices",
     "PrereadError": "preread.errors",
+    "serve": "preread.app.serving",
 }
 
 

@@ -142,6 +142,23 @@ class ResponsesSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSection:
+    """`preread serve` (docs/server.md)."""
+
+    host: str = "127.0.0.1"  # address to listen at; another than this machine's own needs a key
+    port: int = 8000  # 0: any free one
+    name: str = ""  # what requests call the model itself; "": the model's name, or its folder's
+    key: str = field(default="", repr=False)  # of those who may ask, as this process's tenant
+    keys_file: str = ""  # such keys instead, one a line: tenant:key
+    max_requests: int = 512  # of a tenant, under way at once; more are refused (429)
+    max_body_mb: int = 8  # MiB of one request
+    read_s: float = 30.0  # a client may take so long to send its request
+    write_s: float = 60.0  # and so long to take a piece of the answer
+    refresh_s: float = 60.0  # sources of a context in use are compared this often; 0: when opened
+    drain_s: float = 30.0  # at the end requests under way have so long
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections and the home folder."""
 
@@ -153,12 +170,13 @@ class Config:
     resident: ResidentSection = field(default_factory=ResidentSection)
     providers: ProvidersSection = field(default_factory=ProvidersSection)
     responses: ResponsesSection = field(default_factory=ResponsesSection)
+    server: ServerSection = field(default_factory=ServerSection)
 
 
 # Variables with a name of their own, and knobs whose value no message shows.
 SHORT = {"PREREAD_KEY": ("store", "key"), "PREREAD_TIERS": ("store", "tiers")}
-SECRET = ("store.key", "store.catalog")
-SECTIONS = ("model", "engine", "store", "context", "resident", "providers", "responses")
+SECRET = ("store.key", "store.catalog", "server.key")
+SECTIONS = ("model", "engine", "store", "context", "resident", "providers", "responses", "server")
 
 
 def default_home(env: Mapping[str, str] | None = None) -> Path:

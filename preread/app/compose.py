@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from preread.engine.local import LocalBackend
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
+    from preread.models.text import Text
     from preread.providers.backend import RemoteBackend
     from preread.tokens.parity import ParityReport
 
@@ -35,7 +36,8 @@ log = logging.getLogger("preread")
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What an engine is made of. parameters: number of weights of the local model; notes: what its
-    user should know about it; scopes: whose epochs void what it has in memory."""
+    user should know about it; scopes: whose epochs void what it has in memory; text: tokenizer and
+    chat template of the local model."""
 
     config: Config
     backend: LocalBackend | ForeignBackend | RemoteBackend
@@ -44,6 +46,7 @@ class Parts:
     parameters: int
     notes: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
+    text: Text | None = None
 
 
 def open_parts(
@@ -222,7 +225,8 @@ def _native(config: Config, weights: Weights) -> Parts:
     )  # fmt: skip
     parameters = parameter_count(loaded.config)
     scopes = scopes_of(config.store, identity)
-    return Parts(config, backend, catalog, metrics, parameters, lossy_note(config), scopes)
+    notes = lossy_note(config)
+    return Parts(config, backend, catalog, metrics, parameters, notes, scopes, loaded.text)
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
@@ -250,7 +254,7 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     notes += lossy_note(config)
     return Parts(
         config, backend, catalog, metrics, net.parameters, tuple(notes),
-        scopes_of(config.store, loaded.fingerprint()),
+        scopes_of(config.store, loaded.fingerprint()), loaded.text,
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from preread.contexts.opened import Opened
 from preread.contexts.opening import OpenOptions, open_context
 from preread.contexts.rows import collect, gather
 from preread.home import check_writable
+from preread.metrics import Metrics
 from preread.types import Built, Completion, Likelihood
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from preread.contexts.route import Embedder
     from preread.contexts.shard import Plan
     from preread.contexts.watch import Change
+    from preread.models.text import Text
     from preread.types import Int32Array
 
 T = TypeVar("T")
@@ -63,7 +65,8 @@ class Engine:
         self._parts = parts
         self._backend = with_responses(parts.backend, parts.config, keep=responses)
         self._loop = LoopThread()
-        self._aio = AsyncEngine(self, Crowd(self._backend), self._loop)
+        self._crowd = Crowd(self._backend)
+        self._aio = AsyncEngine(self, self._crowd, self._loop)
         watched = (parts.catalog, parts.backend, self._loop, parts.scopes)
         self._events = Events(*watched, self._aio.let_go)
         self._opened: dict[tuple[str, bool], Opened] = {}  # see Opened.key; what was last opened
@@ -73,6 +76,16 @@ class Engine:
     def backend(self) -> Backend:
         """Behind the response cache, where that is configured."""
         return self._backend
+
+    @property
+    def crowd(self) -> Backend:
+        """The same, for requests that come one by one: they run together."""
+        return self._crowd
+
+    @property
+    def text(self) -> Text | None:
+        """Tokenizer and chat template of the local model; None where it is another's."""
+        return self._parts.text
 
     @property
     def catalog(self) -> Catalog:
@@ -100,6 +113,11 @@ class Engine:
     def metrics(self) -> dict[str, float]:
         """Counters since the engine was opened."""
         return self._parts.metrics.snapshot()
+
+    @property
+    def counters(self) -> Metrics:
+        """What these are counted in."""
+        return self._parts.metrics
 
     @property
     def aio(self) -> AsyncEngine:

@@ -16,6 +16,7 @@ from preread.cli.batches import commands as batches
 from preread.cli.benches import measurements as jobs
 from preread.cli.carrying import commands as carrying
 from preread.cli.output import INTERRUPTED, USAGE, fail
+from preread.cli.serving import commands as serving
 from preread.cli.sizing import commands, measurements
 from preread.cli.verifying import commands as verifying
 from preread.config import local_model
@@ -275,6 +276,7 @@ def down(json: Json = False) -> None:
 
 app.registered_commands += commands.registered_commands + carrying.registered_commands
 app.registered_commands += verifying.registered_commands + batches.registered_commands
+app.registered_commands += serving.registered_commands
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine and this model.")
 bench.registered_commands += measurements.registered_commands + jobs.registered_commands
 app.registered_groups += [TyperInfo(bench, name="bench")]

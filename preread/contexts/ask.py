@@ -30,12 +30,13 @@ DEFAULT_SHARDS = ContextSection().route_shards
 class AskOptions:
     """shards: most shards asked per question; cite: look the answers up in the sources; history:
     finished turns before the question; keep: leave the KV of question and answer behind for the
-    next turn."""
+    next turn; system: the asker's own instructions, read after the context."""
 
     shards: int = DEFAULT_SHARDS
     cite: bool = True
     history: tuple[Message, ...] = ()
     keep: bool = False
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +137,17 @@ async def stream(
 
 
 async def choose(
-    backend: Backend, context: Opened, questions: Sequence[str], labels: Sequence[str]
+    backend: Backend,
+    context: Opened,
+    questions: Sequence[str],
+    labels: Sequence[str],
+    options: AskOptions | None = None,
 ) -> Choices:
     """Probabilities over labels for every question. Of a split context the best routed shard
     alone decides: distributions over different documents have no common measure."""
     work, info = Choose(tuple(labels)), backend.info
-    asks, batch = await asyncio.to_thread(_plan, context, questions, work, AskOptions(shards=1))
+    options = replace(options or AskOptions(), shards=1)
+    asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
     whole = await gather(backend, batch)
 
     def made(i: int, row: Row) -> Choice:
@@ -158,7 +164,7 @@ def _plan(
         if not question.strip():
             raise RequestError(f"Question {i} is empty.", hint='preread ask NAME "question"')
     if len(context.record.shards) == 1:
-        prefix = context.prefix(0, options.history)
+        prefix = context.prefix(0, options.history, options.system)
         batch = RequestBatch(work, list(questions), (prefix,), keep=options.keep)
         return _Alike(questions, context.router.route("", 1)), batch
     asks: list[_Ask] = []
@@ -169,7 +175,8 @@ def _plan(
         start += len(route.shards)
     used = sorted({shard for ask in asks for shard in ask.shards})
     place = {shard: i for i, shard in enumerate(used)}
-    prefixes = tuple(context.prefix(shard, options.history) for shard in used)
+    more = options.history, options.system
+    prefixes = tuple(context.prefix(shard, *more) for shard in used)
     # Merging compares the answers' own probabilities.
     split = any(len(ask.shards) > 1 for ask in asks)
     if isinstance(work, Generate) and split:

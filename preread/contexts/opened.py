@@ -11,10 +11,10 @@ from typing import NamedTuple
 from preread.blends import Approximate
 from preread.contexts.catalog.base import Catalog, ContextRecord, Part
 from preread.contexts.cite import Evidence
-from preread.contexts.layout import file_line
+from preread.contexts.layout import GAP, file_line
 from preread.contexts.route import Embedder, Router
 from preread.contexts.state import state_of
-from preread.errors import StateError
+from preread.errors import RequestError, StateError
 from preread.types import ContextRef, Message, Prefix, Timing, Usage
 
 
@@ -89,10 +89,20 @@ class Opened:
         """Its name; a blend is another context than the exact one of that name."""
         return self.record.name, self.approximate is not None
 
-    def prefix(self, shard: int, history: tuple[Message, ...] = ()) -> Prefix:
-        """What is read before a question to a shard."""
+    def prefix(self, shard: int, history: tuple[Message, ...] = (), system: str = "") -> Prefix:
+        """What is read before a question to a shard. system: the asker's own instructions, which
+        come after the context's text and leave what was read of that as it is. Raises RequestError
+        where these would need KV that is put together anew."""
         blend = self.approximate.blend if self.approximate else None
-        return Prefix(self.record.shards[shard].system, history, blend)
+        leading = self.record.shards[shard].system
+        if system.strip():
+            if blend is not None:
+                raise RequestError(
+                    "A context joined approximately takes no further instructions.",
+                    hint="Put them into the question.",
+                )
+            leading = f"{leading.rstrip()}{GAP}{system.strip()}"
+        return Prefix(leading, history, blend)
 
     @property
     def ref(self) -> ContextRef:

@@ -29,13 +29,16 @@ from preread.errors import HomeError, SourceError, UsageError
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
     """instructions: other ones rebuild the context, "" leaves them as they are; approximate: of
-    several joined contexts, put the KV together from theirs (docs/contexts.md); refresh:
+    several joined contexts, put the KV together from theirs (docs/contexts.md); paths: False: the
+    target is a name, whatever file may be called so (it comes from who must not read files);
+    refresh:
     rebuild a stale one (else it answers as it is and a note says so); stdin: the bytes of target
     "-"; on_plan: told the fit and the shards before anything is computed; on_build: told what a
     build did."""
 
     instructions: str = ""
     approximate: bool = False
+    paths: bool = True
     refresh: bool = True
     stdin: bytes | None = None
     embedder: Embedder | None = None
@@ -82,6 +85,8 @@ class _Door:
 
     async def find(self, target: str) -> tuple[ContextRecord, list[str]]:
         """The record to ask and what the user should know about it."""
+        if not self.options.paths:
+            return await self._named(target)
         if target == STDIN:
             data = await asyncio.to_thread(self._stdin)
             return await self._build_new(stdin_name(data), (STDIN,), data)
@@ -96,6 +101,16 @@ class _Door:
             return await self._build_new(derived_name(target), (target,))
         summaries = await asyncio.to_thread(self.catalog.summaries)
         raise unknown_name(target, [summary.name for summary in summaries])
+
+    async def _named(self, name: str) -> tuple[ContextRecord, list[str]]:
+        """A kept context, and no file. Raises UnknownName."""
+        record = await asyncio.to_thread(self.catalog.get, name)
+        if record is None:
+            summaries = await asyncio.to_thread(self.catalog.summaries)
+            raise unknown_name(name, [summary.name for summary in summaries])
+        if parts := joined_names(name):
+            return await self._composed(name, parts)
+        return await self._refreshed(record)
 
     def _joined(self, target: str) -> tuple[str, ...]:
         """The names that a target joins, unless a file has that name. Raises UnknownName."""

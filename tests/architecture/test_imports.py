@@ -41,7 +41,7 @@ HOMES = {
     "rich": ("cli",),
     "transformers": ("foreign",),
     "pyarrow": ("batch/files",),
-    "aiohttp": ("providers/http", "testing/provider", "testing/simulation/routes"),
+    "aiohttp": ("providers/http", "server", "testing/provider", "testing/simulation/routes"),
     "pickle": (),
 }
 

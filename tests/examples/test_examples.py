@@ -17,12 +17,14 @@ SAYS = {
     "ask_handbook.py": (" cached, ", " computed"),
     "choose_label.py": ("a weight of 14 kg", "mass of both labels: "),
     "gather.py": (" cached, ", " computed"),
+    "serve_team.py": ("models: ", "handbook", " tokens cached"),
     "session.py": (),
 }
 ANSWERS = {
     "ask_handbook.py": ("Brindle",),
     "choose_label.py": (),  # labels are what the reader does worst: docs/reader.md
     "gather.py": ("Brindle",),
+    "serve_team.py": ("Brindle",),
     "session.py": (),
 }
 

@@ -1,0 +1,99 @@
+"""An engine behind HTTP: `preread serve`, and the same for tests and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preread.config import Config, ServerSection
+from preread.errors import ConfigError
+from preread.server.desk import Desk
+from preread.server.keys import read_keys
+from preread.server.shelf import Shelf
+
+if TYPE_CHECKING:
+    from preread.app.engine import Engine
+    from preread.contexts.opened import Opened
+    from preread.models.text import Text
+    from preread.types import Prefix
+
+
+@contextmanager
+def serve(engine: Engine, section: ServerSection | None = None, **knobs: Any) -> Iterator[str]:
+    """Answer OpenAI's clients over HTTP until left (docs/server.md); yields their base URL, like
+    http://127.0.0.1:8000/v1. section: all knobs of `[server]`, else as configured; knobs: single
+    ones, like port=0. Leaving lets requests under way end. Raises ConfigError."""
+    if find_spec("aiohttp") is None:
+        raise ConfigError("The server needs aiohttp.", hint="pip install 'preread[server]'")
+    from preread.server.server import Server
+
+    chosen = _chosen(section or engine.config.server, knobs)
+    config = replace(engine.config, server=chosen)
+    keys = read_keys(chosen.key, chosen.keys_file, config.home, config.store.tenant)
+
+    async def open_desk(tenant: str) -> Desk:
+        del tenant
+        return _desk(engine, config)
+
+    server = Server(keys, open_desk, config)
+    url = engine.run(server.start())
+    try:
+        yield url
+    finally:
+        engine.run(server.stop())
+
+
+def _chosen(section: ServerSection, knobs: dict[str, Any]) -> ServerSection:
+    known = [field.name for field in fields(section)]
+    for name in knobs:
+        if name not in known:
+            raise ConfigError(f"There is no server.{name}.", hint=f"Knobs: {', '.join(known)}.")
+    return replace(section, **knobs)
+
+
+def _desk(engine: Engine, config: Config) -> Desk:
+    def keep(opened: Opened) -> Opened:
+        return engine._keep(opened).opened
+
+    shelf = Shelf(engine.crowd, engine.catalog, config, keep)
+    text = engine.text
+    return Desk(
+        engine.crowd,
+        shelf,
+        config,
+        name=config.server.name or served_name(engine.info.model),
+        words=None if text is None else TextWords(text),
+        metrics=engine.counters,
+    )
+
+
+def served_name(model: str) -> str:
+    """What requests call a model: a folder's place on this machine is nobody's business."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+class TextWords:
+    """See preread.server.words.Words."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+
+    @property
+    def vocabulary(self) -> int:
+        return self._text.tokenizer.vocab_size
+
+    def lay_out(self, prefix: Prefix, question: str | None) -> list[int]:
+        chat = self._text.chat
+        ids = chat.prefix(prefix) if question is None else chat.whole(prefix, question)
+        return list(ids.tolist())
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        tokenizer = self._text.tokenizer
+        return tokenizer.prompt_tokens(text) if special else tokenizer.encode_text(text)
+
+    def piece(self, token: int) -> bytes:
+        return self._text.tokenizer.token_bytes(token)
