@@ -25,7 +25,7 @@ from preread.engine.misfits import MORE_PREFIX, misfits
 from preread.engine.parts import Parts
 from preread.engine.plan import MemoryPlan, plan_memory
 from preread.engine.prefix import PrefixTree
-from preread.engine.reading import Reading, Told
+from preread.engine.reading import Notice, Reading, Told
 from preread.engine.sampler import Flight, Sampler
 from preread.engine.scheduler import Scheduler
 from preread.engine.sequence import FREE
@@ -43,10 +43,11 @@ log = logging.getLogger("preread.engine")
 
 
 class InFlight(NamedTuple):
-    """A step on the device."""
+    """A step on the device. notices: to be given when it is done."""
 
     promise: Promise
     flight: Flight
+    notices: list[Notice]
 
 
 class Engine:
@@ -268,11 +269,11 @@ class Engine:
 
     def _launched(self, step: Step, flight: Flight) -> InFlight:
         promise = self._committer.advance(step)
-        self.readings.commit(step.chunks)
+        notices = self.readings.commit(step.chunks)
         self._scheduler.good()
         self.metrics.add("engine.steps")
         self.metrics.add("engine.tokens", len(step.tokens))
-        return InFlight(promise, flight)
+        return InFlight(promise, flight, notices)
 
     def _land(self) -> bool:
         """Wait for what is in flight and settle it. False: nothing was."""
@@ -283,6 +284,8 @@ class Engine:
 
     def _settle(self, flight: InFlight) -> None:
         self._committer.settle(flight.promise, flight.flight.outcome())
+        for notice in flight.notices:
+            notice.give()
 
     def _failed(self, step: Step, error: Exception) -> None:
         """Go on with a smaller step; what fails alone and small, fails."""

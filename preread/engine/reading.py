@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from preread.engine.arena import Run
 from preread.engine.meeting import Meeting
@@ -74,6 +74,19 @@ class Reading:
             self.meeting.quit()
         if self.told is not None:
             self.told(0, self.upto, 0)
+
+
+class Notice(NamedTuple):
+    """How far a reading is at a moment, told then or later. See Told."""
+
+    reading: Reading
+    ready: int
+    ours: int
+
+    def give(self) -> None:
+        reading = self.reading
+        if reading.told is not None and reading.error is None:
+            reading.told(self.ready, reading.upto, self.ours)
 
 
 class Readings:
@@ -211,8 +224,9 @@ class Readings:
             budget -= n
         return out
 
-    def commit(self, chunks: Sequence[Chunk]) -> None:
-        """The chunks are computed: note on whose account, and tell the tree and who waits."""
+    def commit(self, chunks: Sequence[Chunk]) -> list[Notice]:
+        """The chunks are being computed, before anything that is launched from now on: note on
+        whose account, and tell the tree. Returns what is to be told when they are computed."""
         for chunk in chunks:
             at, end = chunk.base, chunk.base + len(chunk.tokens)
             for reading in self._payers():
@@ -221,7 +235,7 @@ class Readings:
                     reading.spent.append((at, upto))
                     at = upto
             self._tree.advance(chunk.leaf, end)
-        self._tell_active()
+        return [self._notice(reading) for reading in self._all if reading.active]
 
     def fail(self, chunks: Sequence[Chunk], error: Exception) -> None:
         """These chunks cannot be computed: nobody who needs them waits any longer. Who needs the
@@ -274,9 +288,11 @@ class Readings:
             left = [(a, b) for a, b in parts if a < b] if lo < hi else left
 
     def _tell(self, reading: Reading) -> None:
-        if reading.told is not None:
-            spent = sum(end - start for start, end in reading.spent)
-            reading.told(self.ready(reading), reading.upto, spent)
+        self._notice(reading).give()
+
+    def _notice(self, reading: Reading) -> Notice:
+        spent = sum(end - start for start, end in reading.spent)
+        return Notice(reading, self.ready(reading), spent)
 
     def _tell_active(self) -> None:
         for reading in self._all:

@@ -159,10 +159,12 @@ class Rates:
 
 class Samples:
     """Measurements as rows [what was done…, seconds, when], the latest of each size. Rows that were
-    remembered count as one size, which goes first."""
+    remembered count as one size, which goes first. The first of a size in this process gives way
+    to the second: it holds what is done once, as compiling a program and opening a connection."""
 
     def __init__(self, remembered: list[list[float]]) -> None:
         self._sizes: dict[int, deque[list[float]]] = {}
+        self._first: dict[int, list[float]] = {}  # of sizes that were measured once
         self._solved: tuple[float, ...] | None = None
         self._unsolved = 0  # measurements since
         self._unsaved = False
@@ -174,13 +176,17 @@ class Samples:
         return max((row[-1] for row in self.rows()), default=float("-inf"))
 
     def add(self, size: int, row: list[float]) -> None:
-        rows = self._sizes.pop(size, None) or deque(maxlen=LATEST)
+        if (rows := self._sizes.pop(size, None)) is None:
+            rows, self._first[size] = deque(maxlen=LATEST), row
+        elif (first := self._first.pop(size, None)) is not None:
+            rows.remove(first)
         rows.append(row)
         self._sizes[size] = rows
         if old := self._sizes.get(0):  # what is new outweighs what was
             old.popleft()
         while len(self._sizes) > SIZES:
-            self._sizes.pop(next(iter(self._sizes)))
+            self._first.pop(oldest := next(iter(self._sizes)), None)
+            del self._sizes[oldest]
         self._unsolved += 1
         self._unsaved = True
 

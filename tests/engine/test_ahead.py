@@ -121,6 +121,22 @@ def test_a_row_that_ends_while_its_next_token_is_under_way(decoder):
     assert got.tokens == want.tokens and got.finish == want.finish
 
 
+def test_a_prefix_is_ready_when_its_tokens_are_computed_not_when_they_are_launched(decoder):
+    """So that the time between two notices is what a step took."""
+    engine, told = Engine(decoder, replace(SMALL, prefill_chunk=16), ahead=True), []
+    reading = engine.hold(np.arange(40, dtype=np.int32), lambda *state: told.append(state))
+    engine.read(reading)
+    seen = [(0, 40, 0)] * 2  # it has its place; it is read
+    launched = []
+    for ready in (16, 32, 40):
+        engine.step()
+        assert told == seen + launched
+        launched.append((ready, 40, ready))
+        assert engine.readings.ready(reading) == ready  # the next step may read it
+    engine.step()
+    assert told == seen + launched and engine.idle
+
+
 class Raises(Echo):
     """After token t comes t + 1; a step with one token in it fails."""
 

@@ -19,6 +19,7 @@ from preread.errors import Cancelled, EngineError, OutOfMemory, RequestError, Us
 from preread.models.load import LoadedModel, load_model
 from preread.store.keys import Geometry, fingerprint
 from preread.store.saving import Manner
+from preread.store.pump import DEPTH
 from preread.store.store import Store
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
@@ -486,4 +487,4 @@ async def test_a_load_ends_with_who_wanted_it(model, ends):
     over.set()
     await backend.close()
     await asyncio.to_thread(backend._workers.shutdown)  # the load's thread
-    assert far._calls["read"] <= 3 < values
+    assert far._calls["read"] <= 3 + DEPTH < values  # what was read ahead is not taken

@@ -125,6 +125,17 @@ def test_a_tier_that_changes_is_believed_within_some_loads() -> None:
     assert pace is not None and pace.seconds(10**7) > 0.5
 
 
+def test_what_is_done_once_is_not_counted_for_ever() -> None:
+    """The first of a size is what is known; the second is believed in its place."""
+    rates = Rates()
+    rates.computed(0, 1000, 3.0)
+    assert rates.prefill().seconds(0, 1000) == pytest.approx(3.0)  # type: ignore[union-attr]
+    rates.computed(0, 1000, 0.04)
+    assert rates.prefill().seconds(0, 1000) == pytest.approx(0.04)  # type: ignore[union-attr]
+    rates.computed(0, 1000, 0.05)
+    assert 0.04 <= rates.prefill().seconds(0, 1000) <= 0.05  # type: ignore[union-attr]
+
+
 def test_little_is_kept() -> None:
     rates = Rates(notes := Notes())
     for n in range(1, 40):
