@@ -234,7 +234,8 @@ def test_kept_rows_are_continued_and_forked(engine, oracle):
 def test_prompts_find_what_is_resident_by_themselves(engine, oracle):
     head = text(80)
     run(engine, batch([[1], [2]], prefixes=[head]))
-    rows = [head + text(5), head[:40] + text(9), head, head[:10] + text(3)]
+    left, right = [head[40] ^ 1, *text(8)], [head[10] ^ 1, *text(2)]  # other than the head's
+    rows = [head + text(5), head[:40] + left, head, head[:10] + right]
     (got,) = run(engine, batch(rows))
     assert got.rows() == oracle(rows)
     assert [got.usage[i][:3] for i in range(4)] == [(0, 80, 5), (0, 40, 9), (0, 79, 1), (0, 0, 13)]
