@@ -18,8 +18,8 @@ from preread.engine.local import LocalBackend
 from preread.errors import Cancelled, EngineError, OutOfMemory, RequestError, UsageError
 from preread.models.load import LoadedModel, load_model
 from preread.store.keys import Geometry, fingerprint
-from preread.store.saving import Manner
 from preread.store.pump import DEPTH
+from preread.store.saving import Manner
 from preread.store.store import Store
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
