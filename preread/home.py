@@ -11,6 +11,7 @@ from preread.config import Config
 from preread.contexts.catalog.base import Catalog
 from preread.contexts.catalog.opening import open_catalog_at
 from preread.contexts.catalog.owned import OwnedCatalog, owner_prefix
+from preread.contexts.catalog.scopes import owner_scope
 from preread.contexts.claims.opening import open_claims_at
 from preread.errors import ConfigError, HomeError
 from preread.metrics import Metrics
@@ -48,10 +49,11 @@ def check_writable(home: Path) -> None:
 
 def open_catalog(config: Config) -> Catalog:
     """Names, versions and sessions of this tenant: in this home, or where store.catalog shares
-    them. Raises ConfigError."""
+    them. The default tenant owns it. Raises ConfigError."""
     file = config.home / "catalog.sqlite"
     everybodys = open_catalog_at(config.store.catalog, file, config.context.busy_timeout_s)
-    return OwnedCatalog(everybodys, owner_prefix(config.store))
+    prefix = owner_prefix(config.store)
+    return OwnedCatalog(everybodys, prefix, owner_scope(config.store) if prefix else "")
 
 
 def open_claims(config: Config) -> Claims | None:

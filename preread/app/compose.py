@@ -202,7 +202,7 @@ def _native(config: Config, weights: Weights) -> Parts:
     from preread.app.measuring import device_name
     from preread.app.storing import geometry_of, lossy_note, open_stores
     from preread.capacity.remembered import Remembered
-    from preread.contexts.state import scopes_of
+    from preread.contexts.catalog.scopes import scopes_of
     from preread.engine.local import LocalBackend
     from preread.home import open_catalog, open_claims
     from preread.models.layers import parameter_count
@@ -231,7 +231,7 @@ def _native(config: Config, weights: Weights) -> Parts:
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     from preread.app.storing import lossy_note, open_stores
-    from preread.contexts.state import scopes_of
+    from preread.contexts.catalog.scopes import scopes_of
     from preread.foreign.backend import ForeignBackend
     from preread.foreign.load import load_foreign
     from preread.home import open_catalog

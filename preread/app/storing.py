@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
@@ -59,10 +59,10 @@ def open_stores(
     metrics: Metrics,
     device: str,
 ) -> list[Store]:
-    """One store for each fingerprint, on the same tiers. device: where KV is loaded to, and under
-    whose name the rates of that are remembered."""
+    """One store for each fingerprint of a model, on the same tiers. device: where KV is loaded to,
+    and under whose name the rates of that are remembered."""
     from preread.app.measuring import device_name
-    from preread.contexts.state import scopes_of
+    from preread.contexts.catalog.scopes import scopes_of
     from preread.home import open_keyring, open_tiers
     from preread.store.codec import codec_of
     from preread.store.saving import Manner
@@ -80,6 +80,8 @@ def open_stores(
     rates = open_rates(
         config, device_name(device), (chosen.model, chosen.dtype, chosen.weights_precision)
     )
+    # Of one model: its contexts are known by its first fingerprint, by which it is erased.
+    since = Since(catalog, scopes_of(kept, identities[0]))
     return [
         Store(
             tiers,
@@ -90,7 +92,7 @@ def open_stores(
             metrics=metrics,
             codec=codec_of(kept.codec),
             keyring=keyring,
-            epochs=Since(catalog, scopes_of(kept, identity)),
+            epochs=since,
             rates=rates,
             room=room_for(device),
             always=kept.load == "always",
@@ -160,10 +162,10 @@ class Since:
     def __init__(
         self,
         catalog: Catalog,
-        scopes: tuple[str, str],
+        scopes: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """scopes: of the tenant, of the model."""
+        """scopes: of the tenant, then of the model, the tenant's and everybody's."""
         self._catalog = catalog
         self._scopes = scopes
         self._clock = clock
@@ -175,7 +177,9 @@ class Since:
         if self._clock() - self._failed < COOL_S:
             return None
         try:
-            return Epochs(*map(self._catalog.epoch, self._scopes))
+            owner, *models = self._catalog.epochs(self._scopes)
+            # None ever falls, so a sum that comes again is of the same numbers.
+            return Epochs(owner, sum(models))
         except PrereadError as exc:
             self._failed = self._clock()
             log.warning("kept KV is left out, as the epochs cannot be asked: %s", exc)

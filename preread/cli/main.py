@@ -178,14 +178,18 @@ def invalidate(
 @app.command()
 def erase(
     model_of: Annotated[
-        str, typer.Option(help="All KV of the model that read this context, of every tenant.")
+        str, typer.Option(help="Only what the model has read that read this context.")
     ] = "",
+    all_tenants: Annotated[
+        bool,
+        typer.Option(help="With --model-of: of every tenant. For the owner of the home alone."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Void all kept KV of this tenant (store.tenant) at once, in every tier; the texts stay."""
     from preread.cli.managing import erase_command
 
-    erase_command(model_of, json=json)
+    erase_command(model_of, all_tenants, json=json)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from preread.cli.output import FAILURES, ago, emit, note, size, table
 from preread.config import load_config
 from preread.contexts import manage
 from preread.contexts.names import parse_ttl
+from preread.errors import UsageError
 
 if TYPE_CHECKING:
     from preread.contexts.catalog.base import ContextSummary
@@ -155,15 +156,18 @@ def invalidate_command(name: str, reason: str, *, json: bool) -> None:
         print(f"{', '.join(names)} will be rebuilt before the next use")
 
 
-def erase_command(model_of: str, *, json: bool) -> None:
-    from preread.contexts.state import scopes_of
+def erase_command(model_of: str, all_tenants: bool, *, json: bool) -> None:
+    from preread.contexts.catalog.scopes import model_scope, owner_scope
     from preread.home import open_catalog
 
+    if all_tenants and not model_of:
+        raise UsageError("--all-tenants goes with a model.", hint="Give --model-of NAME, too.")
     config = load_config()
     catalog = open_catalog(config)
-    fingerprint = manage.known(catalog, model_of).fingerprint if model_of else ""
-    owner, model = scopes_of(config.store, fingerprint)
-    scope = model if model_of else owner
+    scope = owner = owner_scope(config.store)
+    if model_of:
+        fingerprint = manage.known(catalog, model_of).fingerprint
+        scope = model_scope(fingerprint, "" if all_tenants else owner)
     epoch = manage.erase(catalog, scope)
     if json:
         emit({"scope": scope, "epoch": epoch})

@@ -90,8 +90,8 @@ def joining(catalog: Catalog, name: str) -> tuple[str, ...]:
 
 
 def erase(catalog: Catalog, scope: str) -> int:
-    """Void the KV of a whole scope (see contexts/state.py) at once, in every tier and process; the
-    texts stay. Returns its new epoch."""
+    """Void the KV of a whole scope (see catalog/scopes.py) at once, in every tier and process; the
+    texts stay. Returns its new epoch. Raises UsageError for what is not this tenant's to erase."""
     return catalog.bump(scope)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from preread.config import ContextSection, StoreSection
 from preread.contexts.catalog.base import Catalog, ContextRecord, ContextSummary
+from preread.contexts.catalog.scopes import scopes_of
 from preread.contexts.changes import Changes, compare
 from preread.contexts.sources import STDIN, Sources, read_sources
 from preread.errors import SourceError
@@ -24,15 +25,9 @@ class State:
     reason: str = ""
 
 
-def scopes_of(kept: StoreSection, fingerprint: str) -> tuple[str, str]:
-    """Whose epochs void what is kept: the owner's (a tenant or a shared namespace), the model's."""
-    owner = f"shared:{kept.shared}" if kept.shared else f"tenant:{kept.tenant}"
-    return owner, f"model:{fingerprint}"
-
-
 def epochs_of(catalog: Catalog, kept: StoreSection, fingerprint: str) -> int:
-    """One number that grows with either scope's epoch. Raises HomeError."""
-    return sum(map(catalog.epoch, scopes_of(kept, fingerprint)))
+    """One number that grows with every epoch that voids its KV. Raises HomeError."""
+    return sum(catalog.epochs(scopes_of(kept, fingerprint)))
 
 
 def state_of(record: ContextRecord | ContextSummary, now: float, fingerprint: str = "") -> State:

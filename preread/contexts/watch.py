@@ -99,7 +99,8 @@ class Watcher:
             with self._lock:
                 held = list(self._newest)
             try:  # all of it is known before any of it counts as seen
-                epochs = {scope: self._catalog.epoch(scope) for scope in self._epochs}
+                scopes = list(self._epochs)
+                epochs = dict(zip(scopes, self._catalog.epochs(scopes), strict=True))
                 standings = self._catalog.standing(held)
             except HomeError as exc:
                 self._failed, self._error = self._clock(), exc

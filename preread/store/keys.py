@@ -80,8 +80,9 @@ def tenant_digest(tenant: str, *, shared: bool = False) -> bytes:
 
 
 class Epochs(NamedTuple):
-    """How often everything of a tenant, and of a model, was declared void (see Catalog.bump). Part
-    of every chain: a bump makes all chunks written before it unreachable at once."""
+    """How often everything of a tenant, and of a model (the tenant's and everybody's, added up),
+    was declared void (see Catalog.bump). Part of every chain: a bump makes all chunks written
+    before it unreachable at once."""
 
     tenant: int = 0
     model: int = 0

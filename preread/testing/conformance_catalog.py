@@ -259,12 +259,12 @@ class CatalogConformance:
         assert catalog.standing(held) == self.open(tmp_path).standing(held) == want
 
     def test_epochs_grow_by_scope(self, catalog: Catalog, tmp_path: Path) -> None:
-        assert catalog.epoch("tenant:a") == 0
+        assert catalog.epochs(["tenant:a"]) == [0] and catalog.epochs([]) == []
         assert [catalog.bump("tenant:a") for _ in range(3)] == [1, 2, 3]
         assert catalog.bump("model:" + "f0" * 32) == 1
         again = self.open(tmp_path)
-        scopes = ("tenant:a", "tenant:b", "model:" + "f0" * 32)
-        assert [again.epoch(scope) for scope in scopes] == [3, 0, 1]
+        scopes = ("tenant:a", "tenant:b", "model:" + "f0" * 32, "tenant:a")
+        assert again.epochs(scopes) == [3, 0, 1, 3]
         assert catalog.summaries() == []
 
     def test_no_bump_is_lost_between_threads(self, catalog: Catalog) -> None:

@@ -91,12 +91,14 @@ def test_a_raised_epoch_erases_at_once(
     built(tiny, home, monkeypatch, **env)
     again, parts = with_parts(tiny, home, monkeypatch, env)
     assert again.loaded_tokens == again.tokens
-    for scope in ("tenant:default", f"model:{parts.backend.info.fingerprint}"):
+    model = f"model:{parts.backend.info.fingerprint}"
+    for scope in ("tenant:default", f"{model}@tenant:default", model):
         parts.catalog.bump(scope)
         after = built(tiny, home, monkeypatch, **env)
         assert after.loaded_tokens == 0 and not set(after.chunk_keys) & set(again.chunk_keys)
         assert built(tiny, home, monkeypatch, **env).loaded_tokens == after.tokens
     parts.catalog.bump("tenant:others")
+    parts.catalog.bump(f"{model}@tenant:others")
     assert built(tiny, home, monkeypatch, **env).loaded_tokens == again.tokens
 
 
@@ -107,10 +109,10 @@ def test_what_cannot_be_asked_is_not_served(
     built(tiny, home, monkeypatch)
     from preread.contexts.catalog.sqlite import SqliteCatalog
 
-    def gone(self: SqliteCatalog, scope: str) -> int:
+    def gone(self: SqliteCatalog, scopes: list[str]) -> list[int]:
         raise HomeError("the catalog is gone.", hint="Mend it.")
 
-    monkeypatch.setattr(SqliteCatalog, "epoch", gone)
+    monkeypatch.setattr(SqliteCatalog, "epochs", gone)
     after = built(tiny, home, monkeypatch)
     assert (after.loaded_tokens, after.stored) == (0, False)
     assert "the catalog is gone" in caplog.text

@@ -238,3 +238,26 @@ def test_what_was_erased_is_read_again_and_kept_anew(
     last = one_json(call("ask", "handbook", "How many days?", "--json"))
     assert last["usage"]["cached_tokens"] == built["tokens"]
     assert call("erase", "--model-of", "nobody").exit_code == 2
+
+
+def test_a_tenant_that_erases_a_model_leaves_the_others_theirs(
+    call: Call, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREREAD_STORE_LOAD", "always")
+
+    def loaded(tenant: str) -> bool:
+        monkeypatch.setenv("PREREAD_STORE_TENANT", tenant)
+        built = one_json(call("build", "handbook", docs, "--force", "--json"))
+        return built["reused_tokens"] == built["tokens"] > 0
+
+    assert [loaded(one) for one in ("alice", "bob", "default")] == [False] * 3
+    assert [loaded(one) for one in ("bob", "default", "alice")] == [True] * 3
+    erased = one_json(call("erase", "--model-of", "handbook", "--json"))
+    assert erased["scope"].endswith("@tenant:alice")
+    assert [loaded(one) for one in ("bob", "default", "alice")] == [True, True, False]
+    refused = call("erase", "--model-of", "handbook", "--all-tenants")
+    assert refused.exit_code == 2 and "tenant:alice" in refused.message  # type: ignore[attr-defined]
+    assert [loaded(one) for one in ("alice", "bob", "default")] == [True] * 3
+    assert call("erase", "--model-of", "handbook", "--all-tenants").exit_code == 0
+    assert [loaded(one) for one in ("alice", "bob", "default")] == [False] * 3
+    assert call("erase", "--all-tenants").exit_code == 2

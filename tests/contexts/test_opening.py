@@ -54,11 +54,14 @@ async def test_a_stale_context_can_be_asked_as_it_is(bench: Shop) -> None:
     assert opened.record.version == 1 and "answering from version 1" in opened.notes[0]
 
 
-@pytest.mark.parametrize("scope", ["tenant:default", "model:" + "fa" * 32])
+@pytest.mark.parametrize(
+    "scope", ["tenant:default", "model:" + "fa" * 32 + "@tenant:default", "model:" + "fa" * 32]
+)
 async def test_an_erased_context_is_kept_under_new_keys(bench: Shop, scope: str) -> None:
     """Else `gc` would keep what is void, and free what is not."""
     await bench.build()
     bench.catalog.bump("tenant:somebody else")
+    bench.catalog.bump("model:" + "fa" * 32 + "@tenant:somebody else")
     assert (await bench.open()).record.version == 1
     bench.catalog.bump(scope)
     opened = await bench.open()

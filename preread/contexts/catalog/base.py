@@ -2,7 +2,7 @@
 
 A record is immutable; a new version is a new record. Messages between processes are hints, the
 catalog is the truth: who is told that something changed, or was told nothing for a while, asks
-where what it holds stands (`standing`, `epoch`). So a lost message changes nothing.
+where what it holds stands (`standing`, `epochs`). So a lost message changes nothing.
 `preread.testing.conformance_catalog` is the suite that every catalog passes.
 """
 
@@ -187,10 +187,9 @@ class Catalog(Protocol):
         context is gone."""
         ...
 
-    def epoch(self, scope: str) -> int:
-        """How often everything of a scope was erased: 0 when never. Scopes are `tenant:<name>`,
-        `shared:<name>` and `model:<fingerprint>`; the number goes into the keys of chunks (see
-        store/keys.py)."""
+    def epochs(self, scopes: Sequence[str]) -> list[int]:
+        """How often everything of each scope was erased: 0 when never. Which scopes there are:
+        catalog/scopes.py; the numbers go into the keys of chunks (see store/keys.py)."""
         ...
 
     def bump(self, scope: str) -> int:

@@ -176,9 +176,9 @@ class ObjectCatalog:
             except Changed:
                 raise session_has_grown(context, session, at + 1, at) from None
 
-    def epoch(self, scope: str) -> int:
+    def epochs(self, scopes: Sequence[str]) -> list[int]:
         with self._border():
-            return self._epoch(scope)[0]
+            return list(ahead(lambda scope: self._epoch(scope)[0], scopes, AT_ONCE))
 
     def bump(self, scope: str) -> int:
         with self._border():

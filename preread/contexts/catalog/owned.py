@@ -2,7 +2,8 @@
 
 The default tenant's names stand as they are; anybody else's behind 16 hex digits of who it is and
 an "@", which no name contains. What concerns everybody passes through: epochs, which name their
-scope, and the chunks that gc must leave, of whomever they are.
+scope (but only the default tenant, who owns the home, raises those of others), and the chunks that
+gc must leave, of whomever they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from preread.contexts.catalog.base import (
     Standing,
 )
 from preread.contexts.catalog.conflicts import removed_meanwhile
+from preread.contexts.catalog.scopes import model_owner
 from preread.errors import CatalogConflict, HomeError, UsageError
 from preread.store.keys import tenant_digest
 
@@ -36,11 +38,13 @@ def owner_prefix(kept: StoreSection) -> str:
 
 
 class OwnedCatalog:
-    """See catalog/base.py. prefix: see owner_prefix. What was never named so is not there."""
+    """See catalog/base.py. prefix: see owner_prefix. What was never named so is not there. scope:
+    whose KV may be erased here; "" for anybody's."""
 
-    def __init__(self, everybodys: Catalog, prefix: str) -> None:
+    def __init__(self, everybodys: Catalog, prefix: str, scope: str = "") -> None:
         self._all = everybodys
         self._prefix = prefix
+        self._scope = scope
 
     def get(self, name: str, version: int | None = None) -> ContextRecord | None:
         with self._said(name):
@@ -94,10 +98,17 @@ class OwnedCatalog:
         with self._said(context):
             self._all.append_turn(self._inner(context), session, turn, at=at)
 
-    def epoch(self, scope: str) -> int:
-        return self._all.epoch(scope)
+    def epochs(self, scopes: Sequence[str]) -> list[int]:
+        return self._all.epochs(scopes)
 
     def bump(self, scope: str) -> int:
+        """Raises UsageError for a scope that is not its tenant's."""
+        if self._scope and self._scope not in (scope, model_owner(scope)):
+            raise UsageError(
+                f"{scope} is not of {self._scope} alone.",
+                hint="What every tenant keeps is erased by the owner of the home: without "
+                "store.tenant and store.shared, `preread erase --model-of NAME --all-tenants`.",
+            )
         return self._all.bump(scope)
 
     def listen(self) -> Hints:

@@ -145,9 +145,11 @@ class RedisCatalog:
         if turns >= 0:
             raise session_has_grown(context, session, turns, at)
 
-    def epoch(self, scope: str) -> int:
-        (epoch,) = self._ask([("HGET", EPOCHS, scope)])
-        return int(epoch or 0)
+    def epochs(self, scopes: Sequence[str]) -> list[int]:
+        if not scopes:
+            return []
+        (epochs,) = self._ask([("HMGET", EPOCHS, *scopes)])
+        return [int(epoch or 0) for epoch in epochs]
 
     def bump(self, scope: str) -> int:
         return int(self._run(scripts.BUMP, [EPOCHS], [CHANNEL, scope]))

@@ -167,10 +167,11 @@ class SqliteCatalog:
                 raise session_has_grown(context, session, length, at)
             db.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?)", (context, session, at, *turn))
 
-    def epoch(self, scope: str) -> int:
+    def epochs(self, scopes: Sequence[str]) -> list[int]:
+        asked = "SELECT epoch FROM epochs WHERE scope = ?"
         with self._read() as db:
-            row = db.execute("SELECT epoch FROM epochs WHERE scope = ?", (scope,)).fetchone()
-            return int(row[0]) if row else 0
+            rows = [db.execute(asked, (scope,)).fetchone() for scope in scopes]
+        return [int(row[0]) if row else 0 for row in rows]
 
     def bump(self, scope: str) -> int:
         with self._write() as db:

@@ -162,7 +162,7 @@ def test_reading_a_name_lists_nothing(store: MemoryStore, other: ObjectCatalog) 
     assert blind.get("handbook") == record()
     assert blind.session("handbook", "s") == (("q", "a"),)
     assert blind.standing([("handbook", 1)]) == [Standing(1)]
-    assert blind.invalidate("handbook", "x") and blind.epoch("tenant:a") == 0
+    assert blind.invalidate("handbook", "x") and blind.epochs(["tenant:a"]) == [0]
 
 
 def test_removing_leaves_only_the_name(store: MemoryStore, other: ObjectCatalog) -> None:
@@ -187,7 +187,7 @@ CALLS: dict[str, Callable[[Catalog], object]] = {
     "sessions": lambda c: c.sessions("handbook"),
     "session": lambda c: c.session("handbook", "s"),
     "append_turn": lambda c: c.append_turn("handbook", "s", ("q", "a"), at=0),
-    "epoch": lambda c: c.epoch("tenant:a"),
+    "epochs": lambda c: c.epochs(["tenant:a"]),
     "bump": lambda c: c.bump("tenant:a"),
 }
 DENIED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 12\r\n\r\nAKIDs3cr3t.."
@@ -219,7 +219,7 @@ def test_damage_is_named(
     with pytest.raises(HomeError, match=r"damaged.*build again"):
         other.get("handbook")
         other.session("handbook", "s")
-        other.epoch("tenant:a")
+        other.epochs(["tenant:a"])
 
 
 def test_a_record_that_is_gone_is_damage(store: MemoryStore, other: ObjectCatalog) -> None:

@@ -12,6 +12,7 @@ from preread.config import Config, StoreSection
 from preread.contexts.catalog.base import Catalog
 from preread.contexts.catalog.object import ObjectCatalog
 from preread.contexts.catalog.owned import OwnedCatalog, owner_prefix
+from preread.contexts.catalog.scopes import model_scope, owner_scope, scopes_of
 from preread.contexts.catalog.sqlite import SqliteCatalog
 from preread.errors import CatalogConflict, UsageError
 from preread.home import open_catalog
@@ -73,6 +74,36 @@ def test_equal_names_are_two_contexts(everybodys: Catalog) -> None:
     assert all(one.live_chunks() == chunks for one in catalogs), "gc leaves everybody's"
 
 
+def test_a_tenant_erases_its_own_and_nobody_elses(everybodys: Catalog) -> None:
+    model = "f0" * 32
+    alice = OwnedCatalog(everybodys, ALICE, "tenant:alice")
+    assert alice.bump("tenant:alice") == alice.bump(model_scope(model, "tenant:alice")) == 1
+    others = [
+        "tenant:bob",
+        "shared:alice",
+        model_scope(model),
+        model_scope(model, "tenant:bob"),
+        model_scope(model, "shared:alice"),
+        model_scope(model, "tenant:x@tenant:alice"),  # somebody's name ends like hers
+    ]
+    for scope in others:
+        with pytest.raises(UsageError, match="not of tenant:alice alone"):
+            alice.bump(scope)
+    assert everybodys.epochs(others) == [0] * len(others)
+    assert [OwnedCatalog(everybodys, "").bump(scope) for scope in others] == [1] * len(others)
+
+
+def test_no_two_scopes_are_called_the_same() -> None:
+    names = ("a", "b", f"model:{'f0' * 32}", f"a@tenant:b model:{'f0' * 32}", "@", "")
+    kept = [StoreSection(tenant=n) for n in names] + [
+        StoreSection(shared=n, tenant="t") for n in names if n
+    ]
+    owners = {owner_scope(one) for one in kept}
+    assert len(owners) == len(kept)
+    scopes = [scope for one in kept for scope in scopes_of(one, "f0" * 32)[:2]]
+    assert len({*scopes, model_scope("f0" * 32)}) == 2 * len(kept) + 1
+
+
 def test_who_owns_what(tmp_path: Path) -> None:
     assert owner_prefix(StoreSection()) == "" and ALICE != BOB
     assert owner_prefix(StoreSection(shared="alice")) not in (ALICE, "")
@@ -82,3 +113,6 @@ def test_who_owns_what(tmp_path: Path) -> None:
     alice, bob, anybody = (open_catalog(Config(home=tmp_path, store=store)) for store in stores)
     alice.put(record("secret"), expected=0)
     assert alice.get("secret") and bob.get("secret") is None and anybody.get("secret") is None
+    with pytest.raises(UsageError, match="all-tenants"):
+        alice.bump(model_scope("f0" * 32))
+    assert anybody.bump(model_scope("f0" * 32)) == 1

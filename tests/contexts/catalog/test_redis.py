@@ -137,7 +137,7 @@ CALLS = {
     "sessions": lambda c: c.sessions("handbook"),
     "session": lambda c: c.session("handbook", "s"),
     "append_turn": lambda c: c.append_turn("handbook", "s", ("q", "a"), at=0),
-    "epoch": lambda c: c.epoch("tenant:a"),
+    "epochs": lambda c: c.epochs(["tenant:a"]),
     "bump": lambda c: c.bump("tenant:a"),
 }
 
