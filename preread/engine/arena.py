@@ -46,12 +46,15 @@ class Arena:
         """Bytes of keys and values of one token, all layers and heads of the model."""
         return self.shape.token_bytes
 
-    def write(self, runs: list[Run], kv: torch.Tensor, cell: Cell | None = None) -> None:
+    def write(
+        self, runs: list[Run], kv: torch.Tensor, cell: Cell | None = None, *, wait: bool = True
+    ) -> None:
         """Fill a holding, or a cell of it, with kv [layers, 2, G, tokens, D] of any device. Any
-        thread may, while somebody holds the slots."""
+        thread may, while somebody holds the slots. wait: see KV.fill."""
         part, at = _part(cell), 0
         for slot, tokens in runs:
-            self.kv.fill(slice(slot, slot + tokens), kv[:, :, :, at : at + tokens], *part)
+            some = kv[:, :, :, at : at + tokens]
+            self.kv.fill(slice(slot, slot + tokens), some, *part, wait=wait)
             at += tokens
 
     def read(self, runs: list[Run], cell: Cell | None = None) -> torch.Tensor:

@@ -20,6 +20,7 @@ from preread.engine.layers import Layers, Tail
 from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
 from preread.engine.thread import EngineThread
+from preread.engine.uploads import Uploads
 from preread.metrics import Metrics
 from preread.store.keys import Box
 from preread.store.loading import Found
@@ -39,9 +40,12 @@ class Bringer:
     """Loads from one store into one arena, one prefix at a time: a medium is not faster for two.
     Thread-safe."""
 
-    def __init__(self, thread: EngineThread, arena: Arena, store: Store, metrics: Metrics) -> None:
+    def __init__(
+        self, thread: EngineThread, arena: Arena, uploads: Uploads, store: Store, metrics: Metrics
+    ) -> None:
         self._thread = thread
         self._arena = arena
+        self._uploads = uploads
         self._store = store
         self._metrics = metrics
         self._one = threading.Lock()
@@ -86,10 +90,12 @@ class Bringer:
         start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
         if upto <= start:
             return brought(None, 0.0, found.chosen(choice))
+        self._uploads.begin()
         streamed = self._streamed(reading, tail)
 
         def sink(box: Box, kv: torch.Tensor) -> None:
             self._write(reading, max(box.token_start, start), box, kv)
+            self._uploads.ease()
 
         try:
             report = self._store.load(
@@ -101,6 +107,7 @@ class Bringer:
             done = report.tokens
         finally:
             try:
+                self._uploads.settle()  # nobody may compute where something is still written
                 asked = streamed is not None and streamed.end()
             finally:
                 self._thread.call(lambda engine: engine.loaded(reading, done))
@@ -110,7 +117,8 @@ class Bringer:
         """How a load by layer is told of, where nobody else wants the engine."""
         if tail is None or not self._thread.call(lambda engine: engine.alone):
             return None
-        return Streamed(self._thread, reading, tail, Layers(self._arena.shape.layers))
+        layers = Layers(self._arena.shape.layers)
+        return Streamed(self._thread, self._uploads, reading, tail, layers)
 
     def _meet(self, reading: Reading, caller: Caller, found: Found, choice: Choice) -> Brought:
         """Both at once."""
@@ -122,6 +130,7 @@ class Bringer:
             choice.load_s / (choice.upto - choice.meets),
             prefill.seconds,
             partial(self._write, reading),
+            self._uploads,
             partial(_wake, self._thread),
             lambda: not caller.left,
         )
@@ -130,10 +139,14 @@ class Bringer:
         start = self._thread.call(lambda engine: engine.readings.meet(reading, meeting))
         if choice.upto <= start:
             return brought(None, 0.0, found.chosen(choice))
+        self._uploads.begin()
         try:
             report = self._store.meet(found, start, choice, meeting)
         finally:
-            self._thread.call(lambda engine: engine.readings.met(reading))
+            try:
+                self._uploads.settle()
+            finally:
+                self._thread.call(lambda engine: engine.readings.met(reading))
         self._measure(reading, caller, tiers)
         return brought(report, choice.load_s, computed=meeting.computed)
 
@@ -154,16 +167,20 @@ class Bringer:
     def _write(self, reading: Reading, first: int, box: Box, kv: torch.Tensor) -> None:
         """Tokens of a verified box, from `first` on, into the arena: what was ready before stays as
         it is."""
-        runs = clip(reading.runs, first, box.token_end)
-        self._arena.write(runs, kv[:, :, :, first - box.token_start :], box.cell)
+        runs, wait = clip(reading.runs, first, box.token_end), self._uploads.waits
+        some = kv[:, :, :, first - box.token_start :]
+        self._uploads.copy(lambda: self._arena.write(runs, some, box.cell, wait=wait), kv)
 
 
 class Streamed:
     """A load by layer and the step that follows it, begun with the first layers. The loading thread
     calls these."""
 
-    def __init__(self, thread: EngineThread, reading: Reading, tail: Tail, layers: Layers) -> None:
+    def __init__(
+        self, thread: EngineThread, uploads: Uploads, reading: Reading, tail: Tail, layers: Layers
+    ) -> None:
         self._thread = thread
+        self._uploads = uploads
         self._reading = reading
         self._tail = tail
         self._layers = layers
@@ -171,7 +188,7 @@ class Streamed:
 
     def came(self, layers: int) -> None:
         """So many leading layers are verified, and in place."""
-        self._layers.arrived(layers, _nothing)
+        self._layers.arrived(layers, self._uploads.behind())
         if self._step is None:
             self._step = self._thread.stream(self._layers, self._run)
 
@@ -182,10 +199,6 @@ class Streamed:
 
     def _run(self, engine: Engine) -> bool:
         return self._tail.run(engine, self._reading, self._layers)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _wake(thread: EngineThread) -> None:

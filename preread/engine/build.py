@@ -63,7 +63,10 @@ class Builder:
         self._store = store
         self._metrics = metrics
         self._saves = threading.Lock()
-        self._bringer = Bringer(thread, self._arena, store, metrics) if store else None
+        self._bringer: Bringer | None = None
+        if store is not None:
+            uploads = engine.parts.uploads(self._arena.shape.device)
+            self._bringer = Bringer(thread, self._arena, uploads, store, metrics)
         self._sharing = Sharing(store, claims, metrics)
 
     def build(

@@ -71,9 +71,13 @@ class KV:
         """[layers, 2, heads, *at, …, D]; where `at` is a slice perhaps a view."""
         return self.values[layers, :, heads, at]
 
-    def fill(self, at: slice, kv: torch.Tensor, layers: slice = ALL, heads: slice = ALL) -> None:
-        """kv [layers, 2, heads, n, D], on any device, becomes tokens `at`."""
-        self.values[layers, :, heads, at].copy_(kv)
+    def fill(
+        self, at: slice, kv: torch.Tensor, layers: slice = ALL, heads: slice = ALL,
+        *, wait: bool = True,
+    ) -> None:  # fmt: skip
+        """kv [layers, 2, heads, n, D], on any device, becomes tokens `at`. wait: until it has been
+        read, where it is not on this device; else it must stay as it is until then."""
+        self.values[layers, :, heads, at].copy_(kv, non_blocking=not wait)
 
     def raw(self) -> memoryview | None:
         """All of `values` as bytes that anybody may write; None where they lie on a device."""
@@ -113,8 +117,11 @@ class EightBitKV(KV):
     def select(self, at: At, layers: slice = ALL, heads: slice = ALL) -> torch.Tensor:
         return self._restored(self.values[layers, :, heads, at], self.scales[layers, :, heads, at])
 
-    def fill(self, at: slice, kv: torch.Tensor, layers: slice = ALL, heads: slice = ALL) -> None:
-        codes, scales = quantise(kv, self.shape.precision)
+    def fill(
+        self, at: slice, kv: torch.Tensor, layers: slice = ALL, heads: slice = ALL,
+        *, wait: bool = True,
+    ) -> None:  # fmt: skip
+        codes, scales = quantise(kv, self.shape.precision)  # nobody else's: these are waited for
         self.values[layers, :, heads, at].copy_(codes)
         self.scales[layers, :, heads, at].copy_(scales)
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from preread.engine.uploads import Behind
 from preread.models.interface import Attend
 
 if TYPE_CHECKING:
     from preread.engine.engine import Engine
     from preread.engine.reading import Reading
-
-Behind = Callable[[], None]  # what the caller's stream does next, it does after what was copied
 
 
 class NotComing(Exception):

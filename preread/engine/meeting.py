@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from preread.engine.segment import Stretch
+    from preread.engine.uploads import Behind, Uploads
 
 TRUST = 0.5  # of the newest measurement of a load's pace
 
@@ -32,8 +33,8 @@ class Meeting:
 
     computed_s(a, b): seconds that computing tokens [a, b) takes beside a load. token_s: seconds a
     loaded token is foreseen to take, then measured. write(first, box, kv): tokens of a box from
-    `first` on have come. woken: called after each span, by the loading thread. wanted: whether
-    somebody still wants it.
+    `first` on have come; uploads: by which it copies them. woken: called after each span, by the
+    loading thread. wanted: whether somebody still wants it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Meeting:
         token_s: float,
         computed_s: Callable[[int, int], float],
         write: Callable[[int, Box, torch.Tensor], None],
+        uploads: Uploads,
         woken: Callable[[], None],
         wanted: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -55,6 +57,8 @@ class Meeting:
         self._token_s = token_s
         self._computed_s = computed_s
         self._write = write
+        self._uploads = uploads
+        self._behind: Behind | None = None  # what was copied and no step is behind yet
         self._woken = woken
         self._wanted = wanted
         self._clock = clock
@@ -75,8 +79,9 @@ class Meeting:
         self._next = max(start, self._next)
 
     def fetch(self) -> list[Stretch]:
-        """What has come since the last call."""
+        """What has come since the last call: what is launched from now on may see it."""
         with self._lock:
+            self._pass()
             came, self._came = self._came, []
             return came
 
@@ -95,6 +100,7 @@ class Meeting:
                 taken = 0 if self._came else want
             self.front = base + taken
             self.computed += taken
+            self._pass()  # of the span on its way, the first boxes may be on theirs
             met = self.front >= self._back
         if met:
             self._stop()
@@ -118,6 +124,12 @@ class Meeting:
         with self._lock:
             self._over = True
         self._stop()
+
+    def _pass(self) -> None:
+        """What is launched from now on comes after all copies so far."""
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind()
 
     def _share(self, base: int) -> int:
         """How far the front should go at once."""
@@ -162,6 +174,7 @@ class Meeting:
         self._stop = stop
 
     def begin(self, start: int, end: int) -> bool:
+        self._uploads.ease()
         with self._lock:
             self._over = self._over or not self._wanted()
             if self._over or self.front >= end:
@@ -170,10 +183,13 @@ class Meeting:
             return True
 
     def fill(self, box: Box, kv: torch.Tensor) -> None:
-        with self._lock:  # the front must not begin to compute here meanwhile
+        # The front must not begin to compute here meanwhile. To a device that works by itself the
+        # copy is only given, so nobody waits for it, nor for a step, in here.
+        with self._lock:
             first = max(box.token_start, self.front)
             if first < box.token_end:
                 self._write(first, box, kv)
+                self._behind = self._uploads.behind()
 
     def end(self, start: int, end: int, *, whole: bool) -> int:
         with self._lock:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from preread.config import EngineSection
 from preread.engine.arena import Arena
 from preread.engine.fast import fast_steps
@@ -11,6 +13,7 @@ from preread.engine.pages import Pages
 from preread.engine.plan import MemoryPlan
 from preread.engine.runner import Forward, Runner
 from preread.engine.sampler import Sampler
+from preread.engine.uploads import Uploads
 from preread.models.interface import Decoder
 
 
@@ -27,6 +30,10 @@ class Parts:
     ) -> Runner:
         fast = fast_steps(decoder, config, *pools, sampler.last)
         return Runner(Forward(decoder, *pools, sampler.last, fast), sampler)
+
+    def uploads(self, device: torch.device) -> Uploads:
+        """How loaded KV comes to the device: one for each thread that loads."""
+        return Uploads(device)
 
     def close(self) -> None:
         """Let go of other processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from preread.engine.engine import Engine
 from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
+from preread.engine.uploads import Behind, Uploads
 from preread.store.keys import Box
 from preread.testing.conformance_tier import Clock
 from tests.engine.helpers import Answers, Echo, Flaky, batch, drain, greedy, run, small_engine
@@ -39,11 +41,12 @@ class Feed:
     clock: Clock = field(default_factory=Clock)
     stopped: int = 0
     loaded: int = 0
+    uploads: Uploads = field(default_factory=lambda: Uploads(torch.device("cpu")))
 
     def __post_init__(self) -> None:
         self.meeting = Meeting(
             self.upto, SPAN, self.token_s, lambda a, b: (b - a) * 1e-3,
-            self.write, lambda: None, lambda: True, self.clock,
+            self.write, self.uploads, lambda: None, lambda: True, self.clock,
         )  # fmt: skip
         self.meeting.listen(self.stop)
         self.left = [a for a in STARTS if a < self.upto]
@@ -389,11 +392,26 @@ def test_what_cannot_be_computed_ends_the_load(decoder):
 # --- who waits for whom ---
 
 
+class Passed(Uploads):
+    """Copies that are given and, later, passed by who launches steps."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.given = self.passed = 0
+
+    def behind(self) -> Behind:
+        self.given += 1
+        return partial(setattr, self, "passed", self.given)
+
+    def check(self) -> None:
+        assert self.passed == self.given, "a step may run before a copy of what it sees, or over it"
+
+
 def alone(front: int, token_s: float, clock: Clock, **options: object) -> Meeting:
     """Tokens [0, 160), computed at a millisecond each."""
     meeting = Meeting(
         160, SPAN, token_s, lambda a, b: (b - a) * 1e-3,
-        lambda *_: None, lambda: None, lambda: True, clock,
+        lambda *_: None, Passed(), lambda: None, lambda: True, clock,
     )  # fmt: skip
     meeting.open(front)
     return meeting
@@ -448,7 +466,7 @@ def test_what_has_come_is_fetched_before_anything_behind_it_is_computed():
 
 def test_who_has_left_gets_nothing_more():
     meeting = Meeting(
-        160, SPAN, 1e-3, lambda a, b: 1.0, lambda *_: None, lambda: None, lambda: False
+        160, SPAN, 1e-3, lambda a, b: 1.0, lambda *_: None, Passed(), lambda: None, lambda: False
     )  # fmt: skip
     assert not meeting.begin(144, 160)
 
@@ -464,14 +482,14 @@ def test_who_has_left_gets_nothing_more():
 def test_every_token_is_computed_or_comes_and_none_both(upto, start, span, token_s, moves):
     """Any interleaving. An array of tokens is the twin: 1 computed, 2 came."""
     start = start % upto
-    clock, state = Clock(), np.zeros(upto, np.int8)
+    clock, state, copies = Clock(), np.zeros(upto, np.int8), Passed()
     state[:start] = 1
 
     def write(first: int, box: Box, kv: torch.Tensor) -> None:
         assert (state[first : box.token_end] == 0).all(), "written over"
 
     meeting = Meeting(
-        upto, span, token_s, lambda a, b: (b - a) * 1e-3 + 1e-3, write, lambda: None,
+        upto, span, token_s, lambda a, b: (b - a) * 1e-3 + 1e-3, write, copies, lambda: None,
         lambda: True, clock,
     )  # fmt: skip
     meeting.open(start)
@@ -490,6 +508,7 @@ def test_every_token_is_computed_or_comes_and_none_both(upto, start, span, token
             stop += 1
         if (taken := meeting.take(ready, min(want, stop - ready))) > 0:
             assert (state[ready : ready + taken] == 0).all()
+            copies.check()
             state[ready : ready + taken] = 1
             ready += taken
 
@@ -532,7 +551,7 @@ class Random:
         upto, clock = int(self.make.integers(1, reading.upto + 1)), Clock()
         meeting = Meeting(
             upto, SPAN, float(self.make.choice([1e-6, 1e-3, 10.0])), lambda a, b: (b - a) * 1e-3,
-            lambda *_: None, lambda: None, lambda: True, clock,
+            lambda *_: None, Passed(), lambda: None, lambda: True, clock,
         )  # fmt: skip
         start = self.engine.readings.meet(reading, meeting)
         if start < upto:

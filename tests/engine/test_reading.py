@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from preread.engine.engine import Engine
 from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
+from preread.engine.uploads import Uploads
 from tests.engine.helpers import Answers, Echo, batch, drain, greedy, small_engine
 
 BOOK = [100 + i % 60 for i in range(150)]  # read in steps of 48, 48, 48, 6
@@ -150,7 +152,10 @@ def test_what_is_split_off_behind_a_load_is_not_left_loading(engine, beside):
     """The load is of a beginning; what comes after was made a segment of its own meanwhile."""
     whole, part = engine.hold(ids(BOOK)), engine.hold(ids(BOOK[:90]))
     if beside:
-        meeting = Meeting(90, 16, 1.0, lambda a, b: 1.0, *(lambda *x: True for _ in range(3)))
+        meeting = Meeting(
+            90, 16, 1.0, lambda a, b: 1.0, lambda *x: None, Uploads(torch.device("cpu")),
+            lambda: None, lambda: True,
+        )  # fmt: skip
         engine.readings.meet(part, meeting)
     else:
         engine.loading(part, 90)

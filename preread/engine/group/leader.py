@@ -39,6 +39,7 @@ from preread.engine.plan import MemoryPlan
 from preread.engine.runner import Forward, Runner
 from preread.engine.sampler import Flight, Sampler
 from preread.engine.step import Step
+from preread.engine.uploads import InTurn, Uploads
 from preread.errors import GroupLost
 from preread.models.interface import Decoder
 
@@ -122,7 +123,9 @@ class GroupArena(Arena):
     def token_bytes(self) -> int:
         return self.shape.token_bytes // self.shape.kv_heads * self._followers.heads[-1][1]
 
-    def write(self, runs: list[Run], kv: torch.Tensor, cell: Cell | None = None) -> None:
+    def write(
+        self, runs: list[Run], kv: torch.Tensor, cell: Cell | None = None, *, wait: bool = True
+    ) -> None:
         kv = kv.cpu()
         mine, *others = (self._part(rank, cell) for rank in range(len(self._followers.heads)))
         first = 0 if cell is None else cell[2]
@@ -213,6 +216,9 @@ class GroupRunner(Runner):
 
 class GroupParts(Parts):
     """The parts of an engine over a group of devices."""
+
+    def uploads(self, device: torch.device) -> Uploads:
+        return InTurn()  # what is written is an order, which all ranks follow between their steps
 
     def __init__(self, followers: Followers, ranks: Ranks) -> None:
         self._followers, self._ranks = followers, ranks
