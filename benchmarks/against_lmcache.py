@@ -78,7 +78,7 @@ def ours(tier: Tier, tokens: range, kv: torch.Tensor, keyring: Keyring | None = 
             lambda box, part: arena.write(runs(box), part, box.cell),
             found=found,
             choice=choice,
-            place=lambda box: arena.pieces(runs(box), box.cell),
+            place=lambda box: arena.slots(runs(box), box.cell),
         )
         assert report.tokens == len(tokens), report
 

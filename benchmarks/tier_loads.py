@@ -23,6 +23,7 @@ import torch
 
 from preread.engine.arena import Arena
 from preread.engine.kv import KVShape
+from preread.engine.slots import Slots
 from preread.store.chunk import HEADER_BYTES
 from preread.store.codec import RawCodec
 from preread.store.keys import Box, Geometry, fingerprint
@@ -70,8 +71,8 @@ def loader(tier: Tier, tokens: range, arena: Arena, *, copied: bool) -> Callable
     def sink(box: Box, kv: torch.Tensor) -> None:
         arena.write(runs(box), kv, box.cell)
 
-    def place(box: Box) -> list[memoryview] | None:
-        return None if copied else arena.pieces(runs(box), box.cell)
+    def place(box: Box) -> Slots | None:
+        return None if copied else arena.slots(runs(box), box.cell)
 
     def load() -> None:
         found = store.find(tokens)
@@ -103,7 +104,7 @@ def main() -> None:
         spans = list(layout.spans(tokens))
         keys = [key for span in spans for key in layout.keys(span)]
         boxes = [chunk.box for span in spans for chunk in layout.chunks(span)]
-        places = [arena.pieces(runs(box), box.cell) or [] for box in boxes]
+        places = [arena.slots(runs(box), box.cell).pieces() for box in boxes]
         loads = {
             f"{tier.name}_load{'_copied' * copied}": loader(tier, tokens, arena, copied=copied)
             for tier in (disk, ram)

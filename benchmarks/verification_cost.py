@@ -24,6 +24,7 @@ import torch
 
 from preread.engine.arena import Arena
 from preread.engine.kv import KVShape
+from preread.engine.slots import Slots
 from preread.store.chunk import Parts
 from preread.store.keys import Box, Geometry, fingerprint
 from preread.store.seal import Keyring
@@ -68,8 +69,8 @@ def loader(tier: Tier, arm: str, tokens: range, arena: Arena) -> Callable[[], No
     def runs(box: Box) -> list[tuple[int, int]]:
         return [(box.token_start, box.token_end - box.token_start)]
 
-    def place(box: Box) -> list[memoryview] | None:
-        return arena.pieces(runs(box), box.cell)
+    def place(box: Box) -> Slots | None:
+        return arena.slots(runs(box), box.cell)
 
     def sink(box: Box, kv: torch.Tensor) -> None:
         arena.write(runs(box), kv, box.cell)
@@ -89,7 +90,7 @@ def loader(tier: Tier, arm: str, tokens: range, arena: Arena) -> Callable[[], No
 def unverified() -> Iterator[None]:
     """Everything that comes is believed."""
     with (
-        unittest.mock.patch.object(Parts, "add", lambda self, part: None),
+        unittest.mock.patch.object(Parts, "add", lambda self, parts, nbytes: None),
         unittest.mock.patch.object(Parts, "judge", lambda self: None),
     ):
         yield

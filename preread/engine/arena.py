@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from preread.engine.kv import ALL, KVShape, kv_of
+from preread.engine.slots import Bytes, Slots
 
 if TYPE_CHECKING:
     from preread.engine.pages import Pages
@@ -35,9 +36,8 @@ class Arena:
         self.extent_tokens = extent_tokens
         self.capacity = extents * extent_tokens
         self.kv = kv_of(shape, self.capacity)
-        self._raw = self.kv.raw()
-        # In those bytes, where each layer, keys and values, and head of a cell begins.
-        self._begins: dict[Cell, list[int]] = {}
+        raw = self.kv.raw()
+        self._bytes = None if raw is None else Bytes(raw, shape.head_dim * shape.dtype.itemsize)
         self.refs = np.zeros(extents, np.int32)
         self.fill = np.zeros(extents, np.int32)
 
@@ -62,19 +62,10 @@ class Arena:
         part = _part(cell)
         return torch.cat([self.kv.select(slice(s, s + n), *part) for s, n in runs], dim=3).cpu()
 
-    def pieces(self, runs: list[Run], cell: Cell) -> list[memoryview] | None:
+    def slots(self, runs: list[Run], cell: Cell) -> Slots | None:
         """The same slots as bytes to be written, in the order of what `write` would be given; None
         where they do not hold just that. Any thread, as above."""
-        if self._raw is None:
-            return None
-        token = self.shape.head_dim * self.shape.dtype.itemsize
-        ends = [(slot * token, (slot + tokens) * token) for slot, tokens in runs]
-        if (begins := self._begins.get(cell)) is None:
-            i, j, g, h = cell
-            rows = np.arange(2 * self.shape.layers * self.shape.kv_heads)
-            rows = rows.reshape(self.shape.layers, 2, -1)[i:j, :, g:h].ravel()
-            begins = self._begins[cell] = (rows * (self.capacity * token)).tolist()
-        return [self._raw[begin + a : begin + b] for begin in begins for a, b in ends]
+        return None if self._bytes is None else self._bytes.slots(runs, cell)
 
     def keep(self, runs: list[Run], pages: Pages, ids: Int32Array, first: int) -> None:
         """Fill a holding with what lies in pages of a sequence, from its token `first` on."""

@@ -19,6 +19,7 @@ from preread.engine.engine import Engine
 from preread.engine.layers import Layers, Tail
 from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
+from preread.engine.slots import Slots
 from preread.engine.thread import EngineThread
 from preread.engine.uploads import Uploads
 from preread.metrics import Metrics
@@ -157,12 +158,12 @@ class Bringer:
                 seconds = moved.at - before.at
                 self._store.computed(before.ready, moved.ready, seconds, beside=tiers)
 
-    def _place(self, reading: Reading, box: Box, start: int) -> list[memoryview] | None:
+    def _place(self, reading: Reading, box: Box, start: int) -> Slots | None:
         """Where a box may be written before it is verified: not where somebody reads already. Any
         thread, during a load alone of tokens from `start` on: nobody else reads or writes these."""
         if box.token_start < start:
             return None
-        return self._arena.pieces(clip(reading.runs, box.token_start, box.token_end), box.cell)
+        return self._arena.slots(clip(reading.runs, box.token_start, box.token_end), box.cell)
 
     def _write(self, reading: Reading, first: int, box: Box, kv: torch.Tensor) -> None:
         """Tokens of a verified box, from `first` on, into the arena: what was ready before stays as

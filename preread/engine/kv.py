@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from preread.kernels.kv import FORMATS, quantise, restored, rounded
 from preread.models.interface import Decoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 At = slice | torch.Tensor  # along the first axis of tokens; an index may be of any shape
 ALL = slice(None)
@@ -79,11 +84,12 @@ class KV:
         read, where it is not on this device; else it must stay as it is until then."""
         self.values[layers, :, heads, at].copy_(kv, non_blocking=not wait)
 
-    def raw(self) -> memoryview | None:
-        """All of `values` as bytes that anybody may write; None where they lie on a device."""
+    def raw(self) -> NDArray[np.uint8] | None:
+        """All of `values` as bytes [layers, 2, G, bytes] that anybody may write; None where they
+        lie on a device."""
         if self.values.device.type != "cpu":
             return None
-        return self.values.view(torch.uint8).view(-1).numpy().data
+        return self.values.view(torch.uint8).flatten(3).numpy()
 
     def clear(self, at: At) -> None:
         """Zeros, which are finite."""
@@ -125,7 +131,7 @@ class EightBitKV(KV):
         self.values[layers, :, heads, at].copy_(codes)
         self.scales[layers, :, heads, at].copy_(scales)
 
-    def raw(self) -> memoryview | None:
+    def raw(self) -> None:
         return None
 
     def clear(self, at: At) -> None:

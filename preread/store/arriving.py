@@ -9,9 +9,8 @@ anything, and who gives up shuts it first. What may take however long goes to or
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from preread.store.chunk import (
     CHECKSUM_BYTES,
@@ -26,11 +25,24 @@ from preread.store.layout import Layout
 from preread.store.tiers.base import ChunkKey, Landed, Room
 from preread.store.tiers.landing import Fill, InRoom, Landing, Lands
 
-AT_ONCE = 1 << 18  # bytes written before they are looked at: they are in a second-level cache still
+AT_ONCE = 1 << 21  # bytes read before they are looked at: they are in the processor's cache still
 
-# box -> the memory of its KV [layers, 2, heads, tokens, head_dim] in that order, as bytes in as
-# many pieces as it takes; None: it has none of its own now. Called from any thread.
-Place: TypeAlias = Callable[[Box], "Sequence[memoryview] | None"]
+
+class Slots(Protocol):
+    """The memory of one box's KV, as bytes in the order of [layers, 2, heads, tokens, head_dim].
+    Any thread."""
+
+    def pieces(self) -> Sequence[memoryview]:
+        """As many as it takes, in that order."""
+        ...
+
+    def fill(self, payload: memoryview) -> None:
+        """All of it, from memory that is flat."""
+        ...
+
+
+# box -> where its KV belongs; None: it has no memory of its own now. Called from any thread.
+Place: TypeAlias = Callable[[Box], Slots | None]
 
 
 class Abandoned(Exception):
@@ -41,27 +53,28 @@ class Gate:
     """Open until it is shut; from then on nobody is inside. Thread-safe."""
 
     def __init__(self) -> None:
-        self._turn = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
         self._inside = 0
         self._shut = False
 
     def __enter__(self) -> None:
-        with self._turn:
+        with self._lock:
             if self._shut:
                 raise Abandoned
             self._inside += 1
 
     def __exit__(self, *exc: object) -> None:
-        with self._turn:
+        with self._lock:
             self._inside -= 1
             if self._shut and not self._inside:
-                self._turn.notify_all()
+                self._left.notify_all()
 
     def shut(self) -> None:
         """Waits for who is inside, who waits for nothing."""
-        with self._turn:
+        with self._lock:
             self._shut = True
-            self._turn.wait_for(lambda: not self._inside)
+            self._left.wait_for(lambda: not self._inside)
 
 
 class Arrived(Landed):
@@ -74,6 +87,10 @@ class Arrived(Landed):
         self.payload = payload
         self.fault = fault
 
+    @property
+    def light(self) -> bool:
+        return self.payload is None
+
     def verified(self) -> memoryview | None:
         """The payload. Raises ChunkFault."""
         if self.fault is not None:
@@ -82,43 +99,39 @@ class Arrived(Landed):
 
 
 class Spot:
-    """The place of one chunk. pieces: views of it, in the order of the payload's bytes."""
+    """The place of one chunk, behind the gate."""
 
-    def __init__(self, gate: Gate, pieces: Sequence[memoryview], chunk: ChunkHeader) -> None:
-        assert sum(map(len, pieces)) == chunk.payload_nbytes, "a place of another size"
-        self.pieces = pieces
+    __slots__ = ("_gate", "_nbytes", "_slots")
+
+    def __init__(self, gate: Gate, slots: Slots, chunk: ChunkHeader) -> None:
         self._gate = gate
+        self._slots = slots
+        self._nbytes = chunk.payload_nbytes
 
     def copy(self, payload: memoryview) -> None:
         """From ordinary memory. Raises Abandoned."""
+        assert len(payload) == self._nbytes, "a place of another size"
         with self._gate:
-            copied(payload, self.pieces, 0)
+            self._slots.fill(payload)
 
     def read(self, fill: Fill, parts: Parts) -> bool:
         """Head and tail of the value go to `parts`, which is told of everything else. Whether it
         was filled. Raises Abandoned."""
-        tail, at = memoryview(parts.tail), 0
+        views = [parts.head, *self._slots.pieces()]
+        step = max(1, len(views) * AT_ONCE // self._nbytes)
+        at = 0
         with self._gate:
-            for views in self._groups(memoryview(parts.head)):
-                nbytes = sum(map(len, views))
-                if fill(views, at) < nbytes:
+            for first in range(0, len(views), step):
+                some = views[first : first + step]
+                nbytes = sum(map(len, some))
+                last = first + step >= len(views)
+                got = fill([*some, parts.tail] if last else some, at)
+                if got < nbytes + last * len(parts.tail):
                     return False
-                for view in views:
-                    parts.add(view)
+                parts.add(some, nbytes)
                 at += nbytes
-            return fill([tail], at) == len(tail)
-
-    def _groups(self, head: memoryview) -> Iterator[list[memoryview]]:
-        """The head and all pieces, as many at once as the processor's cache holds."""
-        group, nbytes = [head], 0
-        for piece in self.pieces:
-            group.append(piece)
-            nbytes += len(piece)
-            if nbytes >= AT_ONCE:
-                yield group
-                group, nbytes = [], 0
-        if group:
-            yield group
+        assert at == len(parts.head) + self._nbytes, "a place of another size"
+        return True
 
 
 class Arrivals(Lands):
@@ -142,8 +155,8 @@ class Arrivals(Lands):
         chunk = self._chunks.get(key)
         if chunk is None or nbytes != HEADER_BYTES + chunk.payload_nbytes + CHECKSUM_BYTES:
             return InRoom(self._room, nbytes)
-        pieces = self._place(chunk.box) if self._layout.exact else None
-        spot = None if pieces is None else Spot(self._gate, pieces, chunk)
+        slots = self._place(chunk.box) if self._layout.exact else None
+        spot = None if slots is None else Spot(self._gate, slots, chunk)
         if spot is None or self._layout.sealed:
             return Apart(self._layout, chunk, self._room, spot)
         return InPlace(self._layout, chunk, self._room, spot)
@@ -153,29 +166,25 @@ class Arrivals(Lands):
         self._gate.shut()
 
 
-class Apart:
+class Apart(InRoom):
     """A chunk that is verified, and opened where it is sealed, in ordinary memory; from there it
     goes to its place, if it has one."""
+
+    __slots__ = ("_chunk", "_layout", "_spot")
 
     def __init__(
         self, layout: Layout, chunk: ChunkHeader, room: Room, spot: Spot | None = None
     ) -> None:
+        super().__init__(room, HEADER_BYTES + chunk.payload_nbytes + CHECKSUM_BYTES)
         self._layout = layout
         self._chunk = chunk
-        self._room = room
         self._spot = spot
-        self._inner = InRoom(room, HEADER_BYTES + chunk.payload_nbytes + CHECKSUM_BYTES)
-
-    def memory(self) -> memoryview:
-        return self._inner.memory()
-
-    def scatter(self, fill: Fill) -> Landed | None:
-        return None
 
     def take(self, value: memoryview) -> Landed:
-        whole = value if self._layout.sealed else self._inner.take(value)  # else it is a view of it
+        if self._spot is None and not self._layout.sealed:
+            value = self.kept(value)  # for the payload is a view of it
         try:
-            payload = self._layout.unpack(whole, self._chunk, self._room)
+            payload = self._layout.unpack(value, self._chunk, self._room)
         except ChunkFault as exc:
             return Arrived(fault=exc.reason)
         if self._spot is None:
@@ -184,19 +193,14 @@ class Apart:
         return Arrived()
 
 
-class InPlace:
-    """A chunk that is read to its place, piece by piece, and verified there. What is bad there is
+class InPlace(Apart):
+    """A chunk that can be read to its place at once, and is verified there. What is bad there is
     nothing yet."""
 
-    def __init__(self, layout: Layout, chunk: ChunkHeader, room: Room, spot: Spot) -> None:
-        self._chunk = chunk
-        self._spot = spot
-        self._apart = Apart(layout, chunk, room)
-
-    def memory(self) -> memoryview:
-        return self._apart.memory()
+    __slots__ = ()
 
     def scatter(self, fill: Fill) -> Landed | None:
+        assert self._spot is not None
         parts = Parts(self._chunk)
         if not self._spot.read(fill, parts):
             return None
@@ -205,19 +209,3 @@ class InPlace:
         except ChunkFault as exc:
             return Arrived(fault=exc.reason)
         return Arrived()
-
-    def take(self, value: memoryview) -> Landed:
-        # Not written whole: shorter than it was when its place was asked for.
-        return self.scatter(partial(copied, value)) or self._apart.take(value)
-
-
-def copied(value: memoryview, views: Sequence[memoryview], offset: int) -> int:
-    """A Fill, from ordinary memory."""
-    at = offset
-    for view in views:
-        part = value[at : at + len(view)]
-        if len(part) < len(view):
-            break
-        view[:] = part
-        at += len(view)
-    return at - offset

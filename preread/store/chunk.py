@@ -7,6 +7,7 @@ and every field must agree. Sizes in bytes, integers little-endian and unsigned.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -94,7 +95,13 @@ _BLAME = (
 def pack(header: ChunkHeader, payload: memoryview) -> tuple[bytes, memoryview, bytes]:
     """Header, payload (not copied) and checksum: the parts of one value for `Tier.write`."""
     assert payload.nbytes == header.payload_nbytes, (payload.nbytes, header)
-    head = _HEADER.pack(
+    head = head_of(header)
+    return head, payload, _checksum(head, payload)
+
+
+def head_of(header: ChunkHeader) -> bytes:
+    """What a plain chunk begins with."""
+    return _HEADER.pack(
         MAGIC,
         VERSION,
         HEADER_BYTES,
@@ -111,7 +118,6 @@ def pack(header: ChunkHeader, payload: memoryview) -> tuple[bytes, memoryview, b
         header.chain,
         _RESERVED_B,
     )
-    return head, payload, _checksum(head, payload)
 
 
 def described(header: ChunkHeader) -> bytes:
@@ -188,27 +194,36 @@ def unpack(value: bytearray | memoryview, expected: ChunkHeader) -> memoryview:
 
 
 class Parts:
-    """A value that comes in parts, told of each as soon as it lies where it is to be used, while it
-    is in the processor's cache. `judge` is then what `unpack` is of a whole one."""
+    """A value that comes in parts, told of them as soon as they lie where they are to be used and
+    are in the processor's cache. `judge` is then what `unpack` is of a whole one."""
+
+    __slots__ = ("_digest", "_expected", "_nbytes", "head", "tail")
 
     def __init__(self, expected: ChunkHeader) -> None:
-        self.head, self.tail = bytearray(HEADER_BYTES), bytearray(CHECKSUM_BYTES)
+        self.head = memoryview(bytearray(HEADER_BYTES))
+        self.tail = memoryview(bytearray(CHECKSUM_BYTES))
         self._expected = expected
         self._digest = xxhash.xxh3_128()
         self._nbytes = 0
 
-    def add(self, part: memoryview) -> None:
-        """The header is the first, the checksum none of them."""
-        self._digest.update(part)
-        self._nbytes += part.nbytes
+    def add(self, parts: Sequence[memoryview], nbytes: int) -> None:
+        """So many bytes in these parts. The header is the first of all, the checksum none."""
+        update = self._digest.update
+        for part in parts:
+            update(part)
+        self._nbytes += nbytes
 
     def judge(self) -> None:
         """Raises ChunkFault."""
-        header = read_header(self.head)
+        expected = self._expected
+        if self.head == head_of(expected):  # no need to read field by field
+            header = expected
+        else:
+            header = read_header(self.head)
         whole(self._nbytes + CHECKSUM_BYTES, header.payload_nbytes)
         if self._digest.digest() != self.tail:
             raise ChunkFault(Fault.CHECKSUM)
-        _agree(header, self._expected)
+        _agree(header, expected)
 
 
 def _agree(header: ChunkHeader, expected: ChunkHeader) -> None:

@@ -3,87 +3,115 @@ waiting."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
-from math import inf
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 DEPTH = 2  # things ahead of the one taken
-LOOK_S = 0.05  # between two looks at whether anybody still wants something
+TELL_S = 0.002  # between two times that who takes is woken for light things,
+LOOK_S = 0.005  # and between two looks of its own
+
+Light = Callable[[T], bool]
 
 
 class Pump(Generic[T]):
-    """Takes one thing after the other from an iterator. The thread dies with the process, so an
-    iterator that hangs for ever holds nobody up. Who drops it has closed it."""
+    """Takes one thing after the other from an iterator. light: what holds no memory, so that any
+    number may be ahead, and nobody is woken for each: a thread that is woken takes the
+    interpreter's lock from those that read. The thread dies with the process, so an iterator that
+    hangs for ever holds nobody up. Who drops it has closed it."""
 
-    def __init__(self, things: Iterator[T]) -> None:
-        self._ready: queue.Queue[tuple[T] | BaseException] = queue.Queue(DEPTH)
-        self._closed = threading.Event()
-        run = (things, self._ready, self._closed)
+    def __init__(self, things: Iterator[T], light: Light[T] = lambda thing: False) -> None:
+        self._line = _Line(light)
+        run = (things, self._line)
         threading.Thread(target=_run, args=run, name="preread-pump", daemon=True).start()
 
     @property
     def closed(self) -> bool:
-        """Stopped as well."""
-        return self._closed.is_set()
+        return self._line.closed
 
     def take(self, until: float) -> T:
         """The next thing, waited for until that moment of `time.perf_counter` (inf: for ever), or
-        until `stop`; then TimeoutError. Raises what the iterator raised, and StopIteration at its
+        until `close`; then TimeoutError. Raises what the iterator raised, and StopIteration at its
         end."""
-        left = until - time.perf_counter()
-        try:
-            got = self._ready.get(timeout=None if left == inf else max(0.0, left))
-        except queue.Empty:
-            raise TimeoutError from None
-        if self.closed:
-            raise TimeoutError
-        if isinstance(got, BaseException):
-            raise got
-        return got[0]
-
-    def stop(self) -> None:
-        """Close it, and wake who waits for the next thing; from any thread."""
-        self._closed.set()
-        with contextlib.suppress(queue.Full):  # then nobody waits
-            self._ready.put_nowait(TimeoutError())
+        return self._line.take(until)
 
     def close(self) -> None:
-        """Nothing more is wanted. Does not wait: the iterator is closed when it gives way."""
-        self._closed.set()
+        """Nothing more is wanted; from any thread. Who waits for the next thing is woken. Does not
+        wait: the iterator is closed when it gives way."""
+        self._line.close()
 
     def __del__(self) -> None:
         self.close()
 
 
-def _run(
-    things: Iterator[T], ready: queue.Queue[tuple[T] | BaseException], closed: threading.Event
-) -> None:
-    """In the thread; does not hold the pump, which else would never be dropped."""
+class _Line(Generic[T]):
+    """What lies between the two threads; apart from the pump, which would else never be dropped.
+    heavy: of the things that are ready, those that hold memory."""
 
-    def put(thing: tuple[T] | BaseException) -> bool:
-        while not closed.is_set():
-            try:
-                ready.put(thing, timeout=LOOK_S)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def __init__(self, light: Light[T]) -> None:
+        self.closed = False
+        self._light = light
+        self._ready: deque[tuple[T] | BaseException] = deque()
+        self._heavy = 0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # never do both wait
+        self._told = 0.0  # of `time.perf_counter`
 
+    def take(self, until: float) -> T:
+        with self._lock:
+            while not (self._ready or self.closed):
+                if (left := until - time.perf_counter()) <= 0:
+                    raise TimeoutError
+                self._changed.wait(min(left, LOOK_S))
+            if self.closed:
+                raise TimeoutError
+            got = self._ready.popleft()
+            if isinstance(got, BaseException):
+                raise got
+            if not self._light(got[0]):
+                self._heavy -= 1
+                self._changed.notify()
+            return got[0]
+
+    def put(self, thing: T) -> bool:
+        """Whether more is wanted."""
+        with self._lock:
+            light, now = self._light(thing), time.perf_counter()
+            while not light and self._heavy == DEPTH and not self.closed:
+                self._changed.wait()
+            self._ready.append((thing,))
+            self._heavy += not light
+            if not light or now - self._told > TELL_S:
+                self._told = now
+                self._changed.notify()
+            return not self.closed
+
+    def end(self, exc: BaseException) -> None:
+        with self._lock:
+            self._ready.append(exc)
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._lock:
+            self.closed = True
+            self._changed.notify_all()
+
+
+def _run(things: Iterator[T], line: _Line[T]) -> None:
+    """In the thread."""
     try:
         for thing in things:
-            if not put((thing,)):
+            if not line.put(thing):
                 break
             del thing  # or it would live as long as this waits for the next one
         else:
-            put(StopIteration())
+            line.end(StopIteration())
     except BaseException as exc:  # it goes to who takes
-        put(exc)
+        line.end(exc)
     finally:
         if isinstance(things, Generator):
             things.close()

@@ -12,7 +12,7 @@ from preread.store.asking import Asker
 from preread.store.chunk import ChunkFault, ChunkHeader, Fault
 from preread.store.pump import Pump
 from preread.store.reports import Miss
-from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Room, Tier
+from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Room, Tier, light
 
 Stream = Iterator[Outcome] | Pump[Outcome]
 Unpack = Callable[[memoryview, ChunkHeader], memoryview]  # raises ChunkFault
@@ -86,7 +86,7 @@ class Reading:
         self._stopped = True  # first: a stream that is opened now is not waited for
         for stream in tuple(self._running):
             if isinstance(stream, Pump):
-                stream.stop()
+                stream.close()
 
     def close(self) -> None:
         """Abandon what is still in flight. Nothing is written to any place from now on."""
@@ -109,7 +109,7 @@ class Reading:
             self._opened.append(room := self._arrivals())
         outcomes = tier.read(keys, room)
         waits = self._until is None or isinstance(outcomes, Pump)
-        stream = outcomes if waits else Pump(outcomes)
+        stream = outcomes if waits else Pump(outcomes, light)
         self._running.append(stream)
         return stream
 

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +94,23 @@ def forge(path: Path, name: str, value: bytes | int) -> None:
 # --- a store with known KV ---
 
 
+class Pieces:
+    """The slow, obvious Slots."""
+
+    def __init__(self, pieces: Iterable[memoryview]) -> None:
+        self._pieces = list(pieces)
+
+    def pieces(self) -> list[memoryview]:
+        return self._pieces
+
+    def fill(self, payload: memoryview) -> None:
+        at = 0
+        for piece in self._pieces:
+            piece[:] = payload[at : at + len(piece)]
+            at += len(piece)
+        assert at == len(payload)
+
+
 class WrongBytes(AssertionError):
     """The one thing that must never happen."""
 
@@ -137,16 +154,16 @@ class Truth:
     def placed(self, box: Box) -> bool:
         return (box.token_start // self.geometry.chunk_tokens + box.layer_start) % 2 == 1
 
-    def place(self, box: Box) -> list[memoryview] | None:
+    def place(self, box: Box) -> Pieces | None:
         """Every token of every head in a piece of its own."""
         if not self.placed(box):
             return None
         a, b, i, j, g, h = box
         parts = self.arena[i:j, :, g:h, a:b]
-        return [
+        return Pieces(
             memoryview(parts[x].view(torch.uint8).numpy())
             for x in itertools.product(*(range(n) for n in parts.shape[:-1]))
-        ]
+        )
 
     def read(self, box: Box) -> torch.Tensor:
         a, b, i, j, g, h = box

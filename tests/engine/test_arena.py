@@ -107,9 +107,10 @@ def test_check_finds_a_slot_held_twice():
         a.check([runs, runs])
 
 
+@pytest.mark.parametrize("way", ["pieces", "fill"])
 @pytest.mark.parametrize("seed", range(20))
-def test_pieces_are_what_is_written(seed):
-    """Bytes in pieces, against the slow twin `write`."""
+def test_slots_are_what_is_written(seed, way):
+    """Bytes in pieces, and copied at once, against the slow twin `write`."""
     draw = np.random.default_rng(seed)
     shape = KVShape(3, 4, 8, torch.bfloat16, torch.device("cpu"))
     one, two = Arena(shape, 8, 16), Arena(shape, 8, 16)
@@ -123,13 +124,17 @@ def test_pieces_are_what_is_written(seed):
         arena_.kv.values.fill_(7)
     one.write(runs, kv, (i, j, g, h))
     data, at = kv.view(torch.uint8).numpy().tobytes(), 0
-    for piece in two.pieces(runs, (i, j, g, h)):
-        piece[:] = data[at : at + len(piece)]
-        at += len(piece)
-    assert at == len(data)
+    slots = two.slots(runs, (i, j, g, h))
+    if way == "fill":
+        slots.fill(memoryview(data))
+    else:
+        for piece in slots.pieces():
+            piece[:] = data[at : at + len(piece)]
+            at += len(piece)
+        assert at == len(data)
     assert torch.equal(one.kv.values.view(torch.int16), two.kv.values.view(torch.int16))
 
 
-def test_eight_bits_have_no_pieces():
+def test_eight_bits_have_no_slots_of_bytes():
     a = Arena(replace(SHAPE, precision="int8"), 4, 16)
-    assert a.pieces(a.alloc(20), (0, 1, 0, 1)) is None
+    assert a.slots(a.alloc(20), (0, 1, 0, 1)) is None

@@ -93,8 +93,10 @@ def test_pieces_are_judged_like_the_whole(cuts: list[int], flips: list[tuple[int
     pieces = [payload[a:b] for a, b in pairwise(edges)]
     parts = Parts(CHUNK)
     parts.head[:], parts.tail[:] = value[:HEADER_BYTES], value[-CHECKSUM_BYTES:]
-    for piece in (value[:HEADER_BYTES], *pieces):
-        parts.add(piece)
+    parts.add([value[:HEADER_BYTES]], HEADER_BYTES)
+    half = len(pieces) // 2
+    for some in (pieces[:half], pieces[half:]):
+        parts.add(some, sum(map(len, some)))
     whole = judged(lambda: unpack(value, CHUNK))
     assert judged(parts.judge) == whole
     assert (whole is None) == (bytes(value) == b"".join(pack(CHUNK, memoryview(PAYLOAD))))
@@ -215,7 +217,6 @@ class Late(MemoryTier):
             if n == self.late:
                 (value,) = super().read([key])
                 assert isinstance(value, memoryview)
-                value[HEADER_BYTES] ^= 1
                 berth = landing(room, key, len(value))  # it has its place already
                 self.thread = threading.Thread(target=self.land, args=(berth, value))
                 self.thread.start()
@@ -261,8 +262,9 @@ def test_a_tier_that_failed_does_not_write_over_what_another_gave() -> None:
     store = opened(truth, tier, far)
     report = store.load(TOKENS, 29, truth.sink, place=truth.place)
     assert report.tokens == 29 and [row.tier for row in report.served] == ["late", "far"]
-    assert tier.finish() == "abandoned"
     assert truth.boxes == [] and torch.equal(truth.arena, truth.kv)
+    truth.arena.zero_()  # others use these places now
+    assert tier.finish() == "abandoned" and not truth.arena.any()
 
 
 def test_a_load_whose_sink_raises_leaves_no_writer() -> None:
@@ -280,4 +282,20 @@ def test_a_load_whose_sink_raises_leaves_no_writer() -> None:
     found = store.find(TOKENS)
     with pytest.raises(ZeroDivisionError):
         store.load(TOKENS, 29, broken, found=found, choice=store.choose(found), place=truth.place)
+    left = truth.arena.clone()
     assert tier.finish() == "abandoned"
+    assert torch.equal(truth.arena.view(torch.int32), left.view(torch.int32))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_is_copied_to_its_place_was_verified_before(sealed: bool) -> None:
+    truth, tier = everywhere(), MemoryTier()
+    store = opened(truth, tier, **({"keyring": SEAL} if sealed else {}))
+    key = ChunkKey(bytes.fromhex(store.keys(TOKENS)[2]))
+    (value,) = tier.read([key])
+    assert isinstance(value, memoryview)
+    value[HEADER_BYTES] ^= 1
+    tier.write(key, [value])
+    report = store.load(TOKENS, 29, truth.sink, place=truth.place)
+    assert report.tokens == 8 and len(report.faults) == 1
+    assert bool(truth.arena[:1, :, :, 8:16].isnan().all())

@@ -245,7 +245,7 @@ def test_a_clock_that_was_ahead_pins_nothing(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "asked", "window"), [(2, 0, 1), (16, 0, 4), (2, 3, 3), (16, 1, 1)]
+    ("cores", "asked", "window"), [(1, 0, 1), (2, 0, 2), (16, 0, 4), (2, 3, 3), (16, 1, 1)]
 )
 def test_how_many_files_are_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, asked: int, window: int

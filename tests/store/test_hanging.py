@@ -14,7 +14,7 @@ import pytest
 from preread.errors import TierError
 from preread.store.store import Store
 from preread.store.tiers import files
-from preread.store.tiers.base import Tier, fresh
+from preread.store.tiers.base import Tier, fresh, light
 from preread.store.tiers.breaker import Breaker
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.guard import MOST, Guard
@@ -133,11 +133,11 @@ def test_threads_that_hang_are_few(tmp_path: Path, mount: Mount) -> None:
     with pytest.raises(TierError, match=f"{MOST} calls hang in it"):
         guard.call("use", lambda _: None)
     with pytest.raises(TierError, match=f"{MOST} calls hang in it"):
-        next(guard.stream("use", iter("abc")))
+        next(guard.stream("use", iter("abc"), light))
     go.set()
     eventually(lambda: not guard.hanging)
     assert guard.call("use", lambda _: 1) == 1
-    assert list(guard.stream("use", iter("abc"))) == ["a", "b", "c"]
+    assert list(guard.stream("use", iter("abc"), light)) == ["a", "b", "c"]
 
 
 def test_reads_that_were_given_up_count_as_well(disk: DiskTier, mount: Mount) -> None:

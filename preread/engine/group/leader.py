@@ -136,7 +136,7 @@ class GroupArena(Arena):
         g, h, own = mine
         super().write(runs, kv[:, :, g - first : h - first], own)
 
-    def pieces(self, runs: list[Run], cell: Cell) -> None:
+    def slots(self, runs: list[Run], cell: Cell) -> None:
         return None  # no rank has all heads
 
     def read(self, runs: list[Run], cell: Cell | None = None) -> torch.Tensor:

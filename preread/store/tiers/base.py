@@ -35,10 +35,23 @@ class Landed:
 
     __slots__ = ()
 
+    @property
+    def light(self) -> bool:
+        """Whether it holds no memory but its place's."""
+        return False
+
 
 # What a read of one key comes to: the value; what its landing made of it; this one cannot be read;
 # not held.
 Outcome: TypeAlias = memoryview | Landed | ChunkUnreadable | None
+
+
+def light(outcome: Outcome) -> bool:
+    """Any number of them may wait."""
+    return not isinstance(outcome, memoryview | Landed) or (
+        isinstance(outcome, Landed) and outcome.light
+    )
+
 
 # nbytes -> a writable view of exactly that many bytes. Called from any thread. The same memory may
 # be given again only when nobody holds the earlier view: an abandoned read may still write to it.

@@ -13,7 +13,16 @@ from itertools import islice
 from pathlib import Path
 
 from preread.errors import TierError
-from preread.store.tiers.base import ChunkEntry, ChunkKey, Gone, Outcome, Room, TierUsage, fresh
+from preread.store.tiers.base import (
+    ChunkEntry,
+    ChunkKey,
+    Gone,
+    Outcome,
+    Room,
+    TierUsage,
+    fresh,
+    light,
+)
 from preread.store.tiers.folder import TOUCH_S, FolderTier
 from preread.store.tiers.guard import Guard
 
@@ -63,7 +72,7 @@ class DiskTier:
         return self._guard.call("look into", lambda _: self._folder.find(keys, touch=touch))
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        return self._guard.stream("read", self._folder.read(keys, room))
+        return self._guard.stream("read", self._folder.read(keys, room), light)
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         """What is not written in time never shows: by then the value may be another."""

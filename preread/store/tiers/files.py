@@ -104,7 +104,7 @@ def read_at_once(fd: int, views: Sequence[memoryview], offset: int = 0) -> int:
         except OSError:  # EAGAIN: nothing is there; EOPNOTSUPP; what else it is, a plain read says
             return done
         done += got
-        if got < sum(map(len, some)):
+        if len(views) > _VIEWS and got < sum(map(len, some)):
             return done
     return done
 

@@ -26,7 +26,6 @@ from pathlib import Path
 
 from preread.errors import TierError
 from preread.store.tiers import files
-from preread.store.tiers.ahead import ahead
 from preread.store.tiers.base import (
     MAX_VALUE_BYTES,
     OWNER,
@@ -42,12 +41,12 @@ from preread.store.tiers.base import (
     stated,
 )
 from preread.store.tiers.book import Book
+from preread.store.tiers.crew import together
 from preread.store.tiers.eviction import Budget, Held, Standing
 from preread.store.tiers.landing import landing
 from preread.store.tiers.shelves import FolderShelf
 
-WINDOW = 4  # files read at once,
-FEW_CORES = 2  # but one with so many: threads that read and verify there hold each other up
+WINDOW = 4  # files read at once, where there are as many cores
 TOUCH_S = 60.0  # last use is written at most this often
 AHEAD_S = 3600.0  # machines' clocks may differ by this much
 QUARANTINE_FILES = 16
@@ -85,8 +84,7 @@ class FolderTier:
         self._book = Book(clock, FolderShelf(root / "book", root / "tmp"), touch_s)
         self._budget = Budget(budget, share, self, self._book, clock)
         self._fsync = fsync
-        few = (os.cpu_count() or 1) <= FEW_CORES
-        self._window = window or (1 if few else WINDOW)
+        self._window = window or min(WINDOW, os.cpu_count() or 1)
         self._touch_s = touch_s
         self._clock = clock
         self._lock = threading.Lock()  # one writer per process
@@ -110,13 +108,8 @@ class FolderTier:
         return found
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        read = ahead(
-            lambda key: self._read(key, room),
-            *(keys, self._window),
-            hangs=True,  # a file system that is gone
-        )
         with self._border("read"):
-            yield from read
+            yield from together(partial(self._read, room), keys, self._window)
 
     def write(
         self,
@@ -201,15 +194,15 @@ class FolderTier:
             hint = "Make it writable, or point PREREAD_HOME to a folder that is."
         return TierError(f"Cannot {what} {self._root}: {exc.strerror or exc}.", hint=hint)
 
-    def _read(self, key: ChunkKey, room: Room) -> Outcome:
+    def _read(self, room: Room, key: ChunkKey) -> Outcome:
         path = self._path(key)
-        with self._border("read"):
-            try:
-                return self._read_file(key, path, room)
-            except FileNotFoundError:
-                return None
-            except OSError as exc:
-                # One bad entry, if it can still be seen; else the tier itself is in trouble.
+        try:
+            return self._read_file(key, path, room)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            # One bad entry, if it can still be seen; else the tier itself is in trouble.
+            with self._border("read"):
                 if exc.errno in _ENTRY_ERRNOS and files.exists(path):
                     return ChunkUnreadable(f"{path}: {exc.strerror}.")
                 raise

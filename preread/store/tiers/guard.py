@@ -17,7 +17,7 @@ from math import inf
 from typing import TypeVar
 
 from preread.errors import TierError
-from preread.store.pump import Pump
+from preread.store.pump import Light, Pump
 from preread.store.tiers.breaker import Breaker, Circuit
 
 T = TypeVar("T")
@@ -88,14 +88,14 @@ class Guard:
                 self._late()
             raise self._too_late(what, seconds) from None
 
-    def stream(self, what: str, things: Iterator[T]) -> Iterator[T]:
-        """These things, made in a thread of their own, a few ahead of what is taken; each is waited
-        for one deadline. Raises TierError as `call` does, at the first or any later one. Closing it
-        does not wait."""
+    def stream(self, what: str, things: Iterator[T], light: Light[T]) -> Iterator[T]:
+        """These things, made in a thread of their own, some ahead of what is taken (light: see
+        Pump); each is waited for one deadline. Raises TierError as `call` does, at the first or any
+        later one. Closing it does not wait."""
         if not self._deadline_s:
             return things
         late = self._too_late(what, self._deadline_s)
-        return Stream(self._made(what, things), self._deadline_s, late)
+        return Stream(self._made(what, things), light, self._deadline_s, late)
 
     def _made(self, what: str, things: Iterator[T]) -> Iterator[T]:
         """In that thread: under way while the next one is made, not while it waits to be taken."""
@@ -158,10 +158,12 @@ class Guard:
 class Stream(Pump[T]):
     """See Guard.stream."""
 
-    def __init__(self, things: Iterator[T], deadline_s: float, late: TierError) -> None:
+    def __init__(
+        self, things: Iterator[T], light: Light[T], deadline_s: float, late: TierError
+    ) -> None:
         self._deadline_s = deadline_s
         self._late = late
-        super().__init__(things)
+        super().__init__(things, light)
 
     def take(self, until: float) -> T:
         """As a Pump does, and TierError where its own deadline comes first."""

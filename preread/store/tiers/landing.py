@@ -45,23 +45,31 @@ class Lands:
 class InRoom:
     """A value that lies where the room says, in one piece."""
 
+    __slots__ = ("_given", "_nbytes", "_room")
+
     def __init__(self, room: Room, nbytes: int) -> None:
         self._room = room
         self._nbytes = nbytes
-        self._given: memoryview | None = None
+        self._given = False
 
     def memory(self) -> memoryview:
-        self._given = self._room(self._nbytes)
-        return self._given
+        self._given = True
+        return self._room(self._nbytes)
 
     def scatter(self, fill: Fill) -> Landed | None:
         return None
 
-    def take(self, value: memoryview) -> memoryview:
-        if self._given is not None:
+    def take(self, value: memoryview) -> memoryview | Landed:
+        return self.kept(value)
+
+    def kept(self, value: memoryview) -> memoryview:
+        """The value in memory of the room, if it is not there yet."""
+        if self._given:
             return value
-        view = self.memory()
-        view[:] = value
+        import numpy as np
+
+        view = self.memory()  # filled without the interpreter's lock
+        np.frombuffer(view, np.uint8)[:] = np.frombuffer(value, np.uint8)
         return view
 
 

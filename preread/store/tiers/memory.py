@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from preread.store.tiers.base import (
     OWNER,
@@ -20,8 +22,11 @@ from preread.store.tiers.base import (
     stated,
 )
 from preread.store.tiers.book import Book
+from preread.store.tiers.crew import together
 from preread.store.tiers.eviction import Budget, Held, Standing
 from preread.store.tiers.landing import landing
+
+HANDS = 4  # threads that copy values, where there are as many cores
 
 
 @dataclass(slots=True)
@@ -46,6 +51,7 @@ class MemoryTier:
     ) -> None:
         self.name = name
         self._clock = clock
+        self._hands = min(HANDS, os.cpu_count() or 1)
         self._lock = threading.RLock()
         self._values: dict[ChunkKey, _Value] = {}
         self._nbytes = 0
@@ -64,13 +70,12 @@ class MemoryTier:
             return [key in self._values for key in keys]
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        for key in keys:
-            with self._lock:
-                value = self._touch(key)
-            if value is None:
-                yield None
-                continue
-            yield landing(room, key, len(value)).take(memoryview(value))
+        return together(partial(self._read, room), keys, self._hands)
+
+    def _read(self, room: Room, key: ChunkKey) -> Outcome:
+        with self._lock:
+            value = self._touch(key)
+        return None if value is None else landing(room, key, len(value)).take(memoryview(value))
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         whole = b"".join(value)
