@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from preread.contexts.catalog.base import Catalog
     from preread.engine.local import LocalBackend
+    from preread.engine.parts import Parts as EngineParts
     from preread.foreign.backend import ForeignBackend
     from preread.models.agreement import Agreement
+    from preread.models.load import LoadedModel
     from preread.models.text import Text
     from preread.providers.backend import RemoteBackend
     from preread.tokens.parity import ParityReport
@@ -37,7 +39,7 @@ log = logging.getLogger("preread")
 class Parts:
     """What an engine is made of. parameters: number of weights of the local model; notes: what its
     user should know about it; scopes: whose epochs void what it has in memory; text: tokenizer and
-    chat template of the local model."""
+    chat template of the local model; loaded: the weights that our own decoder computes with."""
 
     config: Config
     backend: LocalBackend | ForeignBackend | RemoteBackend
@@ -47,6 +49,7 @@ class Parts:
     notes: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     text: Text | None = None
+    loaded: LoadedModel | None = None
 
 
 def open_parts(
@@ -65,7 +68,7 @@ def open_parts(
 
     config = load_config(Path(home).expanduser().absolute() if home else None)
     if remote(backend or config.model.backend):
-        return _remote(config, backend or config.model.backend, model)
+        return remote_parts(config, backend or config.model.backend, model)
     chosen = replace(
         config.model,
         backend=backend or config.model.backend,
@@ -199,6 +202,14 @@ def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) ->
 
 def _native(config: Config, weights: Weights) -> Parts:
     from preread.app.loading import open_model
+
+    _threads(config)
+    return native_parts(config, *open_model(config, weights))
+
+
+def native_parts(config: Config, loaded: LoadedModel, parts: EngineParts | None) -> Parts:
+    """An engine on loaded weights, which nothing changes: several may share them. parts: see
+    open_model."""
     from preread.app.measuring import device_name
     from preread.app.storing import geometry_of, lossy_note, open_stores
     from preread.capacity.remembered import Remembered
@@ -208,9 +219,7 @@ def _native(config: Config, weights: Weights) -> Parts:
     from preread.models.layers import parameter_count
     from preread.store.keys import fingerprint
 
-    _threads(config)
     metrics, chosen = Metrics(), config.model
-    loaded, parts = open_model(config, weights)
     geometry = geometry_of(loaded, config.store)
     identity = fingerprint(loaded.fingerprint_parts)
     device = str(loaded.decoder.device)
@@ -226,7 +235,8 @@ def _native(config: Config, weights: Weights) -> Parts:
     parameters = parameter_count(loaded.config)
     scopes = scopes_of(config.store, identity)
     notes = lossy_note(config)
-    return Parts(config, backend, catalog, metrics, parameters, notes, scopes, loaded.text)
+    text = loaded.text
+    return Parts(config, backend, catalog, metrics, parameters, notes, scopes, text, loaded)
 
 
 def _foreign(config: Config, weights: Weights, why: str) -> Parts:
@@ -258,7 +268,7 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
     )  # fmt: skip
 
 
-def _remote(config: Config, spec: str, model: str) -> Parts:
+def remote_parts(config: Config, spec: str, model: str) -> Parts:
     """Contexts are named and cited here; what reads them is somewhere else."""
     from preread.home import make_home, open_catalog
     from preread.providers.opening import open_remote

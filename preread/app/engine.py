@@ -61,10 +61,14 @@ class Engine:
     """A model that answers from contexts. May be used from several threads; close it, or use it as
     a context manager."""
 
-    def __init__(self, parts: Parts, *, responses: bool = False) -> None:
+    def __init__(
+        self, parts: Parts, *, responses: bool = False, loop: LoopThread | None = None
+    ) -> None:
+        """loop: another engine's, which stops it."""
         self._parts = parts
+        self._responses = responses
         self._backend = with_responses(parts.backend, parts.config, keep=responses)
-        self._loop = LoopThread()
+        self._loop, self._own_loop = loop or LoopThread(), loop is None
         self._crowd = Crowd(self._backend)
         self._aio = AsyncEngine(self, self._crowd, self._loop)
         watched = (parts.catalog, parts.backend, self._loop, parts.scopes)
@@ -272,6 +276,14 @@ class Engine:
         """Make a raw token prefix ready, as `context` does for documents. store: use the tiers."""
         return self._parts.backend.prefill(tokens, store=store)
 
+    def beside(self, tenant: str, among: int) -> Engine:
+        """An engine of another tenant on the same weights; to be closed before this one. See
+        app.tenants.parts_for."""
+        from preread.app.tenants import parts_for
+
+        parts = parts_for(self._parts, tenant, among)
+        return Engine(parts, responses=self._responses, loop=self._loop)
+
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
         """Be told what anybody does to contexts that this engine has opened or built: published,
         invalidated, removed, erased. Within a second, from a thread of the engine's; `told` must
@@ -287,7 +299,8 @@ class Engine:
         for opened in self._opened.values():
             opened.close()
         self._loop.run(self._backend.close())
-        self._loop.stop()
+        if self._own_loop:
+            self._loop.stop()
 
     def __enter__(self) -> Engine:
         return self

@@ -34,11 +34,13 @@ def with_responses(backend: Backend, config: Config, *, keep: bool = False) -> B
 
 def _reads(config: Config) -> str:
     """Digest of what shapes an answer besides the weights, their dtype and the request: this
-    release, the model's tokenizer, template and settings, how exactly KV is kept. Of somebody
-    else's server: what can be known of it is in the backend's fingerprint."""
+    release, the tenant, the model's tokenizer, template and settings, how exactly KV is kept. Of
+    somebody else's server: what can be known of it is in the backend's fingerprint."""
     from preread.app.compose import remote
 
     made = sha256(version("preread").encode())
+    if config.store.tenant != "default":  # nor is one tenant answered what another has asked
+        made.update(b"\0tenant\0" + config.store.tenant.encode())
     if not remote(config.model.backend):
         from preread.models.folder import resolve
 

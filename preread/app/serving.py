@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preread.config import Config, ServerSection
+from preread.config import ServerSection
 from preread.errors import ConfigError
 from preread.server.desk import Desk
 from preread.server.keys import read_keys
@@ -35,16 +35,18 @@ def serve(engine: Engine, section: ServerSection | None = None, **knobs: Any) ->
     config = replace(engine.config, server=chosen)
     keys = read_keys(chosen.key, chosen.keys_file, config.home, config.store.tenant)
 
-    async def open_desk(tenant: str) -> Desk:
-        del tenant
-        return _desk(engine, config)
-
-    server = Server(keys, open_desk, config)
-    url = engine.run(server.start())
-    try:
-        yield url
-    finally:
-        engine.run(server.stop())
+    others = [tenant for tenant in keys.tenants if tenant != config.store.tenant]
+    with ExitStack() as opened:
+        desks = {config.store.tenant: _desk(engine, chosen)}
+        for tenant in others:
+            beside = opened.enter_context(engine.beside(tenant, len(others)))
+            desks[tenant] = _desk(beside, chosen)
+        server = Server(keys, desks, config)
+        url = engine.run(server.start())
+        try:
+            yield url
+        finally:
+            engine.run(server.stop())
 
 
 def _chosen(section: ServerSection, knobs: dict[str, Any]) -> ServerSection:
@@ -55,7 +57,9 @@ def _chosen(section: ServerSection, knobs: dict[str, Any]) -> ServerSection:
     return replace(section, **knobs)
 
 
-def _desk(engine: Engine, config: Config) -> Desk:
+def _desk(engine: Engine, chosen: ServerSection) -> Desk:
+    config = replace(engine.config, server=chosen)
+
     def keep(opened: Opened) -> Opened:
         return engine._keep(opened).opened
 

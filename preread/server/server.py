@@ -1,6 +1,6 @@
 """HTTP requests to desks, and answers back: OpenAI's paths, health and metrics.
 
-server = Server(keys, open_desk, config)
+server = Server(keys, desks, config)
 url = await server.start()
 …
 await server.stop()
@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from aiohttp import web
 
 from preread.batch.bodies import Defaults
 from preread.config import Config
-from preread.errors import ConfigError, PrereadError
+from preread.errors import ConfigError
 from preread.server.asked import Asked, read_chat, read_completion
 from preread.server.desk import Desk
 from preread.server.door import Door
@@ -43,14 +43,11 @@ TENANT = web.RequestKey("tenant", str)
 class Server:
     """One address, many desks. All methods from one event loop."""
 
-    def __init__(
-        self, keys: Keys, open_desk: Callable[[str], Awaitable[Desk]], config: Config
-    ) -> None:
-        """open_desk: of a tenant, at its first request. Raises ConfigError, see Door."""
+    def __init__(self, keys: Keys, desks: Mapping[str, Desk], config: Config) -> None:
+        """desks: of every tenant that a key names. Raises ConfigError, see Door."""
         self._door = Door(keys, config.server.host)
-        self._open_desk = open_desk
         self._config = config
-        self._desks: dict[str, asyncio.Task[Desk]] = {}
+        self._desks = desks
         self._defaults = Defaults(max_tokens=config.context.max_tokens)
         self._runner: web.AppRunner | None = None
         self._closing = False
@@ -85,9 +82,8 @@ class Server:
         if (runner := self._runner) is not None:
             self._runner = None
             await runner.cleanup()
-        for opening in self._desks.values():
-            if opening.done() and not opening.cancelled() and opening.exception() is None:
-                await opening.result().shelf.close()
+        for desk in self._desks.values():
+            await desk.shelf.close()
 
     def _routes(self) -> list[web.RouteDef]:
         return [
@@ -126,23 +122,14 @@ class Server:
 
         return guard
 
-    async def _desk(self, request: web.Request) -> Desk:
-        """Of who asks. Opened once; who cannot open it, tells all that wait."""
-        tenant = request[TENANT]
-        if (opening := self._desks.get(tenant)) is None:
-            opening = asyncio.ensure_future(self._open_desk(tenant))
-            self._desks[tenant] = opening
-        try:
-            return await asyncio.shield(opening)
-        except PrereadError:
-            if self._desks.get(tenant) is opening:
-                del self._desks[tenant]
-            raise
+    def _desk(self, request: web.Request) -> Desk:
+        """Of who asks."""
+        return self._desks[request[TENANT]]
 
     @asynccontextmanager
     async def _entered(self, request: web.Request) -> AsyncIterator[Desk]:
         """The desk while there is room at it; counts what becomes of the request."""
-        desk, began, ended = await self._desk(request), time.perf_counter(), "cancelled"
+        desk, began, ended = self._desk(request), time.perf_counter(), "cancelled"
         desk.metrics.add("server.requests")
         try:
             with desk.gate.entered():
@@ -218,11 +205,11 @@ class Server:
         return await events.end()
 
     async def _models(self, request: web.Request) -> web.Response:
-        desk = await self._desk(request)
+        desk = self._desk(request)
         return web.json_response({"object": "list", "data": await models(desk)})
 
     async def _model(self, request: web.Request) -> web.Response:
-        desk, name = await self._desk(request), request.match_info["name"]
+        desk, name = self._desk(request), request.match_info["name"]
         for model in await models(desk):
             if model["id"] == name:
                 return web.json_response(model)
@@ -230,7 +217,7 @@ class Server:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         """Of the tenant who asks: how much others do is none of its business."""
-        desk = await self._desk(request)
+        desk = self._desk(request)
         under_way = {"server.under_way": desk.gate.inside}
         text = exposition(desk.metrics.snapshot(), under_way)
         return web.Response(body=text.encode(), headers={"Content-Type": TYPE})
