@@ -77,8 +77,13 @@ def table_of(kind: str, source: Path, prompt: str) -> Table:
     return RowTable([str(source)], asks, Template("{name}: {profile}"), reserved=ANSWER)
 
 
+def peak_mb() -> float:
+    """Of the process so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
 def measured(kind: str, folder: Path, source: Path, prompt: str) -> dict[str, Any]:
-    """Seconds of each part."""
+    """Seconds of each part, and the most memory until its end."""
     table, times = table_of(kind, source, prompt), {}
     journal = Journal.open(folder / "journal")
     backend = InstantBackend(limit=32_768, remember=False)
@@ -86,6 +91,8 @@ def measured(kind: str, folder: Path, source: Path, prompt: str) -> dict[str, An
     def timed(name: str, started: tuple[float, float]) -> None:
         times[f"{name}_s"] = round(time.perf_counter() - started[0], 2)
         times[f"{name}_cpu_s"] = round(time.process_time() - started[1], 2)
+        times[f"{name}_peak_mb"] = peak_mb()
+        print(f"{name}: {times[f'{name}_s']} s, {times[f'{name}_peak_mb']} MB", flush=True)
 
     def now() -> tuple[float, float]:
         return time.perf_counter(), time.process_time()
@@ -159,7 +166,7 @@ def main() -> None:
         "total_s": round(total, 2),
         "cpu_s": round(cpu, 2),
         "run_cpu_us_per_row": round(1e6 * times["run_cpu_s"] / args.rows, 1),
-        "peak_rss_mb": round(after.ru_maxrss / 1024, 1),
+        "peak_rss_mb": peak_mb(),
         "limits": {"two_inserts_s": round(floor, 2)},
     }
     finish("batch_overhead" + ("" if args.kind == "rows" else "_openai"), figures, keep=args.keep)

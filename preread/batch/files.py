@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from preread.batch.strict import NotFinite, not_finite, parse
 from preread.batch.table import Faults
 from preread.errors import SourceError
 
@@ -82,7 +83,7 @@ def records(names: Sequence[str], given: str, faults: Faults) -> Iterator[Record
     for number, name in enumerate(names):
         what = kind(name, given)
         if what == "parquet":
-            yield from _parquet(number, name)
+            yield from _parquet(number, name, faults)
         elif what == "jsonl":
             yield from _objects(number, name, faults)
         else:
@@ -99,7 +100,10 @@ def _objects(number: int, name: str, faults: Faults) -> Iterator[Record]:
 def parsed(text: str, name: str, at: int, faults: Faults) -> dict[str, Any] | None:
     """A JSON object; None and a fault for anything else."""
     try:
-        value = json.loads(text)
+        value = parse(text)
+    except NotFinite as exc:
+        faults.add(name, at, exc.field or "line", str(exc))
+        return None
     except (ValueError, RecursionError) as exc:
         faults.add(name, at, "line", f"not JSON: {exc}")
         return None
@@ -150,7 +154,7 @@ def _header(cells: list[str], name: str, line: int, faults: Faults) -> list[str]
     return cells
 
 
-def _parquet(number: int, name: str) -> Iterator[Record]:
+def _parquet(number: int, name: str, faults: Faults) -> Iterator[Record]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -167,10 +171,14 @@ def _parquet(number: int, name: str) -> Iterator[Record]:
                 raise SourceError(
                     f"{name}: column {twice[0]!r} is there twice.", hint="Rename one."
                 )
+            floats = any(kind in str(file.schema_arrow) for kind in ("float", "double"))
             for batch in file.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
                     at += 1
-                    yield Record(number, at, value)
+                    if floats and (where := not_finite(value)):
+                        faults.add(name, at, where, str(NotFinite(where, "NaN or Infinity")))
+                    else:
+                        yield Record(number, at, value)
     except (pyarrow.ArrowException, OSError) as exc:
         raise SourceError(f"{name}: row {at + 1}: {exc}.", hint="Write the file again.") from exc
 

@@ -7,7 +7,6 @@ again (Zhao et al. 2021, arXiv:2102.09690, with W = diag(p_cf)^-1).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from preread.backend import Choose
 from preread.batch.journal import Journal
 from preread.batch.order import Order
 from preread.batch.schema import Merged
+from preread.batch.strict import parse
 from preread.errors import RequestError
 from preread.types import Prefix
 
@@ -94,7 +94,7 @@ def read_questions(path: Path) -> list[Question]:
 
 def _question(line: str, where: str) -> Question:
     try:
-        value = json.loads(line)
+        value = parse(line)
     except (ValueError, RecursionError) as exc:
         raise RequestError(f"{where}: not JSON: {exc}.", hint="Mend the line.") from exc
     hint = 'Give {"name": …, "question": …, "labels": […]} or "scale": "1-5".'

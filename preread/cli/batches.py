@@ -72,10 +72,15 @@ FormatOption = Annotated[
 
 def _target(output: Path | None, dry_run: bool, name: str) -> Path:
     """Where the result goes. name: stands in where nothing is written."""
-    if output is None and not dry_run:
-        from preread.errors import UsageError
+    from preread.errors import UsageError
 
+    if output is None and not dry_run:
         raise UsageError("Where is the result to go?", hint=f"Add -o {name}, or --dry-run.")
+    if output == Path("-"):
+        raise UsageError(
+            "A result is a file: beside it lies what --resume goes on with.",
+            hint=f"Give -o {name}, then `cat {name}`.",
+        )
     return output or Path(name)
 
 

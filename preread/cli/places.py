@@ -36,6 +36,8 @@ class Places:
 
 
 def _wrong(path: Path) -> str:
+    if path == Path("-"):
+        return "standard output is for the bill"
     if path.exists() and not path.is_file():  # renaming a file over a device would replace it
         return "it is no file"
     if not path.parent.is_dir():

@@ -53,6 +53,14 @@ MESSAGES = "body.messages"
 WRONG_LINES = {
     "not JSON": ("line", '{"custom_id": '),
     "a list": ("line", "[1]"),
+    "no number": ("body.temperature", json.dumps(body(temperature=float("nan")))),
+    "an endless number": ("body.temperature", json.dumps(body(temperature=float("-inf")))),
+    "a number too large": ("body.top_p", json.dumps(body(top_p=7)).replace("7", "1e400")),
+    "one deep inside": (
+        "body.response_format.a[1].b",
+        json.dumps(body(response_format={"a": [0, {"b": float("inf")}]})),
+    ),
+    "nothing but a number that is none": ("line", "NaN"),
     "a lone surrogate": ("line", json.dumps(body()).replace('"q"', '"\\ud800"')),
     "no custom_id": ("custom_id", {k: v for k, v in body().items() if k != "custom_id"}),
     "a number for a name": ("custom_id", body() | {"custom_id": 7}),
@@ -218,6 +226,20 @@ def test_parquet_rows(tmp_path: Path) -> None:
     assert rows.texts == ["name: Ann\nage: 30", "name: Bob\nage: null"]
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
     assert "bad.parquet" in refused(tmp_path, row_table(tmp_path / "bad.parquet"))
+
+
+def test_numbers_that_json_has_not_are_told(tmp_path: Path) -> None:
+    """Cells would otherwise come out as lines that no other reader takes."""
+    cells = ['{"a": 1, "b": [0.5, NaN]}', '{"a": 1e400}', '{"a": -1e-400, "b": 1e300}']
+    said = refused(tmp_path, row_table(written(tmp_path / "in.jsonl", cells)))
+    assert ":1: b[1]: NaN is no finite number" in said and ":2: a: 1e400 is" in said
+    assert said.startswith("2 faults")
+    pyarrow, parquet = (pytest.importorskip(f"pyarrow{n}") for n in ("", ".parquet"))
+    kind = pyarrow.list_(pyarrow.float32())
+    column = pyarrow.array([[1.0], [2.0, float("inf")]], kind)
+    parquet.write_table(pyarrow.table({"x": column}), tmp_path / "in.parquet")
+    said = refused(tmp_path, row_table(tmp_path / "in.parquet"))
+    assert ":2: x[1]: NaN or Infinity is no finite number" in said and "write null" in said
 
 
 def test_unknown_kinds_and_missing_files(tmp_path: Path) -> None:

@@ -152,6 +152,10 @@ def test_wrong_calls(call: Call, tiny: Path, lines: Path, tmp_path: Path) -> Non
     assert call("batch", lines, "-o", tmp_path / "no" / "out.jsonl").exit_code == 2
     assert call("batch", lines, "-o", out, "--prompt", lines, "--format", "openai").exit_code == 2
     assert call("batch", lines, "-o", lines).exit_code == 2
+    for command in ("batch", "score"):
+        piped = call(command, lines, "-o", "-")
+        assert piped.exit_code == 2 and "-o" in str(piped.message)  # type: ignore[attr-defined]
+    assert call("batch", lines, "-o", out, "--report", "-").exit_code == 2
     (tmp_path / "in.csv").write_text("a\nb\n")
     assert call("batch", tmp_path / "in.csv", "-o", tmp_path / "o.txt").exit_code == 2
     assert call("batch", tmp_path / "in.csv", lines, "-o", out).exit_code == 2
