@@ -96,6 +96,8 @@ class Leaving:
         self._lock = threading.Lock()
         self._rows: list[int] = []
         self._tell: Callable[[int], None] | None = None
+        self._withdraw: Callable[[], None] | None = None
+        self._withdrawn = False
 
     def leave(self, row: int) -> None:
         with self._lock:
@@ -105,12 +107,24 @@ class Leaving:
         if tell is not None:
             tell(row)
 
-    def listen(self, tell: Callable[[int], None]) -> None:
-        """Be told of each row from now on, and now of those that have left already."""
+    def withdraw(self) -> None:
+        """All rows leave whose work has not begun; what is under way ends well."""
+        with self._lock:
+            withdraw = None if self._withdrawn else self._withdraw
+            self._withdrawn = True
+        if withdraw is not None:
+            withdraw()
+
+    def listen(self, tell: Callable[[int], None], withdraw: Callable[[], None]) -> None:
+        """Be told of each row from now on, and now of those that have left already; and once all
+        that has not begun is withdrawn."""
         with self._lock:
             self._tell, left = tell, self._rows
+            self._withdraw, withdrawn = withdraw, self._withdrawn
         for row in left:
             tell(row)
+        if withdrawn:
+            withdraw()
 
 
 @dataclass(frozen=True, slots=True)

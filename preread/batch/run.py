@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
 
-from preread.backend import Backend, RequestBatch, ResultBatch
+from preread.backend import Backend, Leaving, RequestBatch, ResultBatch
 from preread.batch.budget import NONE, Budget, Reserved
 from preread.batch.feed import Feed
 from preread.batch.journal import Journal
@@ -48,11 +48,13 @@ class Stop:
         self.reason = self.reason or reason
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Block:
-    """Requests in flight. open: of each the text so far, until it ends."""
+    """Requests in flight. open: of each the text so far, until it ends. leaving: tells the backend
+    that what has not begun shall wait."""
 
     rows: list[Waiting]
+    leaving: Leaving = field(default_factory=Leaving)
     reserved: Reserved = NONE
     open: dict[int, str] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -84,6 +86,7 @@ class Runner:
         self._budget = budget or Budget()
         self._feed = Feed(journal, self._model, self._do)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sent: set[_Block] = set()
         self._flying = 0
         self._ended: list[Result] = []
         self._failure: Exception | None = None
@@ -142,6 +145,7 @@ class Runner:
         block.open = dict.fromkeys(range(len(block.rows)), "")
         task = asyncio.create_task(self._run(block))
         self._tasks.add(task)
+        self._sent.add(block)
         self._flying += len(block.rows)
         task.add_done_callback(self._tasks.discard)
 
@@ -163,7 +167,7 @@ class Runner:
         """One batch. What fails as a whole because it is malformed is the failure of its rows;
         anything else ends the run."""
         try:
-            batch = await self._batch(block.rows)
+            batch = replace(await self._batch(block.rows), leaving=block.leaving)
             async with aclosing(self._backend.submit(batch)) as stream:  # type: ignore[type-var]
                 async for news in stream:
                     self._take(block, news)
@@ -174,6 +178,7 @@ class Runner:
         except Exception as exc:
             self._failure = self._failure or exc
         finally:
+            self._sent.discard(block)
             self._flying -= len(block.rows)
             self._budget.release(block.reserved)
 
@@ -248,9 +253,12 @@ class Runner:
             self._stop.ask(why)
 
     async def _keep_time(self) -> None:
-        """Keep and tell, again and again."""
+        """Keep and tell, again and again; at the end nothing begins that waits at the backend."""
         while True:
             await asyncio.sleep(self._journal.commit_s)
+            if self._stop.reason or self._failure:
+                for block in self._sent:
+                    block.leaving.withdraw()
             try:
                 await self._keep()
             except Exception as exc:  # the disk is full: nothing more is sent

@@ -174,10 +174,18 @@ class Engine:
         if (job := self._admission.jobs.get(number)) is None:
             return
         every = np.arange(len(job.batch)) if rows is None else rows
-        waiting = self._admission.remove(job, every, self.clock())
-        self._ledger.cancel(number, waiting)
-        self._committer.close(job, len(waiting))
+        self._ended_waiting(job, every)
         self._committer.cancel(number, rows)
+
+    def _ended_waiting(self, job: Job, rows: Int64Array) -> None:
+        waiting = self._admission.remove(job, rows, self.clock())
+        self._ledger.cancel(job.number, waiting)
+        self._committer.close(job, len(waiting))
+
+    def withdraw(self, number: int) -> None:
+        """End the rows of a job that wait, CANCELLED; those that run go on."""
+        if (job := self._admission.jobs.get(number)) is not None:
+            self._ended_waiting(job, np.arange(len(job.batch)))
 
     def finish(self, number: int, row: int) -> None:
         """End a running row well, without news: its reader saw a stop string."""

@@ -155,7 +155,7 @@ class LocalBackend:
         first = await asyncio.to_thread(next, blocks)  # raises what is wrong with the whole batch
         stream = Stream(self._thread)
         if batch.leaving is not None:
-            batch.leaving.listen(stream.leave)
+            batch.leaving.listen(stream.leave, stream.withdraw)
         feed = asyncio.create_task(self._feed(first, blocks, stream, replies))
         try:
             while not replies.finished:

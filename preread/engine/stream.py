@@ -40,13 +40,14 @@ class Stream:
         self._jobs: dict[int, tuple[int, Part]] = {}  # id of the part -> its job
         self._gone: list[int] = []  # rows of the batch that their reader has left
         self._kept: dict[int, list[Said]] = {}  # id of a part -> its news, not yet to be told
+        self.withdrawn = False  # what does not run yet is not wanted any more
         self._closed = False
 
     def submit_resident(self, part: Part) -> Future[bool]:
         """Submit a part if it needs no prefix, or one that is in memory."""
 
         def work(engine: Engine) -> bool:
-            ready = part.prefix is None or engine.resident(part.prefix)
+            ready = self.withdrawn or part.prefix is None or engine.resident(part.prefix)
             if ready:
                 self.submit(engine, part)
             return ready
@@ -70,6 +71,8 @@ class Stream:
             gone = np.flatnonzero(np.isin(part.rows, self._gone))
         if len(gone):
             engine.cancel(job, gone)
+        if self.withdrawn:
+            engine.withdraw(job)
 
     def tail(self, part: Part) -> Tail | None:
         """What of a part could be computed while its prefix comes; its news are kept until `let`.
@@ -130,6 +133,17 @@ class Stream:
         for job, part in jobs:
             if len(at := np.flatnonzero(part.rows == row)):
                 self._cancel(job, at)
+
+    def withdraw(self) -> None:
+        """Cancel all rows of the batch that do not run yet; from any thread."""
+        self.withdrawn = True
+        with self._lock:
+            jobs = [job for job, _ in self._jobs.values()]
+        for job in jobs:
+            self._withdraw(job)
+
+    def _withdraw(self, job: int) -> None:
+        self._thread.send(lambda engine: engine.withdraw(job))
 
     def _cancel(self, job: int, rows: Int64Array) -> None:
         self._thread.send(lambda engine: engine.cancel(job, rows))

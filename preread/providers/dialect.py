@@ -39,6 +39,14 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class Flight:
+    """What is known of a row's requests: whether one is under way, and whether no more are sent."""
+
+    under_way: bool = False
+    grounded: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One row as a dialect is asked it.
@@ -55,6 +63,7 @@ class Ask:
     raw: str | list[int] | None = None
     continuation: str | list[int] = ""
     reuse: bool = True
+    flight: Flight = field(default_factory=Flight, compare=False)
 
 
 class Call(NamedTuple):

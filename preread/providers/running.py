@@ -11,10 +11,10 @@ from typing import Any
 
 from preread.backend import RequestBatch, ResultBatch
 from preread.errors import PrereadError
-from preread.providers.dialect import Ask, Dialect, Said, Wire
+from preread.providers.dialect import Ask, Dialect, Flight, Said, Wire
 from preread.providers.estimate import Estimate
 from preread.providers.rows import Asks, Columns, Ended, check_said
-from preread.providers.sender import Refused
+from preread.providers.sender import Grounded, Refused
 from preread.providers.usage import Counts
 from preread.providers.warmth import Warmth
 from preread.types import Finish
@@ -46,6 +46,7 @@ class Running:
         self._ready: asyncio.Queue[int] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._of_row: dict[int, asyncio.Task[bool]] = {}
+        self._flights: dict[int, Flight] = {}  # of rows that are being answered
         self._done = [False] * len(batch)
 
     async def rows(self) -> AsyncGenerator[ResultBatch, None]:
@@ -75,7 +76,10 @@ class Running:
             def tell(row: int) -> None:
                 loop.call_soon_threadsafe(self._leave, row)
 
-            self._batch.leaving.listen(tell)
+            def withdraw() -> None:
+                loop.call_soon_threadsafe(self._withdraw)
+
+            self._batch.leaving.listen(tell, withdraw)
         groups: dict[int, deque[int]] = defaultdict(deque)
         for row, which in enumerate(self._asks.prefix_of):
             if which >= 0 and self._warms(which):
@@ -124,12 +128,18 @@ class Running:
 
     async def _answer(self, row: int) -> bool:
         ask = self._asks.of(row)
+        self._flights[row] = ask.flight
         try:
             said = check_said(await self._dialect.answer(ask, self._wire))
+        except Grounded:
+            self._end(row, Said(), Finish.CANCELLED)
+            return False
         except (Refused, PrereadError) as exc:
             said = Said(error=str(exc))
         except Exception as exc:  # an answer of a form nobody foresaw is that row's own failure
             said = Said(error=f"The answer cannot be read ({type(exc).__name__}: {exc}).")
+        finally:
+            del self._flights[row]
         if said.counts.prompt:  # it was read, whatever came of it
             self._learn(ask, said.counts)
         if not self._done[row]:
@@ -157,6 +167,15 @@ class Running:
         self._end(row, Said(), Finish.CANCELLED)
         if (task := self._of_row.get(row)) is not None:
             task.cancel()
+
+    def _withdraw(self) -> None:
+        """Nothing more is sent; what is under way is waited for."""
+        for row in range(len(self._batch)):
+            flight = self._flights.get(row)
+            if flight is not None and flight.under_way:
+                flight.grounded = True
+            else:
+                self._leave(row)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(task := asyncio.create_task(work))

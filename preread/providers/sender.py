@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from preread.errors import ProviderError
-from preread.providers.dialect import Call
+from preread.providers.dialect import Call, Flight
 from preread.providers.gate import Gate
 from preread.providers.headers import MOST_S, limits_told, retry_after_s, seconds
 from preread.providers.http import Broken, Http, Reply, TooLarge
@@ -43,6 +43,13 @@ class Refused(Exception):
         )
 
 
+class Grounded(Refused):
+    """Not sent, or not sent again: it was withdrawn meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "", "withdrawn before it was sent")
+
+
 class Sender:
     """See the module. Safe for many tasks of one event loop."""
 
@@ -67,14 +74,23 @@ class Sender:
         self._secrets = [key for lane in limiter.lanes for key in lane.keys if key]
 
     async def ask(
-        self, call: Call, cost: Cost, used: Callable[[dict[str, Any]], Cost]
+        self,
+        call: Call,
+        cost: Cost,
+        used: Callable[[dict[str, Any]], Cost],
+        flight: Flight | None = None,
     ) -> dict[str, Any]:
         """The object that was answered. cost: reserved for it; used: what an answer did cost.
-        Raises Refused."""
+        flight: of the row. Raises Refused."""
+        flight = flight or Flight()
         for attempt in range(1, self._retry.attempts + 1):
-            failure, asked_s, again = await self._once(call, cost, used)
+            if flight.grounded:
+                raise Grounded
+            failure, asked_s, again = await self._once(call, cost, used, flight)
             if isinstance(failure, dict):
                 return failure
+            if again and flight.grounded:
+                raise Grounded
             if not again or attempt == self._retry.attempts:
                 if again:
                     failure.message += f" (after {attempt} attempts)"
@@ -108,18 +124,21 @@ class Sender:
         return LIKE_A_KEY.sub("…", text)
 
     async def _once(
-        self, call: Call, cost: Cost, used: Callable[[dict[str, Any]], Cost]
+        self, call: Call, cost: Cost, used: Callable[[dict[str, Any]], Cost], flight: Flight
     ) -> tuple[dict[str, Any] | Refused, float | None, bool]:
         """One attempt: the answer or why there is none, how long the server asks to wait, and
         whether it may be tried again."""
         async with self.gate:
             ticket = await self.limiter.reserve(cost)
+            flight.under_way = True
             try:
                 reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
             except Broken as exc:
                 self.gate.was_too_much()
                 refused = Refused(0, "", self.clean(f"no whole answer: {exc}"))
                 return refused, None, not isinstance(exc, TooLarge)
+            finally:
+                flight.under_way = False
             return self._judge(reply, ticket, used)
 
     def _judge(

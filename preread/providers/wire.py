@@ -25,7 +25,7 @@ class LimitedWire:
         self._warmth = warmth
 
     async def ask(self, call: Call, ask: Ask, output: int) -> dict[str, Any]:
-        return await self._sender.ask(call, self._cost(ask, output), self._used)
+        return await self._sender.ask(call, self._cost(ask, output), self._used, ask.flight)
 
     async def tell(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         return await self._sender.tell(method, path, body)

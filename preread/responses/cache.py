@@ -186,7 +186,9 @@ def _part(batch: RequestBatch, prefix_of: Any, rows: Any) -> RequestBatch:
     if batch.leaving is not None:
         leaving, places = Leaving(), {row: i for i, row in enumerate(rows.tolist())}
         inner = leaving
-        batch.leaving.listen(lambda row: inner.leave(places[row]) if row in places else None)
+        batch.leaving.listen(
+            lambda row: inner.leave(places[row]) if row in places else None, inner.withdraw
+        )
     return replace(
         batch, work=work, prompts=_some(prompts, rows), prefix_of=prefix_of[rows], leaving=leaving
     )

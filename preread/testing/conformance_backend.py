@@ -17,6 +17,7 @@ from preread.backend import (
     Backend,
     Choose,
     Generate,
+    Leaving,
     LogLikelihood,
     Ragged,
     RequestBatch,
@@ -272,6 +273,17 @@ class BackendConformance:
         async with aclosing(source) as news:  # type: ignore[type-var]
             async for _ in news:
                 break
+        (row,) = await run(backend, SHORT, QUESTIONS[:1])
+        assert row.finish is Finish.LENGTH
+
+    async def test_withdrawn_rows_end_and_others_end_well(self, backend: Backend) -> None:
+        """A backend that does not listen runs them all."""
+        leaving = Leaving()
+        leaving.withdraw()
+        batch = RequestBatch(SHORT, [*QUESTIONS] * 20, (BOOK,), leaving=leaving)
+        rows = await collect(backend, batch)
+        assert {row.finish for row in rows} <= {Finish.LENGTH, Finish.CANCELLED}
+        assert not any(row.error for row in rows)
         (row,) = await run(backend, SHORT, QUESTIONS[:1])
         assert row.finish is Finish.LENGTH
 

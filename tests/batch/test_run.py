@@ -8,6 +8,7 @@ import gzip
 import json
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from preread.errors import EngineError, RequestError, Resumable, StateError
 from preread.testing.backend import FakeBackend
 from preread.testing.instant import InstantBackend
 from preread.testing.replies import Reply
-from preread.types import Prefix
+from preread.types import Finish, Prefix
 
 from .made import (
     RUBRIC,
@@ -263,6 +264,51 @@ def test_a_stop_lets_what_runs_end_and_resume_does_the_rest(
     assert counts == (3000, 0)
     assert len(more.texts) == 3000 - backend.rows
     assert not {*more.texts} & {*backend.texts}
+
+
+class Slow(InstantBackend):
+    """Begins three rows of a batch, and the others when time comes: never. Ends what it began once
+    it is told to begin no more."""
+
+    async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
+        assert batch.leaving is not None
+        withdrawn = asyncio.Event()
+        batch.leaving.listen(lambda row: None, withdrawn.set)
+        await withdrawn.wait()
+        (news,) = [news async for news in super().submit(batch)]
+        finish = [Finish.STOP if row < 3 else Finish.CANCELLED for row in range(len(batch))]
+        yield replace(news, finish=finish)
+
+
+@pytest.mark.parametrize("why", ["stop", "failure"])
+def test_what_waits_at_the_backend_to_begin_is_not_waited_for(
+    tmp_path: Path, journal: Journal, why: str
+) -> None:
+    lines = [chat(f"r{i}", f"c{i}") for i in range(3000)]
+    table = batch_table(written(tmp_path / "in.jsonl", lines))
+    begin(journal, table)
+    tally, stop = tallied(journal), Stop()
+
+    async def run() -> None:
+        runner = Runner(journal, Slow(), "m", tally, stop)
+        asyncio.get_running_loop().call_later(0.1, end, runner)
+        async with asyncio.timeout(30):
+            await runner.run()
+
+    def end(runner: Runner) -> None:
+        if why == "stop":
+            stop.ask("enough")
+        else:
+            runner._failure = EngineError("gone")
+
+    if why == "stop":
+        asyncio.run(run())
+    else:
+        with pytest.raises(EngineError, match="gone"):
+            asyncio.run(run())
+    assert 0 < tally.done <= 9 and journal.count("results") == tally.done
+    _, counts = finished(table, journal, InstantBackend(), tmp_path / "out.jsonl", resume=True)
+    assert counts == (3000, 0)
 
 
 class Wrapped(InstantBackend):

@@ -93,7 +93,7 @@ class Held(FakeBackend):
 
     async def submit(self, batch: RequestBatch):
         if isinstance(batch.leaving, Leaving):
-            batch.leaving.listen(self.left.append)
+            batch.leaving.listen(self.left.append, lambda: None)
         try:
             await self.go.wait()
             async for news in super().submit(batch):
@@ -161,8 +161,19 @@ async def test_news_come_as_they_are_told():
 def test_leaving_is_told_whenever_somebody_listens(early):
     leaving, seen = Leaving(), []
     if early:
-        leaving.listen(seen.append)
+        leaving.listen(seen.append, lambda: None)
     leaving.leave(3)
     leaving.leave(1)
-    leaving.listen(seen.append)
+    leaving.listen(seen.append, lambda: None)
     assert seen == [3, 1]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_has_not_begun_is_withdrawn_once(early):
+    leaving, seen = Leaving(), []
+    if not early:
+        leaving.withdraw()
+    leaving.listen(seen.append, lambda: seen.append("all"))
+    leaving.withdraw()
+    leaving.withdraw()
+    assert seen == ["all"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from preread.backend import Backend, Choose, Generate, LogLikelihood, RequestBatch
+from preread.backend import Backend, Choose, Generate, Leaving, LogLikelihood, RequestBatch
 from preread.config import EngineSection
 from preread.contexts.crowd import Crowd
 from preread.contexts.rows import collect
@@ -252,6 +252,32 @@ async def test_closing_ends_running_rows_as_cancelled(model):
     assert ends == dict.fromkeys(range(3), Finish.CANCELLED)
     with pytest.raises(EngineError):
         await backend.build(BOOK)
+
+
+async def test_rows_that_wait_are_withdrawn_and_those_that_run_end_well(model):
+    backend = LocalBackend(model, None, replace(CONFIG, max_sequences=2))
+    leaving, long = Leaving(), Generate(max_tokens=40, ignore_eos=True)
+    batch = RequestBatch(long, [*QUESTIONS] * 3000, (BOOK,), leaving=leaving)
+    ends = {}
+    async for news in backend.submit(batch):
+        leaving.withdraw()  # the first news: two rows run, and not all texts are encoded yet
+        ends |= {int(r): f for r, f in zip(news.rows, news.finish, strict=True) if f}
+    assert len(ends) == len(batch)
+    ran = [row for row, finish in ends.items() if finish is Finish.LENGTH]
+    assert 1 <= len(ran) <= 4 and {*ends.values()} == {Finish.LENGTH, Finish.CANCELLED}
+    rows = await collect(backend, RequestBatch(SHORT, list(QUESTIONS), (BOOK,)))
+    assert [row.finish for row in rows] == [Finish.LENGTH] * 3
+    await backend.close()
+
+
+async def test_a_prefix_is_not_read_for_withdrawn_rows(model):
+    backend = LocalBackend(model, None, CONFIG)
+    leaving = Leaving()
+    leaving.withdraw()
+    rows = await collect(backend, RequestBatch(SHORT, [*QUESTIONS], (BOOK,), leaving=leaving))
+    assert {row.finish for row in rows} == {Finish.CANCELLED}
+    assert not backend.metrics.snapshot().get("engine.prefix_computed_tokens")
+    await backend.close()
 
 
 async def test_a_cancelled_build_stops(model):

@@ -150,6 +150,31 @@ async def test_rows_that_nobody_waits_for_end_cancelled(opened):
     assert [seen[i] for i in (0, 1, 3, 5)] == [Finish.STOP] * 4
 
 
+@pytest.mark.parametrize("fault", ["", "error"])
+async def test_what_was_not_sent_is_withdrawn_and_the_rest_is_waited_for(opened, fault):
+    """Three requests a minute: nobody waits for those to come. One that is under way and fails is
+    not tried again; it goes on waiting, too."""
+    odds = Odds(error=1.0) if fault else Odds()
+    server, backend = await opened(latency_ms=500, odds=odds, config={"rpm": 3})
+    leaving, ends = Leaving(), {}
+
+    async def stop() -> None:
+        while not sum(server.asked.values()):
+            await asyncio.sleep(0.01)
+        leaving.withdraw()
+
+    batch = RequestBatch(ONE, [f"point {i}?" for i in range(40)], leaving=leaving)
+    stopping = asyncio.create_task(stop())
+    async with asyncio.timeout(20):
+        async for news in backend.submit(batch):
+            ends |= dict(zip(news.rows.tolist(), news.finish, strict=True))
+    await stopping
+    sent = server.asked["/v1/chat/completions"]
+    well = [row for row, finish in ends.items() if finish is Finish.STOP]
+    assert len(ends) == 40 and {*ends.values()} <= {Finish.STOP, Finish.CANCELLED}
+    assert 1 <= sent <= 3 and len(well) == (0 if fault else sent)
+
+
 async def test_closing_ends_what_runs(opened):
     _, backend = await opened(latency_ms=2000)
     run = asyncio.create_task(collect(backend, ask(4)))

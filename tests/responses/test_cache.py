@@ -160,10 +160,11 @@ def test_who_leaves_early_is_told_by_its_own_number(tmp_path: Path) -> None:
     inner = submits(backend)[-1].leaving
     told: list[int] = []
     assert inner is not None
-    inner.listen(told.append)
+    inner.listen(told.append, lambda: told.append(-1))
     for row in range(3):
         leaving.leave(row)
-    assert told == [0, 1]  # rows b and c, as the backend knows them
+    leaving.withdraw()
+    assert told == [0, 1, -1]  # rows b and c, as the backend knows them; then all that waits
 
 
 def test_stopping_in_the_middle_keeps_what_has_ended(tmp_path: Path) -> None:
