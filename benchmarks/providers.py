@@ -1,19 +1,22 @@
 """What does sending through our limits, retries and warming cost, beside a plain asyncio loop?
 
-    .venv/bin/python benchmarks/providers.py [--rows 2000] [--period 10] [--keep]
+    .venv/bin/python benchmarks/providers.py [--rows 2000] [--period 10] [--only CASE] [--keep]
 
 Both ask the same rows of the same simulated provider (a process of its own; OpenAI's dialect, a
 prefix cache, limits, latency): 2,000 shared words, 50 own words, one token out. The plain loop is
 what one writes in ten lines: aiohttp, `gather`, a semaphore, and again after `retry-after-ms` on a
-429. Its provider enforces limits in two ways, as a token bucket (which lets two periods' worth pass
-in the first) and strictly (so much in any one period). Figures are simulated: of the provider there
-is nothing but its manners. "over" are requests that came although there was no room.
+429. The provider counts in three ways: as a token bucket (which lets two periods' worth pass in the
+first), so much in any one period (sliding), or between two full periods of its clock (fixed). Odd
+rounds begin with the one, even ones with the other. Figures are simulated: of the provider there is
+nothing but its manners. "over" are requests that came although there was no room; "used" is what
+passed of what may pass in the time that the run took; "speed" our requests/s over the plain loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -33,6 +36,7 @@ from preread.types import Prefix
 
 RUBRIC = " ".join(f"criterion{i % 97}" for i in range(2000))
 AT_ONCE = 64
+ARMS = ("plain loop", "preread")
 LATENCY = {"latency_ms": 40.0, "read_ms": 0.05}
 
 
@@ -120,11 +124,24 @@ def measure(arm: str, rows: list[str], config: dict[str, Any], profile: dict[str
     }
     for name, meter in told["limits"].items():
         periods = wall / profile["period_s"]
-        allowed = meter["limit"] * (int(periods) + 1 if profile["strict"] else periods + 1)
+        even = profile["counts"] == "bucket"
+        allowed = meter["limit"] * (periods + 1 if even else int(periods) + 1)
         used = round(min(meter["passed"] / allowed, 1), 4)
         worst = round(meter["worst"] / meter["limit"], 4)
         figures[name.split()[-1]] = {"used": used, "worst_period": worst}
     return figures
+
+
+def cases(limit: int, period_s: float) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """What the provider is told, and what we are, by name."""
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"no limits": ({}, {})}
+    rpm = {"requests": limit}, {"rpm": limit}
+    tpm = {"tokens": limit * 2100}, {"tpm": limit * 2100}
+    for counts in ("bucket", "sliding", "fixed"):
+        for name, (profile, config) in (("requests", rpm), ("tokens", tpm)):
+            extra = {"period_s": period_s, "counts": counts}
+            found[f"{name}, {counts}"] = {**profile, **extra}, {**config, "period_s": period_s}
+    return found
 
 
 def main() -> None:
@@ -136,24 +153,25 @@ def main() -> None:
     args = parser.parse_args()
     rows = questions(args.rows)
     limit = args.rows // args.periods
-    rpm = {"requests": limit}, {"rpm": limit}
-    tpm = {"tokens": limit * 2100}, {"tpm": limit * 2100}
-    cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"no limits": ({}, {})}
-    for strict in (0, 1):
-        for name, (profile, config) in (("requests", rpm), ("tokens", tpm)):
-            how = "strict" if strict else "bucket"
-            extra = {"period_s": args.period, "strict": strict}
-            cases[f"{name}, {how}"] = {**profile, **extra}, {**config, "period_s": args.period}
-    cases = {case: given for case, given in cases.items() if args.only in case}
     figures: dict[str, Any] = {}
-    for case, (profile, config) in cases.items():
-        for arm in ("plain loop", "preread"):
-            figures[f"{case}: {arm}"] = told = measure(arm, rows, config, profile)
-            print(f"{case:18} {arm:11} {told}", flush=True)
+    for case, (profile, config) in cases(limit, args.period).items():
+        if args.only not in case:
+            continue
+        rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        for turn in range(args.rounds):
+            for arm in ARMS if turn % 2 == 0 else reversed(ARMS):
+                told = measure(arm, rows, config, profile)
+                figures[f"{case}: {arm}" + (f" ({turn + 1})" if turn else "")] = told
+                rates[arm].append(told["requests_per_s"])
+                print(f"{case:18} {arm:11} {told}", flush=True)
+        theirs, own = (statistics.median(rates[arm]) for arm in ARMS)
+        figures[f"{case}: speed"] = round(own / theirs, 4)
+        print(f"{case:18} speed {own / theirs:.4f}", flush=True)
     shape = {"rows": args.rows, "period_s": args.period, "limit": limit, "at_once": AT_ONCE}
-    common.finish(
-        f"providers_{args.period:.0f}s", {"simulated": True, **shape, **figures}, keep=args.keep
+    name = f"providers_{args.period:.0f}s" + (
+        "_" + args.only.replace(", ", "_") if args.only else ""
     )
+    common.finish(name, {"simulated": True, **shape, **figures}, keep=args.keep)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ class Anthropic:
         self.model = model
         self._ttl = ttl
         # What is read from the cache is free of ITPM; 60 a minute may be enforced as 1 a second.
-        self.traits = Traits(1024, ttl_s=LIVES[ttl], cached_limited=False, burst=1 / 12)
+        self.traits = Traits(
+            1024, ttl_s=LIVES[ttl], cached_limited=False, burst=1 / 12, refills=True
+        )
 
     def headers(self, key: str) -> dict[str, str]:
         return {"anthropic-version": VERSION} | ({"x-api-key": key} if key else {})

@@ -16,13 +16,15 @@ class Traits:
     """How an API reuses what it has read. min_prefix: tokens, shorter beginnings never; firsts: how
     many requests of a group go alone before the rest can hit; ttl_s: how long it remembers after
     the last use, 0: for ever; cached_limited: tokens from the cache count against token limits;
-    burst: the share of a minute's limit that it takes at once."""
+    burst: the share of a minute's limit that it takes at once; refills: its documentation says that
+    limits refill evenly (else headers may show it)."""
 
     min_prefix: int = 0
     firsts: int = 1
     ttl_s: float = 0.0
     cached_limited: bool = True
     burst: float = 1.0
+    refills: bool = False
 
 
 @dataclass(frozen=True, slots=True)

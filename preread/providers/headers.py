@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
-from preread.providers.limits import Told
+from preread.providers.bucket import Told
 
 MOST_S = 3600.0  # then it is asked again: a clock or a server may be wrong by years
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -1,29 +1,21 @@
 """Rate limits as providers state them: so many requests and tokens per minute, for all keys of one
-organisation together.
-
-A request reserves what it may cost before it is sent and gives back what it did not use. Two things
-hold it back: a token bucket that refills evenly (how providers enforce a limit), and a record of
-what was sent lately, so that no window of a minute ever holds more than the limit (how a provider
-that counts by windows would enforce it).
+organisation together. A request reserves what it may cost before it is sent and gives back what it
+did not use; how a limit is counted is preread.providers.bucket's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple, Protocol
 
 from preread.errors import RequestError
+from preread.providers.bucket import Bucket, Spent, Told
 
-MARGIN = 1 / 100  # of the period, and at least
-MARGIN_S = 0.2  # requests do not arrive as evenly as they are sent
-ALMOST = 0.8  # of a limit; a refusal beyond it says nothing of the pieces it is counted in
-SLOTS = 600  # per period: the record's resolution
 NAP_S = 0.25  # longest sleep before looking again whether something was given back
-DAILY = 10  # a header that refills this many times slower than a period is not about a period
 
 
 class Clock(Protocol):
@@ -55,7 +47,7 @@ class Cost(NamedTuple):
 class Limits:
     """Per period; 0: not known, then as the response headers say. tokens: input and output
     together; cached: tokens read from the provider's cache count too; burst: the share of a
-    period's amount that may be sent at once."""
+    period's amount that may be sent at once; refills: they are known to refill evenly."""
 
     requests: int = 0
     tokens: int = 0
@@ -64,159 +56,50 @@ class Limits:
     period_s: float = 60.0
     cached: bool = True
     burst: float = 1.0
+    refills: bool = False
 
 
-class Told(NamedTuple):
-    """One limit in the headers of a response; -1: not said."""
-
-    limit: int = -1
-    remaining: int = -1
-    reset_s: float = -1.0
-
-
-@dataclass(slots=True)
-class Spent:
-    """What was taken in one slot of time; alive: still part of the record."""
-
-    at: float
-    amount: int
-    alive: bool = True
-
-
-class Bucket:
-    """One limit. Invariants: the record's sum is `used`; level never exceeds the capacity."""
-
-    def __init__(self, limit: int, period_s: float = 60.0, burst: float = 1.0) -> None:
-        """limit: most per period, 0: none yet known."""
-        self.given = limit
-        self.limit = limit
-        self.period_s = period_s
-        self.burst = burst
-        self.used = 0
-        self._level = self.capacity
-        self._at = 0.0
-        self._record: deque[Spent] = deque()
-
-    @property
-    def capacity(self) -> float:
-        """What may be taken at once."""
-        return max(1.0, self.limit * self.burst)
-
-    @property
-    def _kept_s(self) -> float:
-        """How long a slot stays in the record."""
-        return self.period_s * (1 + 1 / SLOTS) + max(self.period_s * MARGIN, MARGIN_S)
-
-    def wait_s(self, amount: int, now: float) -> float:
-        """Seconds until so much may be taken; 0: now. More than the capacity waits for a full
-        bucket."""
-        if not self.limit:
-            return 0.0
-        self._pass(now)
-        short = min(amount, self.capacity) - self._level
-        refill = short * self.period_s / self.limit if short > 1e-9 else 0.0
-        return max(refill, self._window_s(amount, now))
-
-    def take(self, amount: int, now: float) -> Spent:
-        """Reserve; the caller has waited."""
-        self._pass(now)
-        last = self._record[-1] if self._record else None
-        if last is None or now - last.at > self.period_s / SLOTS:
-            self._record.append(last := Spent(now, 0))
-        last.amount += amount
-        self.used += amount
-        self._level -= amount
-        return last
-
-    def settle(self, spent: Spent, reserved: int, actual: int, now: float) -> None:
-        """Give back what was reserved and not used, or take what was used beyond it."""
-        self._pass(now)
-        self._level = min(self.capacity, self._level + reserved - actual)
-        if spent.alive:
-            spent.amount += actual - reserved
-            self.used += actual - reserved
-
-    def sync(self, told: Told, sent: float, now: float) -> None:
-        """Believe a response's headers: its limit where ours is unknown or larger, and what was
-        left when the request was sent (others may use the same organisation)."""
-        if told.limit <= 0 or self._daily(told):
-            return
-        self._pass(now)
-        if not self.limit:
-            self.limit = told.limit
-            self._level = self.capacity
-        elif not self.given or told.limit < self.given:
-            self.limit = told.limit
-        if told.remaining >= 0:
-            refilled = (now - sent) * self.limit / self.period_s
-            self._level = min(self._level, self.capacity, told.remaining + refilled)
-
-    def narrow(self) -> None:
-        """A refusal. Where there was room, the provider counts in smaller pieces than minutes."""
-        if not self.limit or self.used > ALMOST * self.limit:
-            return  # at the edge: it came a moment too early
-        self.burst = max(self.burst / 2, 1 / 60)
-        self._level = min(self._level, self.capacity)
-
-    def check(self) -> None:
-        assert self.used == sum(spent.amount for spent in self._record)
-        assert self._level <= self.capacity + 1e-6
-
-    def _pass(self, now: float) -> None:
-        """Refill for the time that went by, and forget what is older than a period."""
-        gained = max(0.0, now - self._at) * self.limit / self.period_s
-        self._level, self._at = min(self.capacity, self._level + gained), max(now, self._at)
-        while self._record and self._record[0].at + self._kept_s <= now:
-            old = self._record.popleft()
-            old.alive = False
-            self.used -= old.amount
-
-    def _window_s(self, amount: int, now: float) -> float:
-        """Seconds until the record has room for so much."""
-        excess = self.used + min(amount, self.limit) - self.limit
-        for spent in self._record:
-            if excess <= 0:
-                return 0.0
-            excess -= spent.amount
-            wait = spent.at + self._kept_s - now
-            if excess <= 0:
-                return max(wait, 1e-6)
-        return 0.0
-
-    def _daily(self, told: Told) -> bool:
-        """The header speaks of a day (Groq's requests do): it would need far longer to refill."""
-        gone = told.limit - told.remaining
-        if told.reset_s < 0 or told.remaining < 0 or gone <= 0:
-            return False
-        return told.reset_s * told.limit / gone > DAILY * self.period_s
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
-    """One organisation at one provider and model: its limits, and the keys that share them."""
+    """One organisation at one provider and model: its limits, and the keys that share them.
+    fastest_s: the quickest answer so far, from which others tell how late they were."""
 
     name: str
     keys: Sequence[str] = field(repr=False)
     limits: Limits
     paused_until: float = 0.0
-    turn: int = 0
+    fastest_s: float = inf
+    key_turn: int = 0
     buckets: dict[str, Bucket] = field(init=False)
+    waiting: dict[str, int] = field(init=False, repr=False)
+    turn: asyncio.Lock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = ("requests", "tokens", "input_tokens", "output_tokens")
-        given, period, burst = self.limits, self.limits.period_s, self.limits.burst
-        self.buckets = {name: Bucket(getattr(given, name), period, burst) for name in names}
+        given = self.limits
+        self.buckets = {
+            name: Bucket(getattr(given, name), given.period_s, given.burst, given.refills)
+            for name in amounts(Cost(0, 0))
+        }
+        self.waiting = dict.fromkeys(self.buckets, 0)
+        self.turn = asyncio.Lock()
 
-    def wait_s(self, cost: Cost, now: float) -> float:
+    def wait_s(self, cost: Cost, now: float, behind: bool = False) -> float:
+        """Seconds until a request may go; behind: after those that wait here already."""
         wait = self.paused_until - now
         for name, n in amounts(cost).items():
             if self.buckets[name].limit:
-                wait = max(wait, self.buckets[name].wait_s(n, now))
+                more = self.waiting[name] if behind else 0
+                wait = max(wait, self.buckets[name].wait_s(n + more, now))
         return wait
 
+    def waits(self, cost: Cost, times: int) -> None:
+        """One more that waits here (1), or one less (-1)."""
+        for name, n in amounts(cost).items():
+            self.waiting[name] += times * n
+
     def next_key(self) -> str:
-        self.turn += 1
-        return self.keys[self.turn % len(self.keys)]
+        self.key_turn += 1
+        return self.keys[self.key_turn % len(self.keys)]
 
 
 def amounts(cost: Cost) -> dict[str, int]:
@@ -247,18 +130,36 @@ class Limiter:
     def __init__(self, lanes: Sequence[Lane], clock: Clock | None = None) -> None:
         self.lanes = lanes
         self._clock = clock or WallClock()
-        self._turn = asyncio.Lock()
 
     async def reserve(self, cost: Cost) -> Ticket:
         """Wait for room and take it. Raises RequestError for what no period has room for."""
-        async with self._turn:
-            while True:
-                now = self._clock.now()
-                lane = min(self.lanes, key=lambda lane: lane.wait_s(cost, now))
-                self._fits(lane, cost)
-                if (wait := lane.wait_s(cost, now)) <= 0:
-                    break
-                await self._clock.sleep(min(wait, NAP_S))
+        while True:
+            now = self._clock.now()
+            lane = self.lanes[0]
+            if len(self.lanes) > 1:
+                lane = min(self.lanes, key=lambda lane: lane.wait_s(cost, now, behind=True))
+            if (ticket := await self._through(lane, cost)) is not None:
+                return ticket
+
+    async def _through(self, lane: Lane, cost: Cost) -> Ticket | None:
+        """Wait for a lane; None if another is free sooner."""
+        lane.waits(cost, 1)
+        try:
+            async with lane.turn:
+                while True:
+                    now = self._clock.now()
+                    _fits(lane, cost)
+                    if (wait := lane.wait_s(cost, now)) <= 0:
+                        return self._take(lane, cost, now)
+                    others = (o for o in self.lanes if o is not lane)
+                    if any(other.wait_s(cost, now, behind=True) < wait for other in others):
+                        return None
+                    await self._clock.sleep(min(wait, NAP_S))
+        finally:
+            lane.waits(cost, -1)
+
+    @staticmethod
+    def _take(lane: Lane, cost: Cost, now: float) -> Ticket:
         taken = {
             name: lane.buckets[name].take(n, now)
             for name, n in amounts(cost).items()
@@ -267,30 +168,35 @@ class Limiter:
         return Ticket(lane, lane.next_key(), cost, now, taken)
 
     def settle(self, ticket: Ticket, actual: Cost) -> None:
-        """What the request did cost."""
-        now, actually = self._clock.now(), amounts(actual)
-        reserved = amounts(ticket.cost)
+        """It was answered or refused: what it did cost."""
+        now, actually, lane = self._clock.now(), amounts(actual), ticket.lane
+        took_s = now - ticket.sent
+        if actual.input or actual.output:
+            lane.fastest_s = min(lane.fastest_s, took_s)
+        reserved, late_s = amounts(ticket.cost), took_s - lane.fastest_s
         for name, spent in ticket.spent.items():
-            ticket.lane.buckets[name].settle(spent, reserved[name], actually[name], now)
+            bucket = lane.buckets[name]
+            bucket.settle(spent, reserved[name], actually[name], now, max(-1.0, late_s))
 
     def sync(self, ticket: Ticket, told: dict[str, Told]) -> None:
         """What the headers of its response said of each limit."""
         now = self._clock.now()
         for name, limit in told.items():
-            ticket.lane.buckets[name].sync(limit, ticket.sent, now)
+            ticket.lane.buckets[name].sync(limit, ticket.spent.get(name), now)
 
     def pause(self, ticket: Ticket, seconds: float) -> None:
         """This organisation was refused for so long; the others go on."""
-        lane = ticket.lane
-        lane.paused_until = max(lane.paused_until, self._clock.now() + seconds)
+        lane, now = ticket.lane, self._clock.now()
+        lane.paused_until = max(lane.paused_until, now + seconds)
         for bucket in lane.buckets.values():
-            bucket.narrow()
+            bucket.narrow(ticket.sent, now)
 
-    def _fits(self, lane: Lane, cost: Cost) -> None:
-        for name, amount in amounts(cost).items():
-            if 0 < lane.buckets[name].limit < amount:
-                raise RequestError(
-                    f"One request of {amount:,} {name.replace('_', ' ')} is more than the limit of "
-                    f"{lane.buckets[name].limit:,} per {lane.limits.period_s:.0f} s.",
-                    hint="Shorten it, or ask for a higher limit.",
-                )
+
+def _fits(lane: Lane, cost: Cost) -> None:
+    for name, amount in amounts(cost).items():
+        if 0 < lane.buckets[name].limit < amount:
+            raise RequestError(
+                f"One request of {amount:,} {name.replace('_', ' ')} is more than the limit of "
+                f"{lane.buckets[name].limit:,} per {lane.limits.period_s:.0f} s.",
+                hint="Shorten it, or ask for a higher limit.",
+            )

@@ -166,7 +166,7 @@ def _sender(
     traits = dialect.traits
     limits = Limits(
         config.rpm, config.tpm, config.input_tpm, config.output_tpm, config.period_s,
-        cached=traits.cached_limited, burst=traits.burst,
+        cached=traits.cached_limited, burst=traits.burst, refills=traits.refills,
     )  # fmt: skip
     nobody = Organisation("", ("",))
     lanes = [Lane(o.name, o.keys, limits) for o in organisations or [nobody]]

@@ -42,8 +42,8 @@ class Profile:
     model: its name, or several with commas; server: whose additions to OpenAI's dialect it has;
     limit: tokens of prompt and answer; min_prefix, block, ttl_s, firsts: of its prefix cache;
     requests to output_tokens: limits per period and organisation (a key `sk-NAME-…` belongs to
-    NAME), 0 for none; strict: 1 for so much in any period, 0 for token buckets; latency_ms, of
-    every request, read_ms and write_ms, of each computed and each written token.
+    NAME), 0 for none; counts: how they are counted, see Meter; latency_ms, of every request,
+    read_ms and write_ms, of each computed and each written token.
     """
 
     model: str = "simulated"
@@ -58,7 +58,7 @@ class Profile:
     input_tokens: int = 0
     output_tokens: int = 0
     period_s: float = 60.0
-    strict: int = 0
+    counts: str = "bucket"
     latency_ms: float = 0.0
     read_ms: float = 0.0
     write_ms: float = 0.0
@@ -101,7 +101,7 @@ class Provider:
         self.cache = PrefixCache(profile.block, profile.min_prefix, profile.ttl_s, profile.firsts)
         names = ("requests", "tokens", "input_tokens", "output_tokens")
         limits = {name.replace("_", "-"): getattr(profile, name) for name in names}
-        self.rates = Rates(limits, profile.period_s, bool(profile.strict))
+        self.rates = Rates(limits, profile.period_s, profile.counts)
         self.faults = Faults(profile.odds)
         self.asked: Counter[str] = Counter()  # by path
         self.answered = 0
@@ -193,7 +193,7 @@ class Provider:
             cached = self.cache.known(job.ids, now, job.salt) if job.reads else 0
         organisation = organisation_of(key)
         wait = self.rates.admit(organisation, speaker.amounts(job, cached), now)
-        headers = self.rates.headers(organisation, speaker.pattern, speaker.stamps)
+        headers = self.rates.headers(organisation, speaker.pattern, speaker.stamps, now)
         if wait:
             headers |= {"retry-after-ms": str(int(wait * 1000) + 1)}
             text = "Rate limit reached."

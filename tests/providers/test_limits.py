@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preread.errors import RequestError
-from preread.providers.limits import Bucket, Cost, Lane, Limiter, Limits, Told, amounts
+from preread.providers.bucket import Bucket, Told
+from preread.providers.limits import Cost, Lane, Limiter, Limits, amounts
 from preread.testing.simulation.rates import Meter
 from tests.providers.clock import TurnedClock
 
@@ -198,8 +199,8 @@ async def test_our_own_lower_limit_stays():
 def test_a_refusal_with_room_left_makes_smaller_pieces():
     bucket = Bucket(600)
     assert bucket.capacity == 600
-    for _ in range(20):
-        bucket.narrow()
+    for i in range(20):
+        bucket.narrow(i, i)
     assert bucket.capacity == 10
     times, now = [], 0.0
     for _ in range(50):
@@ -207,6 +208,13 @@ def test_a_refusal_with_room_left_makes_smaller_pieces():
         bucket.take(1, now)
         times.append(now)
     assert max(b - a for a, b in pairwise(times[11:])) <= 0.11
+
+
+def test_what_was_under_way_together_is_one_refusal():
+    bucket = Bucket(600)
+    for _ in range(64):
+        bucket.narrow(1.0, 1.5)
+    assert bucket.capacity == 300
 
 
 async def test_requests_pass_in_the_order_they_came():

@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 import pytest
 
 from preread.errors import ConfigError
+from preread.providers.bucket import Told
 from preread.providers.estimate import Estimate
 from preread.providers.gate import Gate
 from preread.providers.headers import limits_told, retry_after_s, seconds
 from preread.providers.http import Reply, dump
 from preread.providers.keys import Organisation, find_keys
 from preread.providers.labels import ambiguous, by_first_token
-from preread.providers.limits import Told
 from preread.providers.prices import listed
 from preread.providers.retry import Retry
 from preread.providers.sender import Refused, reason

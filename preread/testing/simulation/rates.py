@@ -6,16 +6,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+COUNTS = ("bucket", "sliding", "fixed")
+
 
 @dataclass(slots=True)
 class Meter:
-    """One limit of one organisation: a token bucket, as providers have it, or strict, so much in
-    any one period. Counts what was refused (over), what passed, and the most that passed in a
-    period."""
+    """One limit of one organisation. counts: "bucket", which refills evenly (a rested one lets two
+    periods' worth pass in the first), "sliding", so much in any one period, or "fixed", so much
+    between two full periods of the clock. Counts what was refused (over), what passed, and the most
+    that passed in any one period."""
 
     limit: int
     period_s: float
-    strict: bool = False
+    counts: str = "bucket"
     level: float = 0.0
     at: float = -1.0
     over: int = 0
@@ -28,13 +31,14 @@ class Meter:
         """Seconds until so much may pass; 0: now."""
         if not self.limit:
             return 0.0
-        if self.at < 0:
-            self.level, self.at = float(self.limit), now
-        gained = (now - self.at) * self.limit / self.period_s
-        self.level, self.at = min(float(self.limit), self.level + gained), now
-        if self.strict:
+        self._refill(now)
+        if self.counts == "sliding":
             return self._full_s(amount, now)
-        return max(0.0, (amount - self.level) * self.period_s / self.limit)
+        if amount <= self.level:
+            return 0.0
+        if self.counts == "fixed":
+            return self._end_s(now)
+        return (amount - self.level) * self.period_s / self.limit
 
     def take(self, amount: int, now: float) -> None:
         self.level -= amount
@@ -46,13 +50,42 @@ class Meter:
 
     def give(self, amount: int, taken: float) -> None:
         """What a request that came at `taken` reserved and did not use."""
-        self.level = min(float(self.limit), self.level + amount)
+        if self.counts != "fixed" or self._period(taken) == self._period(self.at):
+            self.level = min(float(self.limit), self.level + amount)
         self.passed -= amount
         for entry in reversed(self.recent):
             if entry[0] == taken:
                 entry[1] -= amount
                 self.held -= amount
                 return
+
+    def left(self, now: float) -> tuple[int, float]:
+        """What its headers say: how much remains, and in how many seconds all of it."""
+        self._refill(now)
+        if self.counts == "sliding":
+            self._pass(now)
+            whole_s = self.recent[-1][0] + self.period_s - now if self.recent else 0.0
+            return max(0, self.limit - self.held), whole_s
+        missing = self.limit - self.level
+        whole_s = missing * self.period_s / self.limit
+        if self.counts == "fixed":
+            whole_s = self._end_s(now) if missing > 0 else 0.0
+        return max(0, int(self.level)), whole_s
+
+    def _refill(self, now: float) -> None:
+        if self.at < 0:
+            self.level, self.at = float(self.limit), now
+        gained = (now - self.at) * self.limit / self.period_s
+        if self.counts == "fixed":
+            gained = self.limit if self._period(now) > self._period(self.at) else 0.0
+        self.level, self.at = min(float(self.limit), self.level + gained), now
+
+    def _period(self, at: float) -> int:
+        return int(at // self.period_s)
+
+    def _end_s(self, now: float) -> float:
+        """Seconds until the next period of the clock."""
+        return max(1e-6, (self._period(now) + 1) * self.period_s - now)
 
     def _pass(self, now: float) -> None:
         while self.recent and self.recent[0][0] <= now - self.period_s:
@@ -74,10 +107,10 @@ class Meter:
 class Rates:
     """The meters of all organisations: requests, tokens, input-tokens, output-tokens."""
 
-    def __init__(self, limits: dict[str, int], period_s: float, strict: bool = False) -> None:
+    def __init__(self, limits: dict[str, int], period_s: float, counts: str = "bucket") -> None:
         self._limits = {name: limit for name, limit in limits.items() if limit}
         self._period_s = period_s
-        self._strict = strict
+        self._counts = counts
         self.meters: dict[tuple[str, str], Meter] = {}
 
     def admit(self, organisation: str, amounts: dict[str, int], now: float) -> float:
@@ -96,21 +129,21 @@ class Rates:
         if name in self._limits and amount:
             self._meter(organisation, name).give(amount, taken)
 
-    def headers(self, organisation: str, pattern: str, stamps: bool) -> dict[str, str]:
+    def headers(self, organisation: str, pattern: str, stamps: bool, now: float) -> dict[str, str]:
         """As `x-ratelimit-{what}-{name}`; resets as durations or, stamps, as times of day."""
         today = datetime.now(UTC)
         out = {}
         for name in self._limits:
             meter = self._meter(organisation, name)
-            missing = max(0.0, meter.limit - meter.level) * self._period_s / meter.limit
+            remaining, whole_s = meter.left(now)
             for what, value in (
                 ("limit", str(meter.limit)),
-                ("remaining", str(max(0, int(meter.level)))),
+                ("remaining", str(remaining)),
                 (
                     "reset",
-                    (today + timedelta(seconds=missing)).isoformat()
+                    (today + timedelta(seconds=whole_s)).isoformat()
                     if stamps
-                    else f"{missing:.3f}s",
+                    else f"{whole_s:.3f}s",
                 ),
             ):
                 out[pattern.format(what=what, name=name)] = value
@@ -119,5 +152,5 @@ class Rates:
     def _meter(self, organisation: str, name: str) -> Meter:
         key = (organisation, name)
         if key not in self.meters:
-            self.meters[key] = Meter(self._limits[name], self._period_s, self._strict)
+            self.meters[key] = Meter(self._limits[name], self._period_s, self._counts)
         return self.meters[key]
