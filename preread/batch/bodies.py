@@ -104,7 +104,15 @@ def schema_of(given: Any) -> dict[str, Any] | None:
 
 
 def conversation(messages: Any) -> tuple[Prefix, str]:
-    """What is read before the last user turn, and that turn."""
+    """What is read before the last user turn, and that turn. Raises Wrong."""
+    prefix = leading(messages)
+    if not prefix.history or prefix.history[-1].role != "user":
+        raise Wrong("messages", "the last message must be of the user")
+    return Prefix(prefix.system, prefix.history[:-1]), prefix.history[-1].content
+
+
+def leading(messages: Any) -> Prefix:
+    """All messages as what is read once. Raises Wrong."""
     where = "messages"
     must(isinstance(messages, list) and messages != [], where, messages, "a list of messages")
     turns = [_turn(message, f"{where}[{i}]") for i, message in enumerate(messages)]
@@ -114,9 +122,7 @@ def conversation(messages: Any) -> tuple[Prefix, str]:
     later = [i for i, turn in enumerate(turns) if turn.role == "system"]
     if later:
         raise Wrong(where, "a system message is supported as the first one only")
-    if not turns or turns[-1].role != "user":
-        raise Wrong(where, "the last message must be of the user")
-    return Prefix(system, tuple(turns[:-1])), turns[-1].content
+    return Prefix(system, tuple(turns))
 
 
 def _turn(message: Any, where: str) -> Message:

@@ -55,7 +55,7 @@ class Ask:
 
     messages: the conversation, () where `raw` is a whole prompt (text or token ids); shared: how
     many of the messages other rows have too; group: digest of those, "" if there are none; labels:
-    of Choose, in order; continuation: of LogLikelihood.
+    of Choose, in order; continuation: of LogLikelihood; reuse, keep: see RequestBatch.
     """
 
     work: Work
@@ -65,6 +65,7 @@ class Ask:
     raw: str | list[int] | None = None
     continuation: str | list[int] = ""
     reuse: bool = True
+    keep: bool = False
     flight: Flight = field(default_factory=Flight, compare=False)
 
 

@@ -1,4 +1,5 @@
-"""OpenAI's dialect, and what speaks it: api.openai.com, vLLM, SGLang, llama-server and others.
+"""OpenAI's dialect, and what speaks it: api.openai.com, vLLM, SGLang, llama-server, our own server
+and others.
 
 All of them reuse identical leading tokens by themselves. What differs: vLLM counts and scores by
 token id and forgets on demand (a salt), llama-server says what its slot held, OpenAI routes by
@@ -27,7 +28,8 @@ HOST = "https://api.openai.com/v1"
 COUNTING = 8  # calls at once to a server that counts
 NO_TEMPERATURE = re.compile(r"^(o\d|gpt-5(?!-chat)|gpt-6)")
 BREAKPOINTS = re.compile(r"^gpt-(5\.[6-9]|[6-9])")
-OURS = frozenset({"vllm", "sglang", "llama-server"})  # servers that take more than OpenAI's fields
+TAKE_MORE = frozenset({"vllm", "sglang", "llama-server", "preread"})  # than OpenAI's fields
+EXACT = frozenset({"vllm", "llama-server", "preread"})  # count to the token, compute afresh if told
 
 
 class OpenAI:
@@ -54,7 +56,11 @@ class OpenAI:
         if status in (401, 403):
             raise ProviderError(f"{self.base}: the key is missing or wrong.", hint=self._key_hint())
         models = {m.get("id"): m for m in listed.get("data") or () if isinstance(m, dict)}
+        if any(model.get("owned_by") == "preread" for model in models.values()):
+            self.server = "preread"
         if not self.model:
+            # A context of ours is a model by its name; the one that reads them is none of them.
+            models = {id: m for id, m in models.items() if "context" not in m}
             if len(models) != 1:
                 named = ", ".join(sorted(map(str, models))[:20]) or "none"
                 raise ModelNotFound(f"{self.base} has these models: {named}.", hint="Give --model.")
@@ -66,18 +72,20 @@ class OpenAI:
             limit = limit or more
         if self.server == "openai" and NO_TEMPERATURE.match(self.model):
             notes.append(f"{self.model} takes no temperature: it samples as it likes.")
-        exact = self.server in ("vllm", "llama-server")
+        exact = self.server in EXACT
         return Facts(self.model, limit, exact, exact, self.server, tuple(notes))
 
     def refuses(self, batch: RequestBatch) -> str:
         work = batch.work
-        if not batch.reuse and self.server not in ("vllm", "llama-server"):
+        if not batch.reuse and self.server not in EXACT:
             return "it cannot be told to compute everything afresh"
         if isinstance(work, Generate):
-            if work.ignore_eos and self.server not in OURS:
+            if work.ignore_eos and self.server not in TAKE_MORE:
                 return "it cannot be told to go on after the end of the answer"
-            if work.sampling.top_k and self.server not in OURS:
+            if work.sampling.top_k and self.server not in TAKE_MORE:
                 return "it takes no top_k"
+        if self.server == "preread":
+            return ""
         if isinstance(work, LogLikelihood) and not batch.raw and self.server != "vllm":
             return "it does not score given continuations of a conversation; use `choose`"
         if isinstance(work, LogLikelihood) and self.server == "llama-server":
@@ -121,7 +129,7 @@ class OpenAI:
             out["logprobs"] = True
         if work.ignore_eos:
             out["ignore_eos"] = True
-        if self.server == "vllm":
+        if self.server in ("vllm", "preread"):
             out["return_token_ids"] = True
         return out
 
@@ -131,10 +139,12 @@ class OpenAI:
         if self.server == "openai" and NO_TEMPERATURE.match(self.model) and chosen == GREEDY:
             return {}
         out: dict[str, Any] = {"temperature": chosen.temperature}
-        if chosen.top_p != 1.0 or self.server in OURS:
+        if chosen.top_p != 1.0 or self.server in TAKE_MORE:
             out["top_p"] = chosen.top_p
-        if self.server in OURS:  # their own defaults are a model's or a taste, and none of ours
-            off = 0 if self.server == "llama-server" else -1
+        if (
+            self.server in TAKE_MORE
+        ):  # their own defaults are a model's or a taste, and none of ours
+            off = 0 if self.server in ("llama-server", "preread") else -1
             out |= {"top_k": chosen.top_k or off, "min_p": 0.0}
         if chosen.seed is not None:
             out["seed"] = chosen.seed
@@ -225,6 +235,8 @@ class OpenAI:
         """What makes the server reuse a beginning, or leave it alone."""
         if self.server == "llama-server":
             return {"cache_prompt": ask.reuse}
+        if self.server == "preread":
+            return {"cache_prompt": ask.reuse, "keep": ask.keep}
         if self.server == "openai" and ask.group:
             return {"prompt_cache_key": ask.group}
         return {} if ask.reuse else {"cache_salt": chat.salt()}

@@ -87,11 +87,11 @@ class Asks:
             rows = work.continuations
             wanted = rows.row(row).tolist() if isinstance(rows, Ragged) else rows[row]
         if batch.raw:
-            return Ask(work, raw=text, continuation=wanted, reuse=batch.reuse)
+            return Ask(work, raw=text, continuation=wanted, reuse=batch.reuse, keep=batch.keep)
         messages = self._leads[which] if which >= 0 else ()
         return Ask(
             work, (*messages, Message("user", str(text))), len(messages),
-            self.groups[which] if which >= 0 else "", None, wanted, batch.reuse,
+            self.groups[which] if which >= 0 else "", None, wanted, batch.reuse, batch.keep,
         )  # fmt: skip
 
 

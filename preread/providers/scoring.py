@@ -14,6 +14,7 @@ import numpy as np
 
 from preread.backend import Choose, LogLikelihood
 from preread.errors import ProviderError
+from preread.providers import own
 from preread.providers.dialect import Ask, Said, Wire
 from preread.providers.labels import by_first_token
 from preread.providers.usage import Counts
@@ -38,6 +39,8 @@ class Scoring:
 
     async def answer(self, ask: Ask, wire: Wire) -> Said:
         """A Choose or LogLikelihood row."""
+        if self._api.server == "preread":
+            return await own.score(self._api, ask, wire)
         if isinstance(ask.work, LogLikelihood):
             return await self._likelihood(ask, wire)
         assert isinstance(ask.work, Choose)

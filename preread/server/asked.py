@@ -4,7 +4,7 @@ name; nothing is left out in silence."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from preread.backend import Choose, Generate, LogLikelihood
@@ -15,6 +15,7 @@ from preread.batch.bodies import (
     Wrong,
     conversation,
     generate,
+    leading,
     must,
     whole,
     without_neutral,
@@ -65,12 +66,56 @@ def read_completion(body: dict[str, Any], defaults: Defaults) -> Asked:
     return _read("completion", body, defaults)
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What is to be told in tokens. text: a text alone, None for a conversation; special: with what
+    begins a prompt; question: the last turn, None where the prefix alone is meant."""
+
+    model: str
+    text: str | None = None
+    special: bool = True
+    prefix: Prefix = field(default_factory=lambda: Prefix(""))
+    question: str | None = None
+
+
+def read_counted(body: dict[str, Any]) -> Counted:
+    """POST /tokenize, as of vLLM. Raises Refusal naming the field."""
+    given = {key: value for key, value in body.items() if value is not None}
+    try:
+        model = given.pop("model", None)
+        must(isinstance(model, str) and model != "", "model", model, "a text")
+        if "prompt" in given:
+            text = given.pop("prompt")
+            must(isinstance(text, str), "prompt", text, "a text")
+            _sayable("prompt", [text])
+            counted = Counted(model, text, _flag(given, "add_special_tokens", True))
+        else:
+            prefix, question = leading(given.pop("messages", None)), None
+            _sayable("messages", [prefix.system, *(turn.content for turn in prefix.history)])
+            asks = bool(prefix.history) and prefix.history[-1].role == "user"
+            answers = _flag(given, "add_generation_prompt", asks)
+            must(answers is asks, "add_generation_prompt", answers, "true after a turn of the user")
+            if asks:
+                question = prefix.history[-1].content
+                prefix = Prefix(prefix.system, prefix.history[:-1])
+            counted = Counted(model, prefix=prefix, question=question)
+        if given:
+            raise Wrong(next(iter(given)), "is not supported; remove it")
+        return counted
+    except Wrong as exc:
+        raise _refused(exc) from None
+
+
+def _refused(wrong: Wrong) -> Refusal:
+    name, what = wrong.args
+    return Refusal(400, f"{name}: {what}.", field=name, code="invalid_value")
+
+
 def _read(form: Literal["chat", "completion"], body: dict[str, Any], defaults: Defaults) -> Asked:
     try:
         return _asked(form, {k: v for k, v in body.items() if v is not None}, defaults)
     except Wrong as exc:
-        field, what = exc.args
-        raise Refusal(400, f"{field}: {what}.", field=field, code="invalid_value") from None
+        raise _refused(exc) from None
 
 
 def _asked(form: Literal["chat", "completion"], given: dict[str, Any], defaults: Defaults) -> Asked:
@@ -108,10 +153,10 @@ def _generate(form: str, given: dict[str, Any], defaults: Defaults) -> Generate:
         must(logprobs is False or (whole(logprobs) and logprobs == 0), "logprobs", logprobs,
              "0: the tokens' own; alternatives are not known")  # fmt: skip
         logprobs = logprobs is not False
-    for field, neutral in NEUTRAL.items():
-        if field in given:
-            must(given[field] in neutral, field, given[field], " or ".join(map(repr, neutral)))
-            del given[field]
+    for name, neutral in NEUTRAL.items():
+        if name in given:
+            must(given[name] in neutral, name, given[name], " or ".join(map(repr, neutral)))
+            del given[name]
     without_neutral(given)
     work = generate(given, defaults)
     if given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -14,7 +15,7 @@ from preread.contexts.rows import Row, collect, follow
 from preread.errors import ContextTooLong, EngineError, StateError
 from preread.front import Afresh
 from preread.metrics import Metrics
-from preread.server.asked import Asked
+from preread.server.asked import Asked, Counted
 from preread.server.gate import Gate
 from preread.server.refusal import Refusal, busy
 from preread.server.replies import Result
@@ -82,6 +83,22 @@ class Desk:
             words.encode(prompt, True) if isinstance(prompt, str) else prompt
             for prompt in asked.prompts
         ]
+
+    async def tokens(self, counted: Counted) -> list[int]:
+        """A text or a conversation in tokens. Raises Refusal, RequestError, UnknownName."""
+        words = self._words("model")
+        if counted.text is not None:
+            return await asyncio.to_thread(words.encode, counted.text, counted.special)
+        prefix = counted.prefix
+        if counted.model != self.name:
+            context = await self.shelf.open(counted.model)
+            if len(context.record.shards) > 1:
+                raise Refusal(
+                    400, f"model: {counted.model!r} is split; what a question reads depends on it.",
+                    field="model",
+                )  # fmt: skip
+            prefix = context.prefix(0, prefix.history, prefix.system)
+        return await asyncio.to_thread(words.lay_out, prefix, counted.question)
 
     def _check(self, asked: Asked) -> None:
         """What this model cannot do is refused before anything is computed."""

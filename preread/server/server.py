@@ -21,7 +21,7 @@ from aiohttp import web
 from preread.batch.bodies import Defaults
 from preread.config import Config
 from preread.errors import ConfigError
-from preread.server.asked import Asked, read_chat, read_completion
+from preread.server.asked import Asked, read_chat, read_completion, read_counted
 from preread.server.desk import Desk
 from preread.server.door import Door
 from preread.server.keys import Keys
@@ -91,6 +91,7 @@ class Server:
             web.get("/metrics", self._metrics),
             web.get("/v1/models", self._models),
             web.get("/v1/models/{name:.+}", self._model),
+            web.post("/tokenize", self._tokenize),
             web.post("/v1/chat/completions", self._answers(read_chat)),
             web.post("/v1/completions", self._answers(read_completion)),
         ]
@@ -203,6 +204,13 @@ class Server:
             desk.metrics.add("server.broken_streams")
             await events.send(refusal_of(exc).to_json())
         return await events.end()
+
+    async def _tokenize(self, request: web.Request) -> web.StreamResponse:
+        async with self._entered(request) as desk:
+            tokens = await desk.tokens(read_counted(await self._body(request)))
+            limit = desk.backend.info.limit
+            said = {"count": len(tokens), "max_model_len": limit, "tokens": tokens}
+            return web.json_response(said)
 
     async def _models(self, request: web.Request) -> web.Response:
         desk = self._desk(request)

@@ -86,6 +86,27 @@ def test_every_field_is_read_or_refused(served: Served) -> None:
         assert status == 400 and error(told)["param"] == "presence_penalty_typo"
 
 
+def test_tokens_are_told(served: Served, handbook: preread.Context) -> None:
+    root = Served(served.engine, served.url.removesuffix("/v1"))
+    text = served.engine.text
+    assert text is not None
+    turns = [{"role": "user", "content": "Who?"}]
+    status, told = root.post("/tokenize", {"model": "tiny", "messages": turns})
+    want = text.chat.whole(preread.Prefix(""), "Who?").tolist()
+    assert status == 200 and told["tokens"] == want and told["count"] == len(want)
+    status, told = root.post("/tokenize", {"model": "handbook", "messages": turns})
+    prefix = handbook.opened.prefix(0)
+    assert told["tokens"] == text.chat.whole(prefix, "Who?").tolist()
+    for special, begins in ((True, list(text.tokenizer.bos_ids)), (False, [])):
+        body = {"model": "tiny", "prompt": "<|im_end|>", "add_special_tokens": special}
+        tokens = root.post("/tokenize", body)[1]["tokens"]
+        assert tokens == begins + text.tokenizer.encode_text("<|im_end|>")
+    for wrong in ({"prompt": 3}, {}, {"messages": turns, "add_generation_prompt": False},
+                  {"prompt": "x", "no": 1}):  # fmt: skip
+        status, told = root.post("/tokenize", {"model": "tiny", **wrong})
+        assert status == 400 and error(told)["param"]
+
+
 def test_paths_and_methods(served: Served) -> None:
     assert served.get("/nothing")[0] == 404
     status, told = served.get(CHAT)
