@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from math import inf
 
 from preread.errors import TierError
@@ -44,8 +45,10 @@ class Asker:
         except TierError as exc:
             self.failed(tier, exc)
             return None
-        pairs = zip(keys, found, strict=True)
-        return {key for key, there in pairs if there and not self.suspects(tier, key)}
+        held = set(compress(keys, found))
+        if self._suspect:
+            held = {key for key in held if not self.suspects(tier, key)}
+        return held
 
     def places(
         self, keys: Sequence[ChunkKey], tiers: Iterable[Tier]
@@ -55,7 +58,7 @@ class Asker:
         places: dict[ChunkKey, Tier] = {}
         dead: list[Tier] = []
         for tier in tiers:
-            rest = [key for key in keys if key not in places]
+            rest = [key for key in keys if key not in places] if places else keys
             if not rest:
                 break
             if (held := self.held(tier, rest)) is None:

@@ -149,11 +149,10 @@ def chain(
     data = token_bytes(tokens)
     since = _EPOCHS.pack(*epochs) if any(epochs) else b""  # epoch 0 is as if there were none
     digest = sha256(_CHAIN + bytes.fromhex(fingerprint) + tenant + since).digest()
-    count = len(data) // 4
+    count, size = len(data) // 4, 4 * chunk_tokens
     for start in range(0, count, chunk_tokens):
-        end = min(start + chunk_tokens, count)
-        digest = sha256(_LINK + digest + data[4 * start : 4 * end]).digest()
-        yield Span(start, end, digest)
+        digest = sha256(_LINK + digest + data[4 * start : 4 * start + size]).digest()
+        yield Span(start, min(start + chunk_tokens, count), digest)
 
 
 def chunk_key(digest: bytes, box: Box, codec: str) -> ChunkKey:
@@ -163,7 +162,8 @@ def chunk_key(digest: bytes, box: Box, codec: str) -> ChunkKey:
 
 def span_keys(span: Span, tails: Sequence[bytes]) -> list[ChunkKey]:
     """The same of all boxes of a span, for a third of the price. tails: see `key_tails`."""
-    head = _KEY + span.digest + _SPAN.pack(span.start, span.end)
+    start, end, digest = span
+    head = _KEY + digest + _SPAN.pack(start, end)
     return [ChunkKey(sha256(head + tail).digest()) for tail in tails]
 
 

@@ -100,7 +100,7 @@ class Loader:
         spans = tuple((span, tuple(self._layout.keys(span))) for span in self._layout.spans(tokens))
         keys = [key for _, keys in spans for key in keys]
         places, dead = self._asker.places(keys, self._asker.tiers)
-        for span, parts in spans:
+        for span, parts in spans if len(places) < len(keys) else ():
             if lost := [key for key in parts if key not in places]:
                 why = Miss.TIER_FAILED if dead else self._asker.lost(lost) or Miss.TOO_SHORT
                 end = End.at(why, span.start)

@@ -252,3 +252,36 @@ def test_how_many_files_are_read_at_once(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert DiskTier(tmp_path, window=asked)._folder._window == window
+
+
+def test_many_names_are_looked_up_like_one(tmp_path: Path) -> None:
+    """Against the slow twin `exists`: files, links, folders, nothing, in folders that may not be
+    there."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "file").touch()
+    (tmp_path / "a" / "link").symlink_to("nowhere")
+    (tmp_path / "b" / "folder").mkdir()
+    names = ["a/file", "b/file", "c/file", "a/link", "b/link", "b/folder", "c/d/e", "a/x", "a/y"]
+    paths = [str(tmp_path / name) for name in names]
+    assert files.held(paths) == [files.exists(path) for path in paths]
+    assert files.held(paths) == [True, False, False, True, False, True, False, False, False]
+    assert files.held([]) == []
+
+
+def test_what_cannot_be_looked_up_is_an_error_and_not_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(NotADirectoryError):
+        files.held([str(tmp_path / "b" / "1"), str(tmp_path / "a" / "1")])
+    monkeypatch.setattr(os, "access", lambda *args, **options: False)  # not to be searched
+
+    def denied(path: str) -> None:
+        raise PermissionError(13, "denied", path)
+
+    monkeypatch.setattr(os, "lstat", denied)
+    with pytest.raises(PermissionError):
+        files.held([str(tmp_path / "b" / "1")])
+    with pytest.raises(TierError):
+        DiskTier(tmp_path).find([key(0)])

@@ -99,7 +99,7 @@ class FolderTier:
         is read."""
         with self._border("look into"):
             paths = [self._path(key) for key in keys]
-            found = [files.exists(path) for path in paths]
+            found = files.held(paths)
         if touch:
             now = self._clock()
             for path in (path for path, held in zip(paths, found, strict=True) if held):
