@@ -17,7 +17,7 @@ from preread.errors import ConfigError, HomeError
 from preread.metrics import Metrics
 from preread.store.claims import Claims
 from preread.store.seal import Keyring
-from preread.store.tiers.base import Tier
+from preread.store.tiers.base import Room, Tier, fresh
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
 from preread.store.tiers.urls import EXTRAS, TierUrl, parse_bytes, parse_tiers
@@ -64,16 +64,17 @@ def open_claims(config: Config) -> Claims | None:
     return open_claims_at(config.store.catalog, config.home / "claims")
 
 
-def open_tiers(config: Config) -> list[Tier]:
-    """Where the chunks of all models are kept, nearest first. Asks nobody yet: a server that is
-    down shows when it is used. Raises ConfigError, also when a package is missing."""
-    return [_open_tier(url, config) for url in parse_tiers(config.store.tiers)]
+def open_tiers(config: Config, make: Room = fresh) -> list[Tier]:
+    """Where the chunks of all models are kept, nearest first. make: memory for those that keep them
+    in it. Asks nobody yet: a server that is down shows when it is used. Raises ConfigError, also
+    when a package is missing."""
+    return [_open_tier(url, config, make) for url in parse_tiers(config.store.tiers)]
 
 
-def _open_tier(url: TierUrl, config: Config) -> Tier:
+def _open_tier(url: TierUrl, config: Config, make: Room = fresh) -> Tier:
     if url.scheme == "ram":
         budget = parse_bytes(url.path, url.name)
-        return MemoryTier(budget=budget, share=url.nbytes("share"), name=url.name)
+        return MemoryTier(budget=budget, share=url.nbytes("share"), name=url.name, make=make)
     if url.scheme == "disk":
         return _open_disk(url, config)
     extra, package = EXTRAS[url.scheme]

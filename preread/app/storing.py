@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from preread.store.rates import Rates
     from preread.store.room import Recycled
     from preread.store.store import Store
+    from preread.store.tiers.base import Room
     from preread.types import Fingerprint
 
 LOADS = ("auto", "always")
@@ -69,7 +70,11 @@ def open_stores(
     from preread.store.store import Store
     from preread.store.tiers.urls import EXTRAS, parse_tiers
 
-    kept, tiers, keyring = config.store, open_tiers(config), open_keyring(config)
+    kept, tiers, keyring = (
+        config.store,
+        open_tiers(config, memory_for(device)),
+        open_keyring(config),
+    )
     if kept.load not in LOADS:
         raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
     manners = {
@@ -104,12 +109,11 @@ def open_stores(
     ]
 
 
-def room_for(device: str) -> Recycled:
-    """Where values are read to: for CUDA pinned memory, from which the device copies at the full
-    rate of its bus; ordinary memory where no more can be pinned."""
+def memory_for(device: str) -> Room:
+    """New memory for values: for CUDA pinned one, from which the device copies at the full rate of
+    its bus; ordinary memory where no more can be pinned."""
     import torch
 
-    from preread.store.room import Recycled
     from preread.store.tiers.base import fresh
 
     def pinned(nbytes: int) -> memoryview:
@@ -119,7 +123,14 @@ def room_for(device: str) -> Recycled:
             log.debug("no pinned memory for a chunk: %s", exc)
             return fresh(nbytes)
 
-    return Recycled(pinned) if torch.device(device).type == "cuda" else Recycled()
+    return pinned if torch.device(device).type == "cuda" else fresh
+
+
+def room_for(device: str) -> Recycled:
+    """Where values are read to."""
+    from preread.store.room import Recycled
+
+    return Recycled(memory_for(device))
 
 
 def open_rates(config: Config, machine: str, model: tuple[str, str, str]) -> Rates:

@@ -180,8 +180,8 @@ class Apart(InRoom):
         self._chunk = chunk
         self._spot = spot
 
-    def take(self, value: memoryview) -> Landed:
-        if self._spot is None and not self._layout.sealed:
+    def take(self, value: memoryview, *, lasts: bool = False) -> Landed:
+        if self._spot is None and not self._layout.sealed and not lasts:
             value = self.kept(value)  # for the payload is a view of it
         try:
             payload = self._layout.unpack(value, self._chunk, self._room)

@@ -83,7 +83,7 @@ class Asker:
             self.failed(tier, exc)
             return False
 
-    def take(self, tier: Tier, key: ChunkKey, value: bytes) -> bool:
+    def take(self, tier: Tier, key: ChunkKey, value: bytes | memoryview) -> bool:
         """The same for who waits to write more: raises TierError where the tier has failed, which
         is counted."""
         try:
@@ -112,7 +112,7 @@ class Asker:
         except TierError as exc:
             self.failed(tier, exc)
 
-    def fallen(self, tier: Tier) -> list[tuple[ChunkKey, bytes]]:
+    def fallen(self, tier: Tier) -> list[tuple[ChunkKey, memoryview]]:
         """See base.Drops."""
         return tier.fallen() if isinstance(tier, Drops) else []
 

@@ -31,8 +31,8 @@ LEAST_SAVED = (
     0.01  # of load and tail together, for a load by layer: it keeps nothing if it ends early
 )
 
-# (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor is the
-# receiver's own.
+# (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor
+# stays as it is for as long as it is held, and is not to be written to.
 Sink = Callable[[Box, "Tensor"], None]
 
 

@@ -22,7 +22,7 @@ RETRY_S = 5.0  # a tier that has failed is offered nothing for so long
 IDLE_S = 5.0  # then the thread ends; the next chunk starts another
 
 # False: the tier does not want it. Raises TierError where it failed.
-Write = Callable[[Tier, ChunkKey, bytes], bool]
+Write = Callable[[Tier, ChunkKey, bytes | memoryview], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class _Waiting:
 
     tier: Tier
     key: ChunkKey
-    value: bytes
+    value: bytes | memoryview
     refusing: set[Tier] = field(default_factory=set)
 
 
@@ -56,7 +56,11 @@ class WriteBack:
         self._end = weakref.finalize(self, _Queue.drain, self._queue, drain_s)
 
     def add(
-        self, tier: Tier, key: ChunkKey, value: bytes, refusing: set[Tier] | None = None
+        self,
+        tier: Tier,
+        key: ChunkKey,
+        value: bytes | memoryview,
+        refusing: set[Tier] | None = None,
     ) -> bool:
         """Write it soon. Waits while the queue is full, drain_s at most. refusing: the same for all
         chunks of one prefix, in their order; tiers that did not want one of them get no later one.

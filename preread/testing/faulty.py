@@ -148,7 +148,7 @@ class FaultyTier:
             return {}
         return self._inner.left(keys, since=since, look=look)
 
-    def fallen(self) -> list[tuple[ChunkKey, bytes]]:
+    def fallen(self) -> list[tuple[ChunkKey, memoryview]]:
         return self._inner.fallen() if isinstance(self._inner, Drops) else []
 
     def _next(self, method: str) -> tuple[Trouble | None, random.Random]:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -138,6 +140,23 @@ def test_what_is_placed_is_what_is_sunk(
         assert torch.equal(truth.arena, truth.kv)
     else:
         assert truth.boxes == sunk
+
+
+def test_what_is_in_memory_is_sunk_from_where_it_lies() -> None:
+    """A device reads it there; a copy would cost as much as the way to the device."""
+    made: list[np.ndarray[Any, Any]] = []
+
+    def make(nbytes: int) -> memoryview:
+        made.append(np.zeros(nbytes, np.uint8))
+        return made[-1].data
+
+    truth = everywhere()
+    store = opened(truth, MemoryTier(make=make))
+    lies = [(value.ctypes.data, value.ctypes.data + value.nbytes) for value in made]
+    came: list[int] = []
+    assert store.load(TOKENS, 29, lambda box, kv: came.append(kv.data_ptr())).tokens == 29
+    assert len(came) == len(lies) == 8
+    assert all(any(a <= at < b for a, b in lies) for at in came)
 
 
 def test_a_lossy_chunk_is_sunk(tmp_path: Path) -> None:

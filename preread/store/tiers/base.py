@@ -183,7 +183,7 @@ class Recalls(Protocol):
 class Drops(Protocol):
     """A tier whose chunks may go on to the next one when they go."""
 
-    def fallen(self) -> list[tuple[ChunkKey, bytes]]:
+    def fallen(self) -> list[tuple[ChunkKey, memoryview]]:
         """Values that were evicted since this was asked last, and had been used again since they
         were written; they are the caller's now."""
         ...

@@ -25,9 +25,9 @@ class Landing(Protocol):
         place, or it was not written whole; then go by `memory` and `take`."""
         ...
 
-    def take(self, value: memoryview) -> memoryview | Landed:
+    def take(self, value: memoryview, *, lasts: bool = False) -> memoryview | Landed:
         """The value, in `memory` (or less of it: it was shorter than it should be) or anywhere else
-        where it stays as it is until this returns."""
+        where it stays as it is until this returns; lasts: for as long as anybody holds it."""
         ...
 
 
@@ -59,8 +59,8 @@ class InRoom:
     def scatter(self, fill: Fill) -> Landed | None:
         return None
 
-    def take(self, value: memoryview) -> memoryview | Landed:
-        return self.kept(value)
+    def take(self, value: memoryview, *, lasts: bool = False) -> memoryview | Landed:
+        return self.kept(value)  # also what lasts: it is the reader's own, who may write to it
 
     def kept(self, value: memoryview) -> memoryview:
         """The value in memory of the room, if it is not there yet."""

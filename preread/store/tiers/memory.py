@@ -31,15 +31,16 @@ HANDS = 4  # threads that copy values, where there are as many cores
 
 @dataclass(slots=True)
 class _Value:
-    data: bytes
+    data: memoryview
     last_used: float
     again: bool = False  # used since it was written
 
 
 class MemoryTier:
     """Lives and dies with its process. budget: bytes, 0 for none; what saves least for its bytes
-    goes first. share: bytes of one owner that others' writes leave alone. Quarantine is plain
-    removal: nothing here could be looked at later."""
+    goes first. share: bytes of one owner that others' writes leave alone. make: the memory of a
+    value, such as pinned one, which a device reads from as it lies. Quarantine is plain removal:
+    nothing here could be looked at later."""
 
     def __init__(
         self,
@@ -47,15 +48,17 @@ class MemoryTier:
         budget: int = 0,
         share: int = 0,
         name: str = "memory",
+        make: Room = fresh,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self._clock = clock
+        self._make = make
         self._hands = min(HANDS, os.cpu_count() or 1)
         self._lock = threading.RLock()
         self._values: dict[ChunkKey, _Value] = {}
         self._nbytes = 0
-        self._fallen: list[tuple[ChunkKey, bytes]] = []
+        self._fallen: list[tuple[ChunkKey, memoryview]] = []
         self._book = Book(clock, most=0)
         self._budget = Budget(budget, share, self, self._book, clock)
 
@@ -75,10 +78,10 @@ class MemoryTier:
     def _read(self, room: Room, key: ChunkKey) -> Outcome:
         with self._lock:
             value = self._touch(key)
-        return None if value is None else landing(room, key, len(value)).take(memoryview(value))
+        return None if value is None else landing(room, key, len(value)).take(value, lasts=True)
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
-        whole = b"".join(value)
+        whole = joined(value, self._make)
         with self._lock:
             if not self._budget.make_room(key, owner_of([whole]), len(whole)):
                 return False
@@ -115,7 +118,7 @@ class MemoryTier:
         notes = self._book.recall(keys)
         return {key: note.why for key, note in notes.items() if note.why}
 
-    def fallen(self) -> list[tuple[ChunkKey, bytes]]:
+    def fallen(self) -> list[tuple[ChunkKey, memoryview]]:
         """See base.Drops."""
         with self._lock:
             fallen, self._fallen = self._fallen, []
@@ -129,7 +132,7 @@ class MemoryTier:
             return Held([ChunkEntry(k, len(v.data), v.last_used) for k, v in values], 0)
 
     def owners(self, keys: Sequence[ChunkKey]) -> Mapping[ChunkKey, bytes]:
-        return {key: stated(self._values[key].data[OWNER]) for key in keys}
+        return {key: stated(bytes(self._values[key].data[OWNER])) for key in keys}
 
     def evict(self, chunks: Sequence[Standing]) -> None:
         values, keys = self._values, [one.key for one in chunks]
@@ -145,7 +148,7 @@ class MemoryTier:
         if self._book.long():
             self._book.fold(self._values)
 
-    def _touch(self, key: ChunkKey) -> bytes | None:
+    def _touch(self, key: ChunkKey) -> memoryview | None:
         if (held := self._values.get(key)) is None:
             return None
         held.last_used, held.again = self._clock(), True
@@ -155,3 +158,13 @@ class MemoryTier:
         held = self._values.pop(key, None)
         self._nbytes -= len(held.data) if held else 0
         return held is not None
+
+
+def joined(parts: Sequence[bytes | memoryview], make: Room) -> memoryview:
+    """In one piece, of a memory of its own."""
+    flat = [memoryview(part).cast("B") for part in parts]
+    whole, at = make(sum(map(len, flat))), 0
+    for part in flat:
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
