@@ -12,6 +12,7 @@ from preread.metrics import Metrics
 from preread.store.chunk import Fault
 from preread.store.keys import OVERHEAD, Box, Geometry
 from preread.store.store import Store
+from preread.store.tiers.base import ChunkKey
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_tier import Clock
@@ -85,14 +86,29 @@ def test_save_writes_what_is_lacking_and_asks_for_nothing_else(den: Den) -> None
     assert den.store.match(TOKENS) == 8
 
 
-def test_the_delivered_tensor_is_the_receivers_own(den: Den) -> None:
+def test_the_delivered_tensor_stays_as_it_is(den: Den) -> None:
+    """Whatever becomes of the value that it may be a view of."""
+    tier, held = MemoryTier(), dict[Box, torch.Tensor]()
+    store = den.open([tier])
+    keys = store.save(TOKENS, 0, den.truth.source).keys
+    store.load(TOKENS, 29, held.__setitem__)
+    tier.remove([ChunkKey(bytes.fromhex(key)) for key in keys])
+    store.save(TOKENS, 0, Truth.of(GEOMETRY, 29, seed=1).source)
+    assert len(held) == 8
+    assert all(torch.equal(kv, den.truth.source(box)) for box, kv in held.items())
+
+
+def test_who_writes_to_a_delivered_tensor_harms_nobody(den: Den) -> None:
+    """It is not to be written to; who does loses the chunk, and nobody believes it."""
+
     def spoil(box: Box, tensor: torch.Tensor) -> None:
-        tensor.zero_()
+        tensor.add_(1)
 
     store = den.open([MemoryTier()])
     store.save(TOKENS, 0, den.truth.source)
     store.load(TOKENS, 29, spoil)
-    assert den.load(store).tokens == 29
+    report = den.load(store)  # which compares what comes
+    assert report.tokens == 0 and {why for why, _ in report.faults} == {"checksum"}
 
 
 def test_what_sink_and_source_raise_is_passed_on(den: Den) -> None:
