@@ -147,14 +147,15 @@ class _Queue:
                 self._log.exception("tier %s: cannot be written", item.tier.name)
                 failed = True
             with self._changed:
-                self._busy = None
-                self._nbytes -= len(item.value)
                 lost = [] if written else self._remove(item, failed)
-                self._changed.notify_all()
             if failed:
                 self._given_up(lost, "the tier failed")
             elif lost:  # who was asked has said why
                 self._metrics.add(f"store.unwritten.{item.tier.name}", len(lost))
+            with self._changed:  # last: whoever waits for the end finds everything said
+                self._busy = None
+                self._nbytes -= len(item.value)
+                self._changed.notify_all()
 
     def _next(self) -> _Waiting | None:
         with self._changed:
