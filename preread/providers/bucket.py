@@ -14,12 +14,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-MARGIN = 1 / 200  # of the period, and at least
-MARGIN_S = 0.2  # requests do not arrive as evenly as they are sent
 LATE = 1 / 50  # of the period, and at least
-LATE_S = 0.4  # the most that a request is taken to have been late
+LATE_S = 0.4  # the most that a request is taken to have been on its way
+MARGIN = 1 / 200  # of the period: the distance after a first refusal at the edge
 DOUBTED = 1 / 10  # of the period: a bucket that needs more distance than this is none
-FINE = 1 / 1000  # of the period: kept also behind what was no later than the quickest
 LEAST_S = 1e-6  # that anyone waits: less may not move a clock
 ALMOST = 0.8  # of a limit; a refusal beyond it says nothing of the pieces it is counted in
 DAILY = 10  # a header that refills this many times slower than a period is not about a period
@@ -39,7 +37,8 @@ class Told(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Spent:
     """What one request took. at: when it was sent; late_s: how much later it may have arrived;
-    used, taken, back: the bucket's sums when it was sent; alive: still part of the record."""
+    landed: by now it has; used, taken, back: the bucket's sums when it was sent; alive: still part
+    of the record."""
 
     at: float
     amount: int
@@ -47,6 +46,7 @@ class Spent:
     used: int
     taken: int
     back: int
+    landed: bool = False
     alive: bool = True
 
 
@@ -55,7 +55,12 @@ def _sent(spent: Spent) -> float:
 
 
 class Bucket:
-    """One limit. Invariants: the record's sum is `used`; level never exceeds the capacity."""
+    """One limit. Invariants: the record's sum is `used`; level never exceeds the capacity.
+
+    The level is that of a bucket from which each request takes only when it has arrived for sure:
+    once it is answered, or as late as it may be. The provider's own holds at least as much, because
+    what is taken earlier leaves more room to refill; less what is on its way, it may be spent.
+    """
 
     def __init__(
         self, limit: int, period_s: float = 60.0, burst: float = 1.0, refills: bool = False
@@ -68,7 +73,7 @@ class Bucket:
         self.burst = burst
         self.refills = refills
         self.used = 0
-        self.margin_s = max(period_s * MARGIN, MARGIN_S)
+        self.margin_s = 0.0
         self._late_s = max(period_s * LATE, LATE_S)
         self._level = self._full
         self._at = 0.0
@@ -76,6 +81,8 @@ class Bucket:
         self._matched = -1.0  # the share that was gone when a header spoke of an even refill
         self._taken = self._back = 0
         self._record: deque[Spent] = deque()
+        self._flying: deque[Spent] = deque()
+        self._on_way = 0  # amounts of those that have not landed
 
     @property
     def capacity(self) -> float:
@@ -84,10 +91,7 @@ class Bucket:
 
     @property
     def _full(self) -> float:
-        """What we send at once: where only an even refill holds us back, as much less as refills
-        while a request is late."""
-        if self.burst == 1.0 and not self.refills:
-            return self.capacity
+        """What we send at once: less, after refusals at the edge."""
         return max(1.0, self.capacity - self._refill(self.margin_s))
 
     def wait_s(self, amount: int, now: float) -> float:
@@ -96,7 +100,7 @@ class Bucket:
         if not self.limit:
             return 0.0
         self._pass(now)
-        short = min(amount, self._full) - self._level
+        short = min(amount, self._full) - self._left
         refill = max(short * self.period_s / self.limit, LEAST_S) if short > 1e-9 else 0.0
         return refill if self.refills else max(refill, self._window_s(amount, now))
 
@@ -107,20 +111,22 @@ class Bucket:
         self.used += amount
         spent = Spent(now, amount, self._late_s, self.used, self._taken, self._back)
         self._record.append(spent)
-        self._level -= amount
+        self._flying.append(spent)
+        self._on_way += amount
         return spent
 
     def settle(
-        self, spent: Spent, reserved: int, actual: int, now: float, late_s: float = -1.0
+        self, spent: Spent, reserved: int, actual: int, now: float, took_s: float = -1.0
     ) -> None:
         """It was answered: give back what was reserved and not used, or take what was used beyond
-        it. late_s: how much later than usual it can have arrived, -1: not known."""
+        it. took_s: from when it was sent until then; it has not arrived later."""
         self._pass(now)
         back = reserved - actual
+        self._land(spent, reserved)
         self._level = min(self.capacity, self._level + back)
         self._back += back
-        if late_s >= 0:
-            spent.late_s = min(self._late_s, late_s + self.period_s * FINE)
+        if took_s >= 0:
+            spent.late_s = min(self._late_s, took_s)
         if spent.alive:
             spent.amount -= back
             self.used -= back
@@ -140,7 +146,7 @@ class Bucket:
             if told.limit == self.limit:
                 self._shows(told)
             if self.refills or self._others(told, spent):
-                self._level = min(self._level, self._full, self._at_most(told, spent, now))
+                self._level -= max(0.0, self._left - self._at_most(told, spent, now))
 
     def narrow(self, sent: float, now: float) -> None:
         """A refusal of what was sent then. Where there was room, the provider counts in smaller
@@ -150,8 +156,9 @@ class Bucket:
         if self.used <= ALMOST * self.limit:
             self.burst = max(self.burst / 2, 1 / 60)
         elif self.refills and self.margin_s < DOUBTED * self.period_s:
-            self._level -= self._refill(self.margin_s)
-            self.margin_s *= 2
+            more_s = self.margin_s or MARGIN * self.period_s
+            self._level -= self._refill(more_s)
+            self.margin_s += more_s
         elif self.refills:
             self.refills, self._matched = False, 2.0  # not to be shown again
         else:
@@ -162,6 +169,17 @@ class Bucket:
     def check(self) -> None:
         assert self.used == sum(spent.amount for spent in self._record)
         assert self._level <= self.capacity + 1e-6
+        assert self._on_way == sum(s.amount for s in self._flying if not s.landed)
+
+    @property
+    def _left(self) -> float:
+        return self._level - self._on_way
+
+    def _land(self, spent: Spent, reserved: int) -> None:
+        if not spent.landed:
+            spent.landed = True
+            self._level -= reserved
+            self._on_way -= reserved
 
     def _refill(self, seconds: float) -> float:
         return seconds * self.limit / self.period_s
@@ -171,6 +189,10 @@ class Bucket:
         gained = self._refill(max(0.0, now - self._at))
         self._level = max(self._level, min(self._full, self._level + gained))
         self._at = max(now, self._at)
+        late_s = self._late_s if self.burst == 1.0 else 0.0  # a guess is distance enough
+        while self._flying and (self._flying[0].landed or self._flying[0].at + late_s <= now):
+            flown = self._flying.popleft()
+            self._land(flown, flown.amount)
         while self._record and self._free_at(self._record[0]) <= now:
             old = self._record.popleft()
             old.alive = False
@@ -203,7 +225,7 @@ class Bucket:
         come after it (others may use the same organisation)."""
         if spent is None:
             return told.remaining
-        later = bisect_left(self._record, spent.at + self.margin_s, key=_sent)
+        later = bisect_left(self._record, spent.at + self._late_s, key=_sent)
         if not later:
             return self._level  # it was sent longer than a period ago
         since = self._taken - self._record[later - 1].taken
@@ -223,7 +245,6 @@ class Bucket:
             self._matched = gone
         elif abs(gone - self._matched) >= APART:
             self.refills = True
-            self._level -= self._refill(self.margin_s)
 
     def _daily(self, told: Told) -> bool:
         """The header speaks of a day (Groq's requests do): it would need far longer to refill."""

@@ -22,7 +22,8 @@ from preread.providers.gemini import HOST as GEMINI_HOST
 from preread.providers.gemini import Gemini
 from preread.providers.http import Http
 from preread.providers.keys import Organisation, find_keys
-from preread.providers.limits import Clock, Lane, Limiter, Limits
+from preread.providers.lanes import Lane, Limits
+from preread.providers.limits import Clock, Limiter
 from preread.providers.ollama import HOST as OLLAMA_HOST
 from preread.providers.ollama import Ollama
 from preread.providers.openai import HOST as OPENAI_HOST
@@ -173,7 +174,8 @@ def _sender(
     http = Http(base, timeout_s=config.timeout_s, connections=config.max_inflight)
     gate = Gate(config.max_inflight)
     retry = Retry(config.attempts)
-    return Sender(http, Limiter(lanes, clock), gate, retry, dialect.headers, clock, variable)
+    limiter = Limiter(lanes, clock, firsts=traits.firsts, ttl_s=traits.ttl_s)
+    return Sender(http, limiter, gate, retry, dialect.headers, clock, variable)
 
 
 def _base(url: str, spec: str) -> str:

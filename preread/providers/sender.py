@@ -13,7 +13,8 @@ from preread.providers.dialect import Call, Flight
 from preread.providers.gate import Gate
 from preread.providers.headers import MOST_S, limits_told, retry_after_s, seconds
 from preread.providers.http import Broken, Http, Reply, TooLarge
-from preread.providers.limits import Clock, Cost, Limiter, Ticket, WallClock
+from preread.providers.lanes import Cost
+from preread.providers.limits import Clock, Limiter, Ticket, WallClock, Want
 from preread.providers.retry import OVERLOADED, Retry
 
 TOLD_S = 60.0  # a wait that is told
@@ -76,17 +77,17 @@ class Sender:
     async def ask(
         self,
         call: Call,
-        cost: Cost,
+        want: Want,
         used: Callable[[dict[str, Any]], Cost],
         flight: Flight | None = None,
     ) -> dict[str, Any]:
-        """The object that was answered. cost: reserved for it; used: what an answer did cost.
+        """The object that was answered. want: reserved for it; used: what an answer did cost.
         flight: of the row. Raises Refused."""
         flight = flight or Flight()
         for attempt in range(1, self._retry.attempts + 1):
             if flight.grounded:
                 raise Grounded
-            failure, asked_s, again = await self._once(call, cost, used, flight)
+            failure, asked_s, again = await self._once(call, want, used, flight)
             if isinstance(failure, dict):
                 return failure
             if again and flight.grounded:
@@ -124,22 +125,23 @@ class Sender:
         return LIKE_A_KEY.sub("…", text)
 
     async def _once(
-        self, call: Call, cost: Cost, used: Callable[[dict[str, Any]], Cost], flight: Flight
+        self, call: Call, want: Want, used: Callable[[dict[str, Any]], Cost], flight: Flight
     ) -> tuple[dict[str, Any] | Refused, float | None, bool]:
         """One attempt: the answer or why there is none, how long the server asks to wait, and
         whether it may be tried again."""
         async with self.gate:
-            ticket = await self.limiter.reserve(cost)
+            ticket = await self.limiter.reserve(*want)
             flight.under_way = True
             try:
                 reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
+                return self._judge(reply, ticket, used)
             except Broken as exc:
                 self.gate.was_too_much()
                 refused = Refused(0, "", self.clean(f"no whole answer: {exc}"))
                 return refused, None, not isinstance(exc, TooLarge)
             finally:
                 flight.under_way = False
-            return self._judge(reply, ticket, used)
+                self.limiter.done(ticket)
 
     def _judge(
         self, reply: Reply, ticket: Ticket, used: Callable[[dict[str, Any]], Cost]

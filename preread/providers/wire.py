@@ -6,7 +6,8 @@ from typing import Any
 
 from preread.providers.dialect import Ask, Call, Dialect
 from preread.providers.estimate import Estimate
-from preread.providers.limits import Cost
+from preread.providers.lanes import Cost
+from preread.providers.limits import Want
 from preread.providers.sender import Sender
 from preread.providers.warmth import Warmth
 
@@ -25,21 +26,24 @@ class LimitedWire:
         self._warmth = warmth
 
     async def ask(self, call: Call, ask: Ask, output: int) -> dict[str, Any]:
-        return await self._sender.ask(call, self._cost(ask, output), self._used, ask.flight)
+        return await self._sender.ask(call, self._want(ask, output), self._used, ask.flight)
 
     async def tell(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         return await self._sender.tell(method, path, body)
 
-    def _cost(self, ask: Ask, output: int) -> Cost:
+    def _want(self, ask: Ask, output: int) -> Want:
         """What to reserve. Where cached tokens are free of limits, a warm beginning is not
         reserved; a miss is taken afterwards."""
         if ask.raw is not None:
             text = ask.raw
             own = len(text) if isinstance(text, list) else self._estimate.of_text(text)
-            return Cost(int(own * SLACK), output)
-        free = not self._dialect.traits.cached_limited and self._warmth.warm(ask.group)
-        counted = ask.messages[ask.shared :] if free else ask.messages
-        return Cost(int(self._estimate.tokens(counted) * SLACK), output)
+            return Want(Cost(int(own * SLACK), output))
+        whole = Cost(int(self._estimate.tokens(ask.messages) * SLACK), output)
+        group = ask.group if ask.reuse else ""
+        if self._dialect.traits.cached_limited or not self._warmth.warm(ask.group):
+            return Want(whole, group)
+        own = self._estimate.tokens(ask.messages[ask.shared :])
+        return Want(Cost(int(own * SLACK), output), group, whole)
 
     def _used(self, body: dict[str, Any]) -> Cost:
         counts = self._dialect.counts(body)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from preread.providers.bucket import Bucket, Told
-from preread.providers.limits import Cost, Lane, Limiter, Limits
+from preread.providers.lanes import Cost, Lane, Limits
+from preread.providers.limits import Limiter
 from preread.testing.simulation.rates import Meter
 from tests.providers.clock import LoopClock
 
