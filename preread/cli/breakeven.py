@@ -23,7 +23,8 @@ STEP, MOST = 64, 1 << 17  # tokens: how finely, and how far, a break-even is loo
 class BreakEven:
     """token_bytes: of the KV as it is stored; prefill: what computing takes, as measured, else
     None and the plan's `roof`: tokens -> seconds; tiers: (name, place, pace; None: never measured),
-    nearest first; slowed: what computing and loading from a tier cost each other."""
+    nearest first; slowed: what computing and loading from a tier cost each other; layer_groups:
+    into how many ranges of layers a chunk's tokens are cut."""
 
     token_bytes: float
     chunk_tokens: int
@@ -31,6 +32,7 @@ class BreakEven:
     roof: Callable[[int], float]
     tiers: tuple[tuple[str, str, Pace | None], ...]
     slowed: Callable[[Iterable[str]], Slowed]
+    layer_groups: int
 
     @property
     def measured(self) -> bool:
@@ -65,6 +67,7 @@ class BreakEven:
     def to_json(self) -> dict[str, Any]:
         return {
             "token_bytes": self.token_bytes,
+            "layer_groups": self.layer_groups,
             "compute_measured": self.measured,
             "compute_s": {n: self.compute(n) for n in LENGTHS},
             "tiers": [
@@ -87,12 +90,16 @@ def break_even(model: str, plan: Plan, config: Config, dtype: str) -> BreakEven:
     from preread.app.storing import open_rates
     from preread.capacity.roofline import Roofline
     from preread.store.codec import codec_of
+    from preread.store.keys import Geometry
     from preread.store.tiers.urls import parse_tiers
 
     rates = open_rates(config, plan.machine.name, (model, dtype, plan.precision))
     shape, codec = (1, 2, 1, config.store.chunk_tokens, 128), codec_of(config.store.codec)
     share = codec.nbytes(shape, plan.dtype) / codec_of("raw").nbytes(shape, plan.dtype)
     rate = plan.machine.rate(plan.dtype)
+    heads = (plan.shape.kv_layers, plan.shape.kv_heads, plan.shape.head_dim)
+    kept = config.store
+    geometry = Geometry(*heads, plan.dtype, kept.chunk_tokens, kept.chunk_bytes)
     precisions = (plan.precision, plan.kv_precision)
     batch = config.engine.limited("cuda" if plan.machine.on_gpu else "cpu").batch_tokens
     roof = Roofline(plan.shape, plan.dtype, rate, plan.machine.bandwidth, batch, *precisions)
@@ -103,6 +110,7 @@ def break_even(model: str, plan: Plan, config: Config, dtype: str) -> BreakEven:
         lambda n: roof.reading(n).seconds,
         tuple((t.name, t.place, rates.pace(t.name)) for t in parse_tiers(config.store.tiers)),
         rates.slowed,
+        geometry.layer_groups,
     )
 
 
@@ -127,6 +135,11 @@ def print_break_even(found: BreakEven) -> None:
         begins = found.begins(pace)
         when = f"loads faster than computing from {begins:,} tokens on" if begins else "never pays"
         print(f"{name} ({place}): {pace_text(pace)}; {when}.")
+    if found.layer_groups > 1:
+        print(
+            f"KV comes in {found.layer_groups} ranges of layers: a question may be computed while "
+            "the last ones come (docs/store.md, By layer)."
+        )
     if not found.measured:
         note("computing: as planned from the machine's rates; measured when a context is read")
 

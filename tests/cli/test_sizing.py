@@ -350,7 +350,9 @@ def test_bars_for_a_terminal_are_as_long_as_their_values() -> None:
     assert text_bars([("1", 0.0, "x")]) == ["1  x"]
 
 
-def test_where_loading_beats_computing(call: Callable[..., Result], home: Path) -> None:
+def test_where_loading_beats_computing(
+    call: Callable[..., Result], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "was never loaded from here" in call("plan", "--tiers").stdout
     remembered = Remembered(home)
     machine = this_machine("auto").name
@@ -366,6 +368,10 @@ def test_where_loading_beats_computing(call: Callable[..., Result], home: Path) 
     said = call("plan", "--tiers").stdout
     assert "loads faster than computing from" in said and " *" in said
     assert value["tiers"][0]["both_s"]["65536"] is None  # loading takes next to nothing
+    assert value["layer_groups"] == 1 and "ranges of layers" not in said
+    monkeypatch.setenv("PREREAD_STORE_CHUNK_BYTES", "40000")
+    assert one_json(call("plan", "--tiers", "--json"))["tiers"]["layer_groups"] == 2
+    assert "KV comes in 2 ranges of layers" in call("plan", "--tiers").stdout
 
 
 def test_where_both_at_once_beats_either(call: Callable[..., Result], home: Path) -> None:
