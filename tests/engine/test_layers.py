@@ -390,10 +390,11 @@ async def test_a_tier_that_hangs_is_waited_for_no_longer_than_computing_takes(
 
 async def test_who_comes_meanwhile_does_not_wait_for_the_load(model, stages, truth):
     """The step is given up at once; the other is answered while the tier still hangs."""
-    stage = await staged(model, stages)
+    stage, begun = await staged(model, stages), threading.Event()
+    stage.seen = lambda layer: begun.set()
     backend = stage.backend(reads({3 * stage.spans: Trouble.DELAY}))
     slow = asyncio.create_task(collect(backend, WORKS["generate"]))
-    await asyncio.to_thread(stage.held.wait, LONG_S)
+    assert await asyncio.to_thread(begun.wait, LONG_S) and not stage.over.is_set()
     bare = RequestBatch(SHORT, [QUESTIONS[0]])
     (other,) = await asyncio.wait_for(collect(backend, bare), LONG_S)
     assert not other.error and not slow.done() and counts(backend) == (0, 1)
@@ -403,10 +404,11 @@ async def test_who_comes_meanwhile_does_not_wait_for_the_load(model, stages, tru
 
 
 async def test_who_leaves_meanwhile_leaves_nothing_behind(model, stages, truth):
-    stage = await staged(model, stages)
+    stage, begun = await staged(model, stages), threading.Event()
+    stage.seen = lambda layer: begun.set()
     backend = stage.backend(reads({3 * stage.spans: Trouble.DELAY}))
     leaving = asyncio.create_task(collect(backend, WORKS["generate"]))
-    await asyncio.to_thread(stage.held.wait, LONG_S)
+    assert await asyncio.to_thread(begun.wait, LONG_S)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
