@@ -64,13 +64,17 @@ def _desk(engine: Engine, chosen: ServerSection) -> Desk:
         return engine._keep(opened).opened
 
     shelf = Shelf(engine.crowd, engine.catalog, config, keep)
-    text = engine.text
+    text, loaded = engine.text, engine._parts.loaded
+    words: TextWords | None = None
+    if text is not None:  # a model's vocabulary may be padded beyond its tokenizer's
+        padded = loaded.decoder.vocab_size if loaded else 0
+        words = TextWords(text, max(padded, text.tokenizer.vocab_size))
     return Desk(
         engine.crowd,
         shelf,
         config,
         name=config.server.name or served_name(engine.info.model),
-        words=None if text is None else TextWords(text),
+        words=words,
         metrics=engine.counters,
     )
 
@@ -83,12 +87,13 @@ def served_name(model: str) -> str:
 class TextWords:
     """See preread.server.words.Words."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Text, vocabulary: int) -> None:
         self._text = text
+        self._vocabulary = vocabulary
 
     @property
     def vocabulary(self) -> int:
-        return self._text.tokenizer.vocab_size
+        return self._vocabulary
 
     def lay_out(self, prefix: Prefix, question: str | None) -> list[int]:
         chat = self._text.chat

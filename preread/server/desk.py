@@ -10,7 +10,6 @@ from preread.backend import Backend, Choose, Generate, LogLikelihood, Ragged, Re
 from preread.config import Config
 from preread.contexts import ask as asking
 from preread.contexts.ask import AskOptions
-from preread.contexts.opened import Opened
 from preread.contexts.rows import Row, collect, follow
 from preread.errors import ContextTooLong, EngineError, StateError
 from preread.front import Afresh
@@ -149,8 +148,10 @@ class Desk:
                 assert isinstance(work, Generate)
                 return await asking.ask(backend, context, question, work, options)
             except StateError:  # expired or invalidated since it was opened
-                self._over(context, last)
-        raise AssertionError
+                self.shelf.let_go(asked.model)
+                if last:
+                    raise
+        raise AssertionError("the second time it was answered or raised")
 
     async def _stream_model(self, asked: Asked) -> AsyncGenerator[str | Completion, None]:
         row = Row()
@@ -174,14 +175,9 @@ class Desk:
                         yield news
                 return
             except StateError:
-                self._over(context, last or begun)
-
-    def _over(self, context: Opened, last: bool) -> None:
-        """The context may not answer any more; the next one of the name may. Called in an except
-        block."""
-        self.shelf.let_go(context.record.name)
-        if last:
-            raise
+                self.shelf.let_go(asked.model)
+                if last or begun:
+                    raise
 
     def _asking(self, asked: Asked) -> AskOptions:
         history, system = asked.prefix.history, asked.prefix.system
@@ -253,10 +249,8 @@ def _result(asked: Asked, row: Row) -> Result:
         return row.likelihood()
     if isinstance(asked.work, Generate):
         return row.completion()
-    end, probabilities = (
-        row.completion(),
-        dict(zip(asked.work.labels, row.label_probs, strict=False)),
-    )
+    end = row.completion()
+    probabilities = dict(zip(asked.work.labels, row.label_probs, strict=not end.error))
     best = max(probabilities, key=lambda label: probabilities[label], default="")
     return Choice(
         best, probabilities, row.mass, row.usage, row.timing, error=end.error,

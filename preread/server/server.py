@@ -2,7 +2,6 @@
 
 server = Server(keys, desks, config)
 url = await server.start()
-…
 await server.stop()
 """
 
@@ -35,8 +34,6 @@ from preread.types import Completion, Usage
 log = logging.getLogger("preread.server")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Read = Callable[[dict[str, Any], Defaults], Asked]
-
-
 TENANT = web.RequestKey("tenant", str)
 
 
@@ -111,9 +108,9 @@ class Server:
                 refusal = Refusal(exc.status, f"{exc.reason}: {request.method} {request.path}")
                 if allowed := exc.headers.get("Allow"):
                     refusal.headers["Allow"] = allowed
-            except ConnectionError:
-                raise
             except Exception as exc:
+                if _left(request, exc):
+                    raise
                 refusal = refusal_of(exc)
             if refusal.status in (401, 413):
                 refusal.headers["Connection"] = "close"
@@ -136,12 +133,12 @@ class Server:
             with desk.gate.entered():
                 yield desk
             ended = "answered"
-        except ConnectionError:
-            raise
         except web.HTTPException:
             ended = "refused"
             raise
         except Exception as exc:
+            if _left(request, exc):
+                raise
             refusal = refusal_of(exc)
             ended = "refused" if refusal.status < 500 else "failed"
             raise refusal from exc
@@ -196,10 +193,8 @@ class Server:
                         await events.send(reply.delta(news.text, first=True))
                     for piece in reply.end(news):
                         await events.send(piece)
-        except ConnectionError:
-            raise
         except Exception as exc:
-            if not events.begun:
+            if not events.begun or _left(request, exc):
                 raise
             desk.metrics.add("server.broken_streams")
             await events.send(refusal_of(exc).to_json())
@@ -233,6 +228,12 @@ class Server:
 
 async def _health(request: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
+
+
+def _left(request: web.Request, exc: Exception) -> bool:
+    """Whether an exception says that the client has gone: there is nobody to be told."""
+    gone = request.transport is None or request.transport.is_closing()
+    return gone and isinstance(exc, ConnectionError)
 
 
 def _count(desk: Desk, *usages: Usage) -> None:

@@ -54,6 +54,10 @@ def error(told: Any) -> dict[str, Any]:
     return value
 
 
+def schema(value: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": value}}
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -65,6 +69,10 @@ def error(told: Any) -> dict[str, Any]:
         (400, {**ASK, "messages": [{"role": "user", "content": "\ud800"}]}),
         (400, {**ASK, "labels": []}),
         (400, {**ASK, "unheard": 1}),
+        (400, {**ASK, "temperature": float("nan")}),
+        (400, {**ASK, "response_format": {"type": "json_schema", "json_schema": {}}}),
+        (400, {**ASK, "response_format": schema({"type": "nonsense"})}),
+        (400, {**ASK, "response_format": schema({"$ref": "#/nowhere"})}),
         (400, {**ASK, "stream_options": {"include_usage": True}}),
         (413, b" " * (9 << 20)),
     ],
