@@ -36,7 +36,7 @@ import common
 import torch
 from gpu_shared_prefix import published
 
-from preread.app.storing import room_for
+from preread.app.storing import memory_for, room_for
 from preread.backend import Generate, RequestBatch
 from preread.config import EngineSection, StoreSection
 from preread.engine.local import LocalBackend
@@ -114,12 +114,12 @@ def redis_of(folder: Path) -> Iterator[Tier]:
 
 
 @contextlib.contextmanager
-def tiers_of(names: list[str], folder: Path) -> Iterator[dict[str, Tier]]:
+def tiers_of(names: list[str], folder: Path, device: str) -> Iterator[dict[str, Tier]]:
     with contextlib.ExitStack() as stack:
         made: dict[str, Tier] = {}
         for name in names:
             if name == "ram":
-                made[name] = MemoryTier(name="ram")
+                made[name] = MemoryTier(name="ram", make=memory_for(device))
             elif name == "disk":
                 made[name] = DiskTier(folder / "kv", fsync=False)
             else:
@@ -352,7 +352,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         model = model_of(args, Path(folder, "shape"))
-        tiers = stack.enter_context(tiers_of(args.tiers.split(","), Path(folder)))
+        tiers = stack.enter_context(tiers_of(args.tiers.split(","), Path(folder), args.device))
         room = model.config.max_positions - 256
         lengths = [min(int(n), room) for n in args.lengths.split(",")]
         limits = limits_of(str(model.decoder.device), model.dtype)
