@@ -21,13 +21,15 @@ STEP, MOST = 64, 1 << 17  # tokens: how finely, and how far, a break-even is loo
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """token_bytes: of the KV as it is stored; prefill: what computing takes, as measured, else
-    None and the plan's `roof`: tokens -> seconds; tiers: (name, place, pace; None: never measured),
-    nearest first; slowed: what computing and loading from a tier cost each other; layer_groups:
-    into how many ranges of layers a chunk's tokens are cut."""
+    """token_bytes: of the KV as it is stored, in so many `boxes` for every chunk_tokens; prefill:
+    what computing takes, as measured, else None and the plan's `roof`: tokens -> seconds; tiers:
+    (name, place, pace; None: never measured), nearest first; slowed: what computing and loading
+    from a tier cost each other; layer_groups: into how many ranges of layers a chunk's tokens are
+    cut."""
 
     token_bytes: float
     chunk_tokens: int
+    boxes: int
     prefill: Prefill | None
     roof: Callable[[int], float]
     tiers: tuple[tuple[str, str, Pace | None], ...]
@@ -49,7 +51,8 @@ class BreakEven:
 
     def load(self, pace: Pace, tokens: int) -> float:
         """Seconds."""
-        return pace.seconds(int(tokens * self.token_bytes))
+        chunks = -(-tokens // self.chunk_tokens) * self.boxes
+        return pace.seconds(int(tokens * self.token_bytes), chunks)
 
     def both(self, name: str, pace: Pace, tokens: int) -> float | None:
         """Seconds, where it is computed from its front and loaded from its end; None where that is
@@ -58,7 +61,10 @@ class BreakEven:
 
         ends = [*range(self.chunk_tokens, tokens, self.chunk_tokens), tokens]
         sizes = (int((b - a) * self.token_bytes) for a, b in pairwise([0, *ends]))
-        pieces = [Piece(end, ((name, size),)) for end, size in zip(ends, sizes, strict=True)]
+        pieces = [
+            Piece(end, ((name, nbytes, self.boxes),))
+            for end, nbytes in zip(ends, sizes, strict=True)
+        ]
         choice = decide(0, pieces, {name: pace}, self.prefill, self.slowed)
         if choice.meets is None or self.prefill is None:
             return None
@@ -75,6 +81,7 @@ class BreakEven:
                     "name": name,
                     "place": place,
                     "fixed_s": pace.fixed_s if pace else None,
+                    "chunk_s": pace.chunk_s if pace else None,
                     "bytes_per_s": 1 / pace.byte_s if pace else None,
                     "from_tokens": self.begins(pace) if pace else None,
                     "load_s": {n: self.load(pace, n) for n in LENGTHS} if pace else None,
@@ -106,6 +113,7 @@ def break_even(model: str, plan: Plan, config: Config, dtype: str) -> BreakEven:
     return BreakEven(
         plan.shape.kv_token_bytes(plan.dtype) * share,
         config.store.chunk_tokens,
+        len(geometry.cells),
         rates.prefill(),
         lambda n: roof.reading(n).seconds,
         tuple((t.name, t.place, rates.pace(t.name)) for t in parse_tiers(config.store.tiers)),
@@ -145,9 +153,12 @@ def print_break_even(found: BreakEven) -> None:
 
 
 def pace_text(pace: Pace) -> str:
-    """`1.2 ms + 2.1 GB/s`. Loads that were all of about one size say nothing of the bytes."""
+    """`1.2 ms + 0.3 ms a chunk + 2.1 GB/s`. Loads that were all of about one size say nothing of
+    the bytes."""
     fixed = f"{pace.fixed_s * 1e3:,.3g} ms"
-    if 1 / pace.byte_s > MEMORY:
+    if pace.chunk_s:
+        fixed += f" + {pace.chunk_s * 1e3:,.3g} ms a chunk"
+    if 1 / pace.byte_s > MEMORY and not pace.chunk_s:
         return f"{fixed} whatever the size, as loads of one size say; longer ones were not measured"
     return f"{fixed} + {1 / pace.byte_s / 1e9:,.3g} GB/s"
 

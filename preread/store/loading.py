@@ -15,7 +15,7 @@ from preread.store.asking import Asker
 from preread.store.keys import OVERHEAD, Box, Span
 from preread.store.layout import Layout
 from preread.store.order import Layered, Order
-from preread.store.policy import Choice, Patience, Piece, decide, saved_by_layer
+from preread.store.policy import Choice, Patience, Piece, decide, loading, saved_by_layer
 from preread.store.rates import Rates
 from preread.store.reading import Reading
 from preread.store.reports import End, LoadReport, Miss
@@ -114,7 +114,7 @@ class Loader:
         if self._always:
             return Choice(found.tokens, 0.0, inf)
         pieces = self._pieces(found, start)
-        names = {tier for piece in pieces for tier, _ in piece.parts}
+        names = {tier for piece in pieces for tier, _, _ in piece.parts}
         paces = {name: pace for name in names if (pace := self._rates.pace(name))}
         besides = self._rates.slowed if both else None
         choice = decide(start, pieces, paces, self._rates.prefill(), besides)
@@ -150,7 +150,7 @@ class Loader:
     ) -> LoadReport:
         """See Store.load."""
         began = time.perf_counter()
-        patience = self._patience(start, upto) if choice and not self._always else None
+        patience = self._patience(found, start, upto) if choice and not self._always else None
         until = began + patience.deadline_s if patience else inf if listen else None
         wanted = [(span, keys) for span, keys in found.spans if start < span.end <= upto]
         order = Order([self._layout.chunks(span, keys) for span, keys in wanted], layers)
@@ -234,19 +234,24 @@ class Loader:
                 tally.served(taken.tier, taken.payload.nbytes)
         return why
 
-    def _patience(self, start: int, upto: int) -> Patience | None:
-        prefill = self._rates.prefill()
-        return Patience(start, upto, prefill) if prefill else None
+    def _patience(self, found: Found, start: int, upto: int) -> Patience | None:
+        if (prefill := self._rates.prefill()) is None:
+            return None
+        pieces = self._pieces(found, start)
+        names = {tier for piece in pieces for tier, _, _ in piece.parts}
+        paces = {name: pace for name in names if (pace := self._rates.pace(name))}
+        known = loading(pieces, paces).get if len(paces) == len(names) else None
+        return Patience(start, upto, prefill, known and (lambda token: known(token, 0.0)))
 
     def _pieces(self, found: Found, start: int) -> list[Piece]:
         pieces = []
         for span, keys in found.spans:
             if start < span.end <= found.tokens:
-                sizes: dict[str, int] = {}
+                held: dict[str, tuple[int, int]] = {}
                 for key, nbytes in zip(keys, self._sizes(span), strict=True):
-                    name = found.places[key].name
-                    sizes[name] = sizes.get(name, 0) + nbytes
-                pieces.append(Piece(span.end, tuple(sizes.items())))
+                    size, chunks = held.get(name := found.places[key].name, (0, 0))
+                    held[name] = size + nbytes, chunks + 1
+                pieces.append(Piece(span.end, tuple((name, *much) for name, much in held.items())))
         return pieces
 
     def _sizes(self, span: Span) -> list[int]:

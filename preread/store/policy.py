@@ -23,10 +23,10 @@ Besides = Callable[[frozenset[str]], Slowed]  # tiers that are loaded from -> wh
 
 
 class Piece(NamedTuple):
-    """Tokens up to `end`, from the end of the piece before, are so many bytes in these tiers."""
+    """Tokens up to `end`, from the end of the piece before, are so much in these tiers."""
 
     end: int
-    parts: tuple[tuple[str, int], ...]  # (tier, bytes)
+    parts: tuple[tuple[str, int, int], ...]  # (tier, bytes, chunks)
 
 
 class Choice(NamedTuple):
@@ -54,7 +54,7 @@ def decide(
     """The best way for tokens [start, end of the last piece). besides: None where both at once
     cannot be had; it is chosen where it is better than the best cut by a margin."""
     alone = _alone(start, pieces, paces, prefill)
-    names = frozenset(tier for piece in pieces for tier, _ in piece.parts)
+    names = frozenset(tier for piece in pieces for tier, _, _ in piece.parts)
     if besides is None or prefill is None or not pieces or not names <= paces.keys():
         return alone
     end = pieces[-1].end
@@ -78,9 +78,9 @@ def _alone(
     upto, upto_s, load_s = start, 0.0, 0.0
     asked: set[str] = set()
     for piece in pieces:
-        for tier, nbytes in piece.parts:
+        for tier, nbytes, chunks in piece.parts:
             if pace := paces.get(tier):
-                load_s += nbytes * pace.byte_s + (0.0 if tier in asked else pace.fixed_s)
+                load_s += pace.more(nbytes, chunks) + (0.0 if tier in asked else pace.fixed_s)
             asked.add(tier)
         total = load_s + (prefill.seconds(piece.end, end) if prefill else 0.0)
         if total <= least:
@@ -89,12 +89,24 @@ def _alone(
     return Choice(upto, upto_s, compute_s, frozenset(asked - paces.keys()))
 
 
+def loading(pieces: Sequence[Piece], paces: Mapping[str, Pace]) -> dict[int, float]:
+    """End of a piece -> seconds until all up to there are loaded, from the first on."""
+    took, asked, whole = {}, set[str](), 0.0
+    for piece in pieces:
+        for tier, nbytes, chunks in piece.parts:
+            whole += paces[tier].more(nbytes, chunks)
+            whole += 0.0 if tier in asked else paces[tier].fixed_s
+            asked.add(tier)
+        took[piece.end] = whole
+    return took
+
+
 def _together(
     start: int, pieces: Sequence[Piece], paces: Mapping[str, Pace], prefill: Prefill, slowed: Slowed
 ) -> Iterator[Choice]:
     """Both at once, up to the end of each piece but the first: the pieces before the place where
     they meet are computed, the others loaded."""
-    own = [sum(nbytes * paces[t].byte_s for t, nbytes in piece.parts) for piece in pieces]
+    own = [sum(paces[tier].more(n, chunks) for tier, n, chunks in piece.parts) for piece in pieces]
     upto_s = [0.0, *accumulate(own)]
     last: dict[str, int] = {}  # tier -> its last piece so far
 
@@ -108,7 +120,7 @@ def _together(
         return slowed.computing * prefill.seconds(start, pieces[first - 1].end)
 
     for cut in range(1, len(pieces) + 1):
-        last |= {tier: cut - 1 for tier, _ in pieces[cut - 1].parts}
+        last |= {tier: cut - 1 for tier, _, _ in pieces[cut - 1].parts}
         firsts = range(1, cut)
         at = bisect_left(firsts, True, key=lambda n: compute_s(n) >= load_s(n, cut))
         near = [(max(compute_s(n), load_s(n, cut)), n) for n in firsts[max(0, at - 1) : at + 1]]
@@ -129,12 +141,23 @@ def saved_by_layer(load_s: float, tail_s: float, groups: int, slowed: Slowed) ->
 
 class Patience:
     """Whether a load of tokens [start, upto) is still worth waiting for. Asked after every span,
-    with the seconds since it began."""
+    with the seconds since it began. foreseen: token -> seconds until it should be there; None:
+    nobody knows. What comes once, at the beginning, says nothing of the rest: so what is left is
+    judged by how it went since the first span came, or, if that promises more, by how it goes
+    against what was foreseen."""
 
-    def __init__(self, start: int, upto: int, prefill: Prefill) -> None:
+    def __init__(
+        self,
+        start: int,
+        upto: int,
+        prefill: Prefill,
+        foreseen: Callable[[int], float] | None = None,
+    ) -> None:
         self._start = start
         self._upto = upto
         self._prefill = prefill
+        self._foreseen = foreseen
+        self._first: tuple[float, float] | None = None  # (share, seconds) when the first span came
         self._whole_s = prefill.seconds(start, upto)
 
     @property
@@ -147,9 +170,22 @@ class Patience:
         come, where tokens do not say it."""
         if elapsed_s > self.deadline_s:
             return True
-        if share is None:
-            share = (token - self._start) / (self._upto - self._start)
-        if share <= 0 or elapsed_s < max(LEAST_S, TRIED * self._whole_s):
+        left_s = self._left(token, elapsed_s, share)
+        if left_s is None or elapsed_s < max(LEAST_S, TRIED * self._whole_s):
             return False
-        left_s = elapsed_s * (1 - share) / share
         return left_s > SLOWER * self._prefill.seconds(token, self._upto)
+
+    def _left(self, token: int, elapsed_s: float, share: float | None) -> float | None:
+        """Seconds that the rest should take; None: nothing is known yet."""
+        left = []
+        if share is None and self._foreseen is not None and (whole := self._foreseen(self._upto)):
+            share = self._foreseen(token) / whole
+            left += [elapsed_s * (1 - share) / share] if share else []
+        elif share is None:
+            share = (token - self._start) / (self._upto - self._start)
+        if self._first is None:
+            self._first = share, elapsed_s
+        first, first_s = self._first
+        if share > first:
+            left.append((elapsed_s - first_s) * (1 - share) / (share - first))
+        return min(left, default=None)

@@ -20,6 +20,9 @@ from preread.store.fit import fit
 LATEST = 8  # measurements of each size (by powers of two)
 SIZES = 16  # kept at once; of another the oldest goes
 SAVE_EVERY_S = 30.0
+# Of the bytes that a chunk is smaller than any that was measured, counted all the same: how much of
+# a chunk's time is for its bytes cannot be told from chunks of one size.
+SHORT = 0.3
 _PREFILL = "prefill"
 
 
@@ -35,13 +38,21 @@ class Memory(Protocol):
 
 
 class Pace(NamedTuple):
-    """Of a tier: n bytes take fixed_s + n * byte_s seconds."""
+    """Of a tier: n bytes in c chunks take fixed_s + n * byte_s + c * chunk_s seconds. least: bytes
+    of the smallest chunks that were measured; see SHORT."""
 
     fixed_s: float
     byte_s: float
+    chunk_s: float = 0.0
+    least: float = 0.0
 
-    def seconds(self, nbytes: int) -> float:
-        return self.fixed_s + nbytes * self.byte_s
+    def seconds(self, nbytes: int, chunks: int) -> float:
+        return self.fixed_s + self.more(nbytes, chunks)
+
+    def more(self, nbytes: int, chunks: int) -> float:
+        """What so much adds to a load."""
+        short = max(0.0, chunks * self.least - nbytes)
+        return (nbytes + SHORT * short) * self.byte_s + chunks * self.chunk_s
 
 
 class Prefill(NamedTuple):
@@ -80,9 +91,10 @@ class Rates:
         self._kept: dict[str, Samples] = {}
         self._saved = clock()
 
-    def loaded(self, tier: str, nbytes: int, seconds: float) -> None:
-        """So many bytes came from the tier in that time."""
-        self._add(f"tier/{tier}", nbytes.bit_length(), [float(nbytes)], seconds)
+    def loaded(self, tier: str, nbytes: int, chunks: int, seconds: float) -> None:
+        """So many bytes came from the tier in that time, in so many chunks."""
+        size = nbytes.bit_length() * 64 + chunks.bit_length() if nbytes and chunks else 0
+        self._add(f"tier/{tier}", size, [float(nbytes), float(chunks)], seconds)
 
     def computed(self, start: int, end: int, seconds: float) -> None:
         """Tokens [start, end) were computed in that time."""
@@ -93,8 +105,10 @@ class Rates:
     def pace(self, tier: str) -> Pace | None:
         """None if nothing was ever measured."""
         with self._lock:
-            found = self._samples(f"tier/{tier}").solved(lambda row: [row[0], 1.0])
-        return Pace(found[1], found[0]) if found else None
+            samples = self._samples(f"tier/{tier}")
+            found = samples.solved(lambda row: [row[0], 1.0, row[1]])
+            least = min((row[0] / row[1] for row in samples.rows()), default=0.0)
+        return Pace(found[1], found[0], found[2], least) if found else None
 
     def prefill(self) -> Prefill | None:
         """None if nothing was ever measured."""
@@ -211,7 +225,8 @@ class Samples:
 
 def _sound(row: list[float], key: str) -> bool:
     """As it is kept here; not what is damaged, or of another release."""
-    if len(row) != (4 if key == _PREFILL else 3) or not all(map(isfinite, row)):
+    width = 4 if key == _PREFILL or key.startswith("tier/") else 3
+    if len(row) != width or not all(map(isfinite, row)):
         return False
     first, *rest = row[:-1]
     return min(rest) > 0 and (0 <= first < rest[0] if key == _PREFILL else first > 0)

@@ -105,7 +105,7 @@ class Saver:
         end = wanted[-1][0] if wanted else 0
         prefill = self._rates.prefill()
         for tier, (lacking, _) in plans.items() if wanted else ():
-            per_byte = saved(end, nbytes, prefill, self._rates.pace(tier.name))
+            per_byte = saved(end, nbytes, len(chunks), prefill, self._rates.pace(tier.name))
             missing = sum(size for key, size in chunks if key in lacking)
             self._asker.used(tier, use(chunks, missing, per_byte))
 

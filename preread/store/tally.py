@@ -79,28 +79,28 @@ class Tally:
         for tier, row in self._rows.items():
             if tier is late:
                 continue
-            rates.loaded(tier.name, *row.first)
+            nbytes, seconds = row.first
+            rates.loaded(tier.name, nbytes, 1, seconds)
             if row.chunks > 1:
-                rates.loaded(tier.name, row.nbytes, row.seconds)
+                rates.loaded(tier.name, row.nbytes, row.chunks, row.seconds)
         if late is not None:
             row = self._rows.get(late, Row())
             waited = time.perf_counter() - self._mark
-            rates.loaded(late.name, row.nbytes + 1, row.seconds + waited)
+            rates.loaded(late.name, row.nbytes + 1, row.chunks + 1, row.seconds + waited)
 
     def measure_beside(self, rates: Rates, left: Tier | None) -> None:
         """The same where tokens were computed meanwhile. left: the tier that was waited for when
         they met; it is to blame if it took longer than foreseen."""
         for tier, row in self._rows.items():
             if pace := rates.pace(tier.name):
-                rates.loaded_beside(tier.name, pace.seconds(row.nbytes), row.seconds)
+                rates.loaded_beside(tier.name, pace.seconds(row.nbytes, row.chunks), row.seconds)
         if left is not None and (pace := rates.pace(left.name)):
             row = self._rows.get(left, Row())
             waited = time.perf_counter() - self._mark
             size = row.nbytes // row.chunks if row.chunks else 1
-            if waited > pace.seconds(size):
-                rates.loaded_beside(
-                    left.name, pace.seconds(row.nbytes + size), row.seconds + waited
-                )
+            if waited > pace.seconds(size, 1):
+                foreseen_s = pace.seconds(row.nbytes + size, row.chunks + 1)
+                rates.loaded_beside(left.name, foreseen_s, row.seconds + waited)
 
     def report(
         self, began: float, faults: Sequence[tuple[str, str]], tiers: Iterable[Tier]

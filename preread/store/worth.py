@@ -19,11 +19,11 @@ LEAST = 1e-15  # seconds per byte, where loading saves nothing or nothing is kno
 STEP = 1e-6  # of it, by which a chunk is worth more than the next
 
 
-def saved(end: int, nbytes: int, prefill: Prefill | None, pace: Pace | None) -> float:
-    """Seconds per byte: computing tokens [0, end), less loading their nbytes. An unknown time is
-    taken for none."""
+def saved(end: int, nbytes: int, chunks: int, prefill: Prefill | None, pace: Pace | None) -> float:
+    """Seconds per byte: computing tokens [0, end), less loading their nbytes in so many chunks. An
+    unknown time is taken for none."""
     computing = prefill.seconds(0, end) if prefill else 0.0
-    loading = pace.seconds(nbytes) if pace else 0.0
+    loading = pace.seconds(nbytes, chunks) if pace else 0.0
     return max((computing - loading) / nbytes, LEAST) if nbytes else LEAST
 
 

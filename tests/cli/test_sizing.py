@@ -356,7 +356,9 @@ def test_where_loading_beats_computing(
     assert "was never loaded from here" in call("plan", "--tiers").stdout
     remembered = Remembered(home)
     machine = this_machine("auto").name
-    remembered.keep_measured(f"{machine} | tier disk", [[1e4, 0.002, 0.0], [1e9, 1.001, 0.0]])
+    remembered.keep_measured(
+        f"{machine} | tier disk", [[1e4, 1.0, 0.002, 0.0], [1e9, 500.0, 1.001, 0.0]]
+    )
     name = os.environ["PREREAD_MODEL_MODEL"]
     rows = [[0.0, 100.0, 0.01, 0.0], [0.0, 10_000.0, 1.0, 0.0]]
     remembered.keep_measured(f"{machine} | prefill {name} auto full", rows)
@@ -383,7 +385,7 @@ def test_where_both_at_once_beats_either(call: Callable[..., Result], home: Path
     each = one_json(call("plan", "--tiers", "--json"))["tiers"]["token_bytes"]
     sizes = [each * n for n in (100, 10_000)]
     remembered.keep_measured(
-        f"{machine} | tier disk", [[size, size / each * 1e-4, 0.0] for size in sizes]
+        f"{machine} | tier disk", [[size, 1.0, size / each * 1e-4, 0.0] for size in sizes]
     )
     (disk,) = one_json(call("plan", "--tiers", "--json"))["tiers"]["tiers"]
     assert disk["both_s"]["16384"] == pytest.approx(0.8192, rel=0.1)
@@ -398,4 +400,5 @@ def test_where_both_at_once_beats_either(call: Callable[..., Result], home: Path
 
 def test_a_bandwidth_that_nobody_measured_is_not_said() -> None:
     assert pace_text(Pace(1.2e-3, 5e-10)) == "1.2 ms + 2 GB/s"
+    assert pace_text(Pace(1.2e-3, 5e-10, 3e-4)) == "1.2 ms + 0.3 ms a chunk + 2 GB/s"
     assert pace_text(Pace(1.2e-3, 1e-18)).startswith("1.2 ms whatever the size")

@@ -72,7 +72,7 @@ def test_nothing_known_loads_everything_and_is_learnt_from(den: Den) -> None:
     pace = rates.pace("disk")
     assert pace is not None
     # The fit is within the load's own two points: its first chunk, and all of it.
-    assert 0 < pace.seconds(report.nbytes) < 1.5 * report.ms / 1e3
+    assert 0 < pace.seconds(report.nbytes, 1) < 1.5 * report.ms / 1e3
     store.computed(0, 29, 2.9)
     choice = store.choose(found)
     assert choice.upto == 29 and choice.compute_s == pytest.approx(2.9)
@@ -82,7 +82,7 @@ def test_what_is_quicker_computed_is_not_loaded(den: Den) -> None:
     rates = Rates()
     store = opened(den, [den.disk], rates)
     for nbytes in (1000, 100_000):
-        rates.loaded("disk", nbytes, nbytes * 1e-3)  # a byte a millisecond
+        rates.loaded("disk", nbytes, 1, nbytes * 1e-3)  # a byte a millisecond
     slow(rates, 1e-4)
     found = store.find(TOKENS)
     choice = store.choose(found)
@@ -97,7 +97,7 @@ def test_a_quick_tier_is_loaded_up_to_where_a_slow_one_begins(den: Den) -> None:
     near.remove([ChunkKey(bytes.fromhex(key)) for key in den.keys[4:]])
     for tier, byte_s in (("near", 1e-9), ("far", 1.0)):
         for nbytes in (1000, 100_000):
-            rates.loaded(tier, nbytes, nbytes * byte_s)
+            rates.loaded(tier, nbytes, 1, nbytes * byte_s)
     slow(rates, 1e-3)
     found = store.find(TOKENS)
     choice = store.choose(found)
@@ -112,7 +112,7 @@ def test_a_tier_too_slow_long_ago_is_tried_again(den: Den) -> None:
     rates = Rates(clock=clock)
     store = opened(den, [den.disk], rates)
     for _ in range(3):
-        rates.loaded("disk", 1000, 10.0)
+        rates.loaded("disk", 1000, 1, 10.0)
     slow(rates, 1e-2)
     found = store.find(TOKENS)
     clock.tick(STALE_S - 1)
@@ -142,7 +142,7 @@ def test_a_tier_that_hangs_is_not_waited_for_longer_than_computing_takes(
     assert (report.tokens, report.end) == (done, End(Miss.TOO_SLOW, done))
     assert report.ms >= 290
     pace = rates.pace("hung")  # and it is known to be slow
-    assert pace is not None and pace.seconds(1) + pace.seconds(report.nbytes) > 0.2
+    assert pace is not None and pace.seconds(1, 1) + pace.seconds(report.nbytes, 1) > 0.2
     assert den.metrics.snapshot()["store.miss.too_slow"] == 1
 
 

@@ -411,7 +411,7 @@ def test_a_tier_keeps_what_is_used_most_and_saves_most() -> None:
             n = draw.choice((1, 2, 6)) if draw.random() < 0.3 else draw.randrange(8, 400)
             tokens = document(n)
             found = store.match(tokens)
-            total += PREFILL.seconds(0, found) - PACE.seconds(found * GEOMETRY.bytes_per_token)
+            total += PREFILL.seconds(0, found) - PACE.seconds(found * GEOMETRY.bytes_per_token, 1)
             truth = Truth.of(GEOMETRY, len(tokens))
             store.save(tokens, 0, truth.source)
         return total
@@ -420,11 +420,11 @@ def test_a_tier_keeps_what_is_used_most_and_saves_most() -> None:
 
 
 def test_worth_by_hand() -> None:
-    assert saved(10, 1000, PREFILL, PACE) == pytest.approx(
+    assert saved(10, 1000, 1, PREFILL, PACE) == pytest.approx(
         (0.001 + 10 * 1e-4 + 50e-7 - 1e-6) / 1000
     )
-    assert saved(10, 1000, None, PACE) == saved(0, 0, PREFILL, None) == LEAST
-    assert saved(10, 1000, PREFILL, Pace(9.0, 0.0)) == LEAST
+    assert saved(10, 1000, 1, None, PACE) == saved(0, 0, 0, PREFILL, None) == LEAST
+    assert saved(10, 1000, 1, PREFILL, Pace(9.0, 0.0)) == LEAST
     again = use([(key(1), 100), (key(2), 300)], 0, 2.0)
     new = use([(key(1), 100), (key(2), 300)], 400, 2.0)
     half = use([(key(1), 200), (key(2), 200)], 200, 2.0)

@@ -84,8 +84,8 @@ def test_nothing_is_known_at_first() -> None:
     rates = Rates()
     assert rates.pace("disk") is rates.prefill() is None
     assert rates.age_s("disk") == float("inf")
-    rates.loaded("disk", 0, 1.0)
-    rates.loaded("disk", 10, 0.0)
+    rates.loaded("disk", 0, 1, 1.0)
+    rates.loaded("disk", 10, 1, 0.0)
     rates.computed(5, 5, 1.0)
     assert rates.pace("disk") is rates.prefill() is None
 
@@ -94,13 +94,13 @@ def test_each_tier_by_itself() -> None:
     clock = Clock()
     rates = Rates(clock=clock)
     for n in (1, 10, 50):
-        rates.loaded("disk", n * 10**6, 0.001 + n * 0.001)
+        rates.loaded("disk", n * 10**6, n, 0.001 + n * 0.001)
         clock.tick(5)
-        rates.loaded("redis", n * 10**6, 0.02 + n * 0.01)
-    assert rates.pace("disk") == (pytest.approx(0.001), pytest.approx(1e-9))
-    assert rates.pace("redis") == (pytest.approx(0.02), pytest.approx(1e-8))
+        rates.loaded("redis", n * 10**6, n, 0.02 + n * 0.01)
+    assert rates.pace("disk") == (pytest.approx(0.001), pytest.approx(1e-9), 0.0, 10**6)
+    assert rates.pace("redis") == (pytest.approx(0.02), pytest.approx(1e-8), 0.0, 10**6)
     assert rates.age_s("disk") == 5 and rates.age_s("redis") == 0
-    assert Pace(0.5, 1e-3).seconds(1000) == 1.5
+    assert Pace(0.5, 1e-3, 0.1).seconds(1000, 3) == 1.8
 
 
 def test_tokens_cost_more_the_more_came_before() -> None:
@@ -118,11 +118,11 @@ def test_tokens_cost_more_the_more_came_before() -> None:
 def test_a_tier_that_changes_is_believed_within_some_loads() -> None:
     rates = Rates()
     for _ in range(50):
-        rates.loaded("redis", 10**7, 0.01)
+        rates.loaded("redis", 10**7, 5, 0.01)
     for _ in range(LATEST - 1):
-        rates.loaded("redis", 10**7, 1.0)
+        rates.loaded("redis", 10**7, 5, 1.0)
     pace = rates.pace("redis")
-    assert pace is not None and pace.seconds(10**7) > 0.5
+    assert pace is not None and pace.seconds(10**7, 5) > 0.5
 
 
 def test_what_is_done_once_is_not_counted_for_ever() -> None:
@@ -140,7 +140,7 @@ def test_little_is_kept() -> None:
     rates = Rates(notes := Notes())
     for n in range(1, 40):
         for _ in range(20):
-            rates.loaded("disk", 1 << n, 1.0)
+            rates.loaded("disk", 1 << n, 1, 1.0)
     rates.save()
     assert len(notes.rows["tier/disk"]) == LATEST * SIZES
 
@@ -152,7 +152,7 @@ def test_what_was_measured_is_known_to_the_next_process() -> None:
     clock, notes = Clock(), Notes()
     rates = Rates(notes, clock=clock)
     for n in (1, 10, 50):
-        rates.loaded("disk", n * 10**6, 0.001 + n * 0.001)
+        rates.loaded("disk", n * 10**6, n, 0.001 + n * 0.001)
         rates.computed(0, n, n * 0.5)
     rates.save()
     rates.save()  # nothing new
@@ -162,29 +162,35 @@ def test_what_was_measured_is_known_to_the_next_process() -> None:
     assert again.pace("disk") == rates.pace("disk") and again.prefill() == rates.prefill()
     assert again.age_s("disk") == 100
     for _ in range(20):  # and what is new outweighs it
-        again.loaded("disk", 10**7, 1.0)
+        again.loaded("disk", 10**7, 5, 1.0)
     pace = again.pace("disk")
-    assert pace is not None and pace.seconds(10**7) == pytest.approx(1.0, rel=0.01)
+    assert pace is not None and pace.seconds(10**7, 5) == pytest.approx(1.0, rel=0.01)
 
 
-BAD = ([], [1.0], [0.0, 2.0, 5.0], [1.0, 0.0, 5.0], [math.nan, 1.0, 1.0], [math.inf] * 3, [1.0] * 4)
+BAD = (
+    [], [1.0], [0.0, 0.0, 2.0, 5.0], [5.0, 1.0, 0.0, 5.0], [math.nan, 1.0, 1.0, 1.0],
+    [math.inf] * 4, [1.0] * 5, [1.0] * 3,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_a_damaged_measurement_is_none(bad: list[float]) -> None:
     notes = Notes()
-    notes.rows = {"tier/disk": [bad, [100.0, 2.0, 5.0]], "prefill": [bad, [0.0, 10.0, 2.0, 5.0]]}
+    notes.rows = {
+        "tier/disk": [bad, [100.0, 1.0, 2.0, 5.0]],
+        "prefill": [bad, [0.0, 10.0, 2.0, 5.0]],
+    }
     rates = Rates(notes)
     pace, prefill = rates.pace("disk"), rates.prefill()
-    assert pace is not None and pace.seconds(100) == pytest.approx(2.0)
+    assert pace is not None and pace.seconds(100, 1) == pytest.approx(2.0)
     assert prefill is not None and prefill.seconds(0, 10) == pytest.approx(2.0)
 
 
 def test_it_is_saved_now_and_then() -> None:
     clock, notes = Clock(), Notes()
     rates = Rates(notes, clock=clock)
-    rates.loaded("disk", 10, 1.0)
+    rates.loaded("disk", 10, 1, 1.0)
     assert notes.writes == 0
     clock.tick(SAVE_EVERY_S)
-    rates.loaded("disk", 10, 1.0)
+    rates.loaded("disk", 10, 1, 1.0)
     assert notes.writes == 1
