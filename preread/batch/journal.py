@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preread.batch.keys import Keyed, model_digest, prefix_json
-from preread.batch.schema import LINE, LOST, MERGED, NEXT, TABLES, TWINS, Merged, Result, Waiting
+from preread.batch.schema import IN_ORDER, LOST, MERGED, NEXT, TABLES, Merged, Result, Waiting
 from preread.batch.table import Rows
 from preread.errors import PrereadError, Resumable, StateError
 
@@ -135,9 +135,8 @@ class Journal:
     def put_in_order(self) -> None:
         """Find twins and the order in which the others run."""
         with self._whole():
-            self._db.execute(TWINS)
-            self._db.execute(LINE)
-            self._db.execute("CREATE INDEX IF NOT EXISTS twin_of ON twins (first)")
+            for statement in IN_ORDER:
+                self._db.execute(statement)
             self.put("planned", "1")
         self.commit()
 

@@ -2,11 +2,11 @@
 parts, without a tokenizer.
 
 digest = blake2b-16(order key, prefix key, text): equal requests, equal digests.
-place  = model, then a mark and a digest per message of the prefix, an end mark, the order, then a
-checksum of the text's first 256, 1,024, 4,096 … characters. Sorted by it, requests stand side by
-side that begin alike: by messages exactly (nested, as a tree is walked), within the last message as
-far as those lengths tell. Where texts first differ is then left to whoever runs them: the local
-engine compares tokens, servers compare what they were sent.
+place  = model, then a mark and a digest per message of the prefix, an end mark, the order, then
+(BEGINNING bytes, the rest zero) a checksum of the text's first 256, 1,024, 4,096 … characters.
+Sorted by it, requests stand side by side that begin alike: by messages exactly (nested, as a tree
+is walked), within the last message as far as those lengths tell. Where texts first differ is then
+left to whoever runs them: the local engine compares tokens, servers compare what they were sent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from preread.types import Message, Prefix
 
 PART, END = b"\x01", b"\x00"
 STEPS = (256, 1024, 4096, 16384)  # characters
+BEGINNING = 4 * len(STEPS)  # bytes at the end of a place
 KEPT = 4096  # prefixes remembered
 
 
@@ -103,7 +104,7 @@ def _path(prefix: Prefix) -> bytes:
 
 def _steps(text: str) -> bytes:
     if len(text) < STEPS[0]:
-        return b""
+        return bytes(BEGINNING)
     found, done, checksum = b"", 0, 0
     for step in STEPS:
         if step > len(text):
@@ -111,4 +112,4 @@ def _steps(text: str) -> bytes:
         checksum = crc32(text[done:step].encode(), checksum)
         found += checksum.to_bytes(4, "big")
         done = step
-    return found
+    return found.ljust(BEGINNING, b"\0")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from preread.batch.keys import BEGINNING
+
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE models (key BLOB PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
@@ -30,10 +32,36 @@ TWINS = """
 INSERT INTO twins SELECT idx, first FROM
   (SELECT idx, min(idx) OVER (PARTITION BY digest) AS first FROM requests) WHERE idx != first
 """
-LINE = """
-INSERT INTO line (idx, model) SELECT idx, substr(place, 1, 8) FROM requests
-  WHERE idx NOT IN (SELECT idx FROM twins) ORDER BY place, idx
+# Beginnings that several texts have, and the first of those: as far as a place without its last
+# `cut` bytes tells.
+CUTS = (BEGINNING - 4, BEGINNING - 8)
+BEGINS = """
+CREATE TEMP TABLE begins (cut INTEGER, key BLOB, first INTEGER, PRIMARY KEY (cut, key))
+  WITHOUT ROWID
 """
+BEGIN_ALIKE = """
+INSERT INTO begins SELECT {0}, substr(place, 1, length(place) - {0}) AS key, min(idx) FROM requests
+  WHERE idx NOT IN (SELECT idx FROM twins) AND substr(place, -{0} - 4, 4) != zeroblob(4)
+  GROUP BY key HAVING count(*) > 1
+"""
+# Texts that begin alike stand where the first of them does: in the order of checksums, a file of
+# millions would be read and written all over, a page of the journal for every row.
+LINE = f"""
+INSERT INTO line (idx, model) SELECT idx, substr(place, 1, 8) FROM requests
+  LEFT JOIN begins one
+    ON one.cut = {CUTS[0]} AND one.key = substr(place, 1, length(place) - {CUTS[0]})
+  LEFT JOIN begins two
+    ON two.cut = {CUTS[1]} AND two.key = substr(place, 1, length(place) - {CUTS[1]})
+  WHERE idx NOT IN (SELECT idx FROM twins)
+  ORDER BY substr(place, 1, length(place) - {BEGINNING}), coalesce(one.first, idx),
+    coalesce(two.first, iif(substr(place, -{CUTS[1]} - 4, 4) = zeroblob(4), one.first, idx), idx),
+    place, idx
+"""
+# Twins and the order in which the others run.
+IN_ORDER = (
+    TWINS, BEGINS, *map(BEGIN_ALIKE.format, CUTS), LINE, "DROP TABLE begins",
+    "CREATE INDEX IF NOT EXISTS twin_of ON twins (first)",
+)  # fmt: skip
 NEXT = """
 SELECT line.no, requests.idx, order_key, prefix_key, chars, requests.text FROM line
   JOIN requests USING (idx) LEFT JOIN results USING (idx)

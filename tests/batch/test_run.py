@@ -266,6 +266,27 @@ def test_a_stop_lets_what_runs_end_and_resume_does_the_rest(
     assert not {*more.texts} & {*backend.texts}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_that_begin_alike_stand_together_where_the_first_of_them_does(
+    tmp_path: Path, journal: Journal, seed: int
+) -> None:
+    """So the order is that of the input where nothing is shared, and a large journal is read and
+    written from its beginning to its end."""
+    rng = random.Random(seed)
+    heads = [f"{i} " * 200 for i in range(3)]  # 400 characters
+    seconds = [head + f"{j} " * 400 for head in heads for j in range(2)]  # 1,200
+    texts = [rng.choice(["", *heads, *seconds]) + f"text {i} " + "x" * 300 for i in range(80)]
+    lines = [chat(str(i), text) for i, text in enumerate(texts)]
+    begin(journal, batch_table(written(tmp_path / "in.jsonl", lines)))
+    order = [idx for (idx,) in journal.read("SELECT idx FROM line ORDER BY no")]
+    assert sorted(order) == list(range(80))
+    for length in (1024, 256):  # each group once, whole, in the order of its first
+        begins = [texts[idx][:length] for idx in order]
+        starts = [b for i, b in enumerate(begins) if i == 0 or begins[i - 1] != b]
+        assert len(starts) == len(set(starts))
+    assert starts == list(dict.fromkeys(text[:256] for text in texts))
+
+
 class Slow(InstantBackend):
     """Begins three rows of a batch, and the others when time comes: never. Ends what it began once
     it is told to begin no more."""
