@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preread.config import ServerSection
+from preread.config import Config, ServerSection
 from preread.errors import ConfigError
 from preread.server.desk import Desk
-from preread.server.keys import read_keys
+from preread.server.keys import Keys, read_keys
 from preread.server.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -27,13 +27,10 @@ def serve(engine: Engine, section: ServerSection | None = None, **knobs: Any) ->
     """Answer OpenAI's clients over HTTP until left (docs/server.md); yields their base URL, like
     http://127.0.0.1:8000/v1. section: all knobs of `[server]`, else as configured; knobs: single
     ones, like port=0. Leaving lets requests under way end. Raises ConfigError."""
-    if find_spec("aiohttp") is None:
-        raise ConfigError("The server needs aiohttp.", hint="pip install 'preread[server]'")
-    from preread.server.server import Server
-
     chosen = _chosen(section or engine.config.server, knobs)
     config = replace(engine.config, server=chosen)
-    keys = read_keys(chosen.key, chosen.keys_file, config.home, config.store.tenant)
+    keys = keys_of(config)
+    from preread.server.server import Server
 
     others = [tenant for tenant in keys.tenants if tenant != config.store.tenant]
     with ExitStack() as opened:
@@ -47,6 +44,19 @@ def serve(engine: Engine, section: ServerSection | None = None, **knobs: Any) ->
             yield url
         finally:
             engine.run(server.stop())
+
+
+def keys_of(config: Config) -> Keys:
+    """Who may ask. Raises ConfigError for what a server would refuse to start with: told before a
+    model is loaded."""
+    if find_spec("aiohttp") is None:
+        raise ConfigError("The server needs aiohttp.", hint="pip install 'preread[server]'")
+    from preread.server.door import Door
+
+    chosen = config.server
+    keys = read_keys(chosen.key, chosen.keys_file, config.home, config.store.tenant)
+    Door(keys, chosen.host)
+    return keys
 
 
 def _chosen(section: ServerSection, knobs: dict[str, Any]) -> ServerSection:

@@ -56,9 +56,12 @@ def serve(
 def serve_until_stopped(model: str, backend: str, section: ServerSection, *, json: bool) -> None:
     """Ends by SIGINT or SIGTERM."""
     from preread.app import open as open_engine
+    from preread.app.serving import keys_of
     from preread.app.serving import serve as serving
     from preread.cli.output import emit, note
+    from preread.config import load_config
 
+    keys_of(replace(load_config(), server=section))
     stop = threading.Event()
 
     def leave(number: int, frame: object) -> None:

@@ -3,12 +3,14 @@ are asked, and answers that break off."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -46,6 +48,14 @@ class Breaks(Front):
             raise self._why
 
 
+class Floods(Front):
+    """Says more at once than any socket holds."""
+
+    async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:  # type: ignore[override]
+        async for news in self._backend.submit(batch):
+            yield replace(news, texts=["x" * (64 << 20) for _ in news.texts])
+
+
 def body(model: str = "handbook", **fields: Any) -> dict[str, Any]:
     turn = {"role": "user", "content": "What says page 3 about colours?"}
     return {"model": model, "messages": [turn], "max_tokens": 20, **fields}
@@ -78,10 +88,9 @@ async def build(backend: Backend, home: Path, docs: Path) -> int:
 
 
 @asynccontextmanager
-async def served(made: Desk, home: Path) -> AsyncIterator[str]:
-    server = Server(
-        Keys({}, "default"), {"default": made}, Config(home, server=ServerSection(port=0))
-    )
+async def served(made: Desk, home: Path, **knobs: Any) -> AsyncIterator[str]:
+    config = Config(home, server=ServerSection(port=0, **knobs))
+    server = Server(Keys({}, "default"), {"default": made}, config)
     yield await server.start()
     await server.stop()
 
@@ -165,6 +174,31 @@ async def test_what_does_not_fit_may_be_asked_again(home: Path) -> None:
     async with served(made, home) as url:
         status, text = await post(url, body("fake"))
     assert status == 503 and "3 GiB" not in text
+
+
+async def test_who_takes_nothing_is_not_waited_for(home: Path) -> None:
+    made = desk(Floods(FakeBackend()), home)
+    async with served(made, home, write_s=0.2) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        data = json.dumps(body("fake", stream=True)).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        writer.write(head.encode() + data)
+        while "server.cancelled" not in made.metrics.snapshot():
+            await asyncio.sleep(0.01)
+        assert made.gate.inside == 0
+        writer.close()
+        del reader
+
+
+async def test_a_context_is_opened_once(home: Path, tmp_path: Path) -> None:
+    backend = FakeBackend()
+    await build(backend, home, write(tmp_path / "docs", 2))
+    made = desk(backend, home)
+    opened: list[str] = []
+    made.shelf._keep = lambda one: (opened.append(one.record.name), one)[1]
+    await asyncio.gather(*(made.answer(read_chat(body(), Defaults())) for _ in range(50)))
+    assert opened == ["handbook"]
 
 
 async def test_tokens_of_another_server_are_not_made_up(home: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import re
+import resource
 import socket
 import threading
 import time
@@ -216,6 +218,16 @@ def test_too_many_are_told_to_wait(engine: preread.Engine) -> None:
         connection.close()
         other.close()
         until(engine, 0)
+
+
+def test_a_small_body_that_is_a_large_one(served: Served) -> None:
+    bomb = gzip.compress(b" " * (200 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status, told = served.post(CHAT, bomb, Content_Encoding="gzip")
+    assert status == 413 and error(told)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+    packed = gzip.compress(json.dumps(ASK).encode())
+    assert served.post(CHAT, packed, Content_Encoding="gzip")[0] == 200
 
 
 def test_half_a_request_is_not_waited_for(engine: preread.Engine) -> None:

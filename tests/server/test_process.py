@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,22 @@ def test_it_serves_until_it_is_told_to_end(
         child.send_signal(number)
         out, err = child.communicate(timeout=60)
     assert child.returncode == 0 and not out, err
+
+
+def test_a_second_ctrl_c_waits_for_nobody(engine: preread.Engine, tiny: Path) -> None:
+    with process(tiny, "--port", "0", "--name", "tiny") as (child, said):
+        endless = {**ASK, "model": "tiny", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+        data = json.dumps(endless).encode()
+        sent = urllib.request.Request(
+            f"{said['url']}/chat/completions", data, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(sent, timeout=60) as answer:
+            assert answer.readline().startswith(b"data: ")
+            child.send_signal(signal.SIGINT)
+            assert child.stderr is not None and "ending" in child.stderr.readline()
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=60)
+    assert child.returncode == 130
 
 
 def test_a_wrong_call_is_told(tiny: Path) -> None:
