@@ -10,6 +10,9 @@ first), so much in any one period (sliding), or between two full periods of its 
 rounds begin with the one, even ones with the other. Figures are simulated: of the provider there is
 nothing but its manners. "over" are requests that came although there was no room; "used" is what
 passed of what may pass in the time that the run took; "speed" our requests/s over the plain loop's.
+
+`--vllm VENV/bin/python` adds vLLM's own run-batch (benchmarks/vllm_run_batch.py) where nothing is
+limited: it knows no limits, and a refused row is a failed row.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -37,7 +42,14 @@ from preread.types import Prefix
 RUBRIC = " ".join(f"criterion{i % 97}" for i in range(2000))
 AT_ONCE = 64
 ARMS = ("plain loop", "preread")
+VLLM = "vllm run-batch"
+PATH = "/v1/chat/completions"
+ONE = {"max_tokens": 1, "temperature": 0.0}
 LATENCY = {"latency_ms": 40.0, "read_ms": 0.05}
+
+
+def chat(row: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": RUBRIC}, {"role": "user", "content": row}]
 
 
 def questions(rows: int) -> list[str]:
@@ -91,10 +103,9 @@ async def plain(url: str, rows: list[str], config: dict[str, Any]) -> int:
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(made: aiohttp.ClientSession, row: str) -> int:
-        messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": row}]
-        body = {"model": "simulated", "messages": messages, "max_tokens": 1, "temperature": 0.0}
+        body = {"model": "simulated", "messages": chat(row), **ONE}
         while True:
-            async with places, made.post(f"{url}/v1/chat/completions", json=body) as reply:
+            async with places, made.post(url + PATH, json=body) as reply:
                 said = await reply.json()
             if reply.status == 200:
                 return len(said["choices"])
@@ -104,20 +115,48 @@ async def plain(url: str, rows: list[str], config: dict[str, Any]) -> int:
         return sum(await asyncio.gather(*(one(made, row) for row in rows)))
 
 
-def measure(arm: str, rows: list[str], config: dict[str, Any], profile: dict[str, Any]) -> Any:
+def run_batch(python: str, url: str, rows: list[str]) -> dict[str, Any]:
+    """vLLM's, in a process of its own; its seconds are without its start."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.jsonl", Path(folder) / "out.jsonl"
+        with source.open("w") as lines:
+            for i, row in enumerate(rows):
+                body = {"model": "simulated", "messages": chat(row), **ONE}
+                line = {"custom_id": str(i), "method": "POST", "url": PATH, "body": body}
+                lines.write(json.dumps(line) + "\n")
+        script = str(Path(__file__).with_name("vllm_run_batch.py"))
+        process = subprocess.Popen(
+            [python, script, url, str(source), str(target), str(AT_ONCE)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        while (line := process.stdout.readline()).strip() != "ready":
+            if not line:
+                raise SystemExit(f"{python} cannot run {script}: is vLLM 0.26 there?")
+        said, _ = process.communicate("\n")
+    told: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    return told
+
+
+def measure(
+    arm: str, rows: list[str], config: dict[str, Any], profile: dict[str, Any], python: str
+) -> Any:
     """One arm against a fresh provider."""
     with provider(**LATENCY, **profile) as url:
-        work = ours if arm == "preread" else plain
-        wall, cpu = time.perf_counter(), time.process_time()
-        done = asyncio.run(work(url, rows, config))
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        if arm == VLLM:
+            done = run_batch(python, url, rows)
+        else:
+            wall, cpu = time.perf_counter(), time.process_time()
+            answered = asyncio.run((ours if arm == "preread" else plain)(url, rows, config))
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            done = {"seconds": wall, "cpu_s": cpu, "answered": answered}
         told = seen(url)
-    assert done == len(rows) == told["answered"], (done, told)
-    tokens = told["tokens"]
+    assert done["answered"] == len(rows) == told["answered"], (done, told)
+    wall, tokens = done["seconds"], told["tokens"]
     figures = {
         "seconds": round(wall, 2),
         "requests_per_s": round(len(rows) / wall, 1),
-        "client_cpu_us": round(1e6 * cpu / len(rows)),
+        "client_cpu_us": round(1e6 * done["cpu_s"] / len(rows)),
         "computed_tokens": tokens["computed"],
         "cached_share": round(tokens["cached"] / (tokens["cached"] + tokens["computed"]), 4),
         "over": told["over"],
@@ -150,6 +189,7 @@ def main() -> None:
     parser.add_argument("--period", type=float, default=10.0, help="seconds; limits are per period")
     parser.add_argument("--periods", type=int, default=4, help="the limit is rows / periods")
     parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--vllm", default="", help="a Python that has vLLM 0.26")
     args = parser.parse_args()
     rows = questions(args.rows)
     limit = args.rows // args.periods
@@ -157,16 +197,19 @@ def main() -> None:
     for case, (profile, config) in cases(limit, args.period).items():
         if args.only not in case:
             continue
-        rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        arms = (*ARMS, VLLM) if args.vllm and not profile else ARMS
+        rates: dict[str, list[float]] = {arm: [] for arm in arms}
         for turn in range(args.rounds):
-            for arm in ARMS if turn % 2 == 0 else reversed(ARMS):
-                told = measure(arm, rows, config, profile)
+            for arm in arms if turn % 2 == 0 else reversed(arms):
+                told = measure(arm, rows, config, profile, args.vllm)
                 figures[f"{case}: {arm}" + (f" ({turn + 1})" if turn else "")] = told
                 rates[arm].append(told["requests_per_s"])
                 print(f"{case:18} {arm:11} {told}", flush=True)
-        theirs, own = (statistics.median(rates[arm]) for arm in ARMS)
-        figures[f"{case}: speed"] = round(own / theirs, 4)
-        print(f"{case:18} speed {own / theirs:.4f}", flush=True)
+        own = statistics.median(rates["preread"])
+        for arm in set(arms) - {"preread"}:
+            speed = round(own / statistics.median(rates[arm]), 4)
+            figures[f"{case}: speed over {arm}"] = speed
+            print(f"{case:18} speed {speed:.4f} of {arm}", flush=True)
     shape = {"rows": args.rows, "period_s": args.period, "limit": limit, "at_once": AT_ONCE}
     name = f"providers_{args.period:.0f}s" + (
         "_" + args.only.replace(", ", "_") if args.only else ""

@@ -167,6 +167,8 @@ class ResultBatch:
     what was asked of the tiers before it could run; rows whose prefix was in memory are left out.
     written: [n], of the computed tokens those billed as cache writes; None: none of any row.
     responses: rows whose answer was kept from an earlier request; their usage is all zeros.
+    unsure: row -> (input, output) tokens of requests for it that were sent and not answered: at
+    most so many were billed, and nobody knows.
     """
 
     rows: Int32Array
@@ -183,6 +185,7 @@ class ResultBatch:
     brought: dict[int, Brought] = field(default_factory=dict)
     written: Int32Array | None = None
     responses: dict[int, CachedResponse] = field(default_factory=dict)
+    unsure: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def no_blends(who: str) -> RequestError:

@@ -32,9 +32,9 @@ NONE = Reserved(0.0, 0)
 class Budget:
     """money: in the backend's currency; tokens: computed + output; None is no limit. The money and
     tokens that a tally shows never exceed them, as far as rows take what they are estimated to take
-    at most: all of their prompt computed, and the longest answer. A beginning that was read in this
-    run counts as cached from then on, at what it has cost on average since. per_char, per_row: see
-    Forecast."""
+    at most: all of their prompt computed, and the longest answer. Requests that were sent and not
+    answered count at their most. A beginning that was read in this run counts as cached from then
+    on, at what it has cost on average since. per_char, per_row: see Forecast."""
 
     money: float | None = None
     tokens: int | None = None
@@ -52,8 +52,9 @@ class Budget:
     ) -> tuple[int, Reserved]:
         """How many of the rows, all on a prefix of `head` tokens, may be sent, and what that
         reserves until `release`."""
-        spent = tally.computed + tally.output + self._held.tokens
-        left_money = inf if self.money is None else self.money - tally.money - self._held.money
+        spent = tally.computed + tally.output + tally.unsure + self._held.tokens
+        paid = tally.money + tally.unsure_money + self._held.money
+        left_money = inf if self.money is None else self.money - paid
         left_tokens = inf if self.tokens is None else self.tokens - spent
         money, tokens, n = 0.0, 0, 0
         for row in rows:

@@ -8,6 +8,7 @@ import time
 from dataclasses import astuple
 
 from preread.backend import Backend
+from preread.batch import doubts
 from preread.batch.intake import compare, take_in
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
@@ -86,6 +87,7 @@ def tallied(journal: Journal) -> Tally:
         computed=computed + int(journal.get("warmed") or 0), output=output, written=written,
         responses=responses,
     )  # fmt: skip
+    tally.unsure = doubts.in_all(journal)
     left = {model for model, _ in models(journal)}
     for (model,) in journal.read("SELECT name FROM models"):
         if model not in left and (told := journal.get(f"prices {model}")):
@@ -101,6 +103,7 @@ def priced(journal: Journal, tally: Tally, model: str, prices: Prices | None) ->
         journal.put(f"prices {model}", json.dumps(astuple(prices)))
     ((computed, cached, output, written),) = journal.read(SPENT, model_digest(model))
     tally.pay(computed, cached, output, written)
+    tally.doubt_money(*doubts.kept(journal, model_digest(model)))
 
 
 def same_model(journal: Journal, model: str, fingerprint: str) -> None:

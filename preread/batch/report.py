@@ -66,6 +66,7 @@ class Report:
                 "computed": tally.computed,
                 "written": tally.written,
                 "output": tally.output,
+                "unsure": tally.unsure,
             },
             "hit_rate": round(tally.cached_share, 5),
             "seconds": round(self.seconds, 3),

@@ -16,6 +16,7 @@ import numpy as np
 
 from preread.backend import Backend, Leaving, RequestBatch, ResultBatch
 from preread.batch.budget import NONE, Budget, Reserved
+from preread.batch.doubts import keep
 from preread.batch.feed import Feed
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
@@ -89,6 +90,7 @@ class Runner:
         self._sent: set[_Block] = set()
         self._flying = 0
         self._ended: list[Result] = []
+        self._doubts: list[tuple[int, int]] = []  # see ResultBatch.unsure
         self._failure: Exception | None = None
         self._orders: dict[bytes, Order] = {}
         self._prefixes: dict[bytes, Prefix] = {}
@@ -234,6 +236,9 @@ class Runner:
                 ended.append(result)
                 if self._budget.limited and not failed:
                     self._budget.saw(block.rows[row].prefix, computed)
+        for computed, output in news.unsure.values():
+            self._tally.doubt(computed, output)
+            self._doubts.append((computed, output))
         self._keep_these(ended)
 
     def _fail(self, block: _Block, why: str) -> None:
@@ -271,6 +276,9 @@ class Runner:
         ended, self._ended = self._ended, []
         if ended:
             await self._do(self._journal.record, ended)
+        doubts, self._doubts = self._doubts, []
+        if doubts:
+            await self._do(keep, self._journal, self._model, doubts)
         await self._do(self._journal.tick)
 
     async def _finish(self) -> None:

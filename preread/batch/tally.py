@@ -28,6 +28,8 @@ class Tally:
     output: int = 0
     written: int = 0
     responses: int = 0  # requests that the response cache has answered
+    unsure: int = 0  # tokens, at most, of requests that were sent and not answered
+    unsure_money: float = 0.0
     prices: Prices | None = None
     money: float = 0.0
     whole: float = 0.0  # money that the same would have cost without reuse
@@ -47,6 +49,17 @@ class Tally:
         self.written += written
         self.responses += sum(map(bool, columns[RESPONSE]))
         self.pay(computed, cached, output, written)
+
+    def doubt(self, computed: int, output: int) -> None:
+        """So much may have been billed for requests that were sent and not answered."""
+        self.unsure += computed + output
+        self.doubt_money(computed, output)
+
+    def doubt_money(self, computed: int, output: int) -> None:
+        """At the prices of the backend that runs now, as if everything had been written."""
+        if (prices := self.prices) is not None:
+            dear = max(prices.computed, prices.written)
+            self.unsure_money += (computed * dear + output * prices.output) / 1e6
 
     def pay(self, computed: int, cached: int, output: int, written: int) -> None:
         """At the prices of the backend that runs now."""

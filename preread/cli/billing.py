@@ -77,6 +77,8 @@ def show_report(report: Report, output: Path, left: int, stopped: str, *, json: 
     if tally.prices is not None:
         saved = tally.whole - tally.money
         note(f"  {tally.money:,.4f} {tally.prices.currency}, {saved:,.4f} saved")
+    if tally.unsure:
+        note(f"  requests without an answer may have been billed {tally.unsure:,} tokens more")
     if report.saved_s is not None:
         note(f"  reading the cached tokens would have taken {ago(report.saved_s)} more")
     if report.cut_off:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 LATE = 1 / 50  # of the period, and at least
-LATE_S = 0.4  # the most that a request is taken to have been on its way
+LATE_S = 1.0  # the most that a request is taken to have been on its way
 MARGIN = 1 / 200  # of the period: the distance after a first refusal at the edge
 DOUBTED = 1 / 10  # of the period: a bucket that needs more distance than this is none
 LEAST_S = 1e-6  # that anyone waits: less may not move a clock
@@ -37,8 +37,8 @@ class Told(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Spent:
     """What one request took. at: when it was sent; late_s: how much later it may have arrived;
-    landed: by now it has; used, taken, back: the bucket's sums when it was sent; alive: still part
-    of the record."""
+    landed: by now it has; used, taken, back, on_way: the bucket's sums when it was sent; alive:
+    still part of the record."""
 
     at: float
     amount: int
@@ -46,6 +46,7 @@ class Spent:
     used: int
     taken: int
     back: int
+    on_way: int
     landed: bool = False
     alive: bool = True
 
@@ -109,7 +110,7 @@ class Bucket:
         self._pass(now)
         self._taken += amount
         self.used += amount
-        spent = Spent(now, amount, self._late_s, self.used, self._taken, self._back)
+        spent = Spent(now, amount, self._late_s, self.used, self._taken, self._back, self._on_way)
         self._record.append(spent)
         self._flying.append(spent)
         self._on_way += amount
@@ -147,6 +148,9 @@ class Bucket:
                 self._shows(told)
             if self.refills or self._others(told, spent):
                 self._level -= max(0.0, self._left - self._at_most(told, spent, now))
+            if self.refills and spent is not None and told.limit == self.limit:
+                self._level += max(0.0, self._at_least(told, spent) - self._left)
+                self._level = min(self._level, self.capacity)
 
     def narrow(self, sent: float, now: float) -> None:
         """A refusal of what was sent then. Where there was room, the provider counts in smaller
@@ -230,6 +234,11 @@ class Bucket:
             return self._level  # it was sent longer than a period ago
         since = self._taken - self._record[later - 1].taken
         return told.remaining - since + self._back - spent.back + self._refill(now - spent.at)
+
+    def _at_least(self, told: Told, spent: Spent) -> float:
+        """What is left for sure: without all that was on its way when this was sent, and all that
+        was sent since."""
+        return told.remaining - spent.on_way - (self._taken - spent.taken)
 
     def _shows(self, told: Told) -> None:
         """How it counts: of an even refill, what is gone comes back at the limit's own pace, at

@@ -43,10 +43,16 @@ class Facts:
 
 @dataclass(slots=True)
 class Flight:
-    """What is known of a row's requests: whether one is under way, and whether no more are sent."""
+    """What is known of a row's requests: whether one is under way, and whether no more are sent.
+    unsure: input and output tokens, at most, of those that were sent and not answered."""
 
     under_way: bool = False
     grounded: bool = False
+    unsure: tuple[int, int] = (0, 0)
+
+    def lost(self, tokens: tuple[int, int]) -> None:
+        """One more was not answered."""
+        self.unsure = (self.unsure[0] + tokens[0], self.unsure[1] + tokens[1])
 
 
 @dataclass(frozen=True, slots=True)

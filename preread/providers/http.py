@@ -46,6 +46,10 @@ class Broken(Exception):
     """No whole response came: no connection, a reset, half a body or too long a wait."""
 
 
+class Unsent(Broken):
+    """No connection: the server has seen nothing of it."""
+
+
 class TooLarge(Broken):
     """More than LARGEST: asking again would not help."""
 
@@ -90,6 +94,8 @@ class Http:
                 return Reply(response.status, lower, body)
         except TimeoutError as exc:
             raise Broken(f"no answer within {self._timeout_s:g} s") from exc
+        except aiohttp.ClientConnectorError as exc:
+            raise Unsent(str(exc) or type(exc).__name__) from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise Broken(str(exc) or type(exc).__name__) from exc
 

@@ -45,6 +45,11 @@ class Want(NamedTuple):
     group: str = ""
     cold: Cost | None = None
 
+    @property
+    def most(self) -> Cost:
+        """What it may cost wherever it goes."""
+        return self.cold or self.cost
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:

@@ -96,13 +96,15 @@ class Asks:
 
 
 class Ended(NamedTuple):
-    """A row and how it ended. context: its prefix in tokens; ms: from submission to the end."""
+    """A row and how it ended. context: its prefix in tokens; ms: from submission to the end;
+    unsure: see ResultBatch."""
 
     row: int
     said: Said
     finish: Finish
     context: int
     ms: float
+    unsure: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Columns:
             is_greedy=[s.greedy for s in said] if scored else None,
             errors={e.row: e.said.error for e in ended if e.finish is Finish.ERROR},
             written=np.array(written, np.int32) if any(written) else None,
+            unsure={e.row: e.unsure for e in ended if any(e.unsure)},
         )
 
     def _ids(self, end: Ended) -> list[int]:

@@ -12,7 +12,7 @@ from preread.errors import ProviderError
 from preread.providers.dialect import Call, Flight
 from preread.providers.gate import Gate
 from preread.providers.headers import MOST_S, limits_told, retry_after_s, seconds
-from preread.providers.http import Broken, Http, Reply, TooLarge
+from preread.providers.http import Broken, Http, Reply, TooLarge, Unsent
 from preread.providers.lanes import Cost
 from preread.providers.limits import Clock, Limiter, Ticket, WallClock, Want
 from preread.providers.retry import OVERLOADED, Retry
@@ -134,9 +134,13 @@ class Sender:
             flight.under_way = True
             try:
                 reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
+                if reply.status == 200 and reply.json() is None:
+                    flight.lost(want.most)
                 return self._judge(reply, ticket, used)
             except Broken as exc:
                 self.gate.was_too_much()
+                if not isinstance(exc, Unsent):
+                    flight.lost(want.most)
                 refused = Refused(0, "", self.clean(f"no whole answer: {exc}"))
                 return refused, None, not isinstance(exc, TooLarge)
             finally:

@@ -97,3 +97,31 @@ def test_what_earlier_sessions_have_spent_counts(tmp_path: Path) -> None:
         done.append(tally.done)
     assert done[1] - done[0] < done[0] < 200
     journal.close()
+
+
+class Lossy(InstantBackend):
+    """Every row was asked once more, and that was never answered."""
+
+    async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
+        async for news in super().submit(batch):
+            news.unsure.update(dict.fromkeys(news.rows.tolist(), (400, 10)))
+            yield news
+
+
+def test_what_was_not_answered_may_have_been_billed_and_counts(tmp_path: Path) -> None:
+    lines = [chat(f"r{i}", f"candidate {i}", max_tokens=10) for i in range(ROWS)]
+    journal = Journal.open(tmp_path / "d.journal")
+    begin(journal, batch_table(written(tmp_path / "in.jsonl", lines)))
+    backend, limit, done = Lossy(prices=PRICES, limit=10**6), 200_000, 0
+    for _ in range(2):
+        tally = tallied(journal)
+        priced(journal, tally, "m", PRICES)
+        assert tally.unsure == 410 * done  # what the session before has lost
+        assert tally.unsure_money == pytest.approx(done * (400 * 1.25 + 10 * 4) / 1e6)
+        stop = Stop()
+        asyncio.run(Runner(journal, backend, "m", tally, stop, budget=Budget(tokens=limit)).run())
+        assert stop.reason == "the budget is used up" and tally.unsure == 410 * tally.done
+        done = tally.done
+        limit *= 2
+    assert 0 < done < ROWS
+    journal.close()

@@ -98,6 +98,29 @@ async def test_no_answer_at_all_is_tried_again_and_then_said(opened):
     assert row.finish is Finish.ERROR and "no answer within 0.1 s (after 2 attempts)" in row.error
 
 
+async def news_of(backend, batch: RequestBatch) -> dict[int, tuple[int, int]]:
+    """What may have been billed of its rows besides their answers."""
+    unsure: dict[int, tuple[int, int]] = {}
+    async for news in backend.submit(batch):
+        unsure |= news.unsure
+    return unsure
+
+
+async def test_what_was_sent_and_not_answered_is_told_of(opened):
+    """Time-outs and half answers may have been billed: at most the whole prompt and all that was
+    asked for, each time."""
+    for odds, each in ((Odds(hang=1.0), 2), (Odds(half=1.0), 2), (Odds(error=1.0), 0)):
+        _, backend = await opened(odds=odds, config={"timeout_s": 0.1, "attempts": 2})
+        ((prompt, output),) = (await news_of(backend, ask(1, RUBRIC))).values() or [(0, 0)]
+        assert output == each * ONE.max_tokens and (prompt > 200) == (each > 0)
+
+
+async def test_what_never_arrived_is_not(opened):
+    server, backend = await opened(config={"attempts": 2})
+    await server.stop()
+    assert await news_of(backend, ask(1, RUBRIC)) == {}
+
+
 async def test_limits_are_never_exceeded(opened):
     """The server refuses what is over; nothing is."""
     limits = {"rpm": 40, "tpm": 30_000, "period_s": 1.0}
