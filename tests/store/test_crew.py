@@ -8,7 +8,11 @@ from collections.abc import Generator
 
 import pytest
 
+from preread.store.pump import DEPTH
+from preread.store.room import KEPT
 from preread.store.tiers.crew import AHEAD, together
+from preread.store.tiers.folder import WINDOW
+from preread.store.tiers.memory import HANDS
 
 
 @pytest.mark.parametrize("hands", [0, 1, 2, 5, 100])
@@ -97,3 +101,8 @@ print("left", flush=True)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"left\n")
+
+
+def test_what_is_ahead_fits_the_memory_that_is_kept() -> None:
+    """Else every value would be read to new pages, on a GPU to memory pinned anew."""
+    assert max(WINDOW, HANDS) * AHEAD + DEPTH + 1 <= KEPT

@@ -10,7 +10,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 FEWEST = 4  # things that a helper is started for: starting one costs as much as reading a chunk
-AHEAD = 4  # results not taken yet, for each at work: the one waited for may be the last to come
+AHEAD = 3  # results not taken yet, for each hand: the one waited for may be the last to come; not
+# more, as all of them may hold memory (room.KEPT)
 
 
 def together(work: Callable[[T], R], things: Sequence[T], hands: int) -> Iterator[R]:
