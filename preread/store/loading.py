@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from preread.store.keys import Tokens
 
 STALE_S = 600.0  # a tier found too slow so long ago is tried again
-LEAST_SAVED = (
-    0.01  # of load and tail together, for a load by layer: it keeps nothing if it ends early
-)
+LEAST_SAVED = 0.01  # of load and tail, for a load by layer: it keeps nothing if it ends early
 
 # (box, tensor [layers, 2 (K, V), KV heads, tokens, head_dim] on the CPU). The tensor
 # stays as it is for as long as it is held, and is not to be written to.

@@ -53,7 +53,7 @@ def opened(model: LoadedModel, tier: Tier, kind: type[Store] = ByLayer, **option
 @pytest.fixture
 async def tier(model: LoadedModel) -> MemoryTier:
     """It holds the book."""
-    made = MemoryTier(name="far")
+    made = MemoryTier(name="far", make=pinned)
     backend = opened(model, made, Store, always=True)
     built = await backend.build(BOOK)
     await backend.close()
