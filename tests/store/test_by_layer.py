@@ -151,7 +151,8 @@ def test_a_tier_that_fails_leaves_what_was_whole(n: int) -> None:
 def test_a_load_by_layer_that_goes_too_slowly_is_given_up() -> None:
     """By how much of it has come: no token is whole before the end."""
     patience = Patience(0, 1000, Prefill(0.0, 1e-3, 0.0))
-    assert not patience.ends(0, 0.09, 0.01)  # it has hardly begun
+    assert not patience.ends(0, 0.02, 0.01)  # the first layers: what comes once is not the rest
+    assert not patience.ends(0, 0.09, 0.02)  # it has hardly begun
     assert patience.ends(0, 0.11, 0.05) and not patience.ends(0, 0.11, 0.1)
     assert not patience.ends(0, 0.99, 0.9) and patience.ends(0, 1.01, 0.999)
     assert Patience(0, 8, Prefill(0.0, 1e-6, 0.0)).deadline_s == LEAST_S
