@@ -175,7 +175,8 @@ def main() -> None:
                 print(name, figures[name], flush=True)
             del engine, llama
     options = {k: v for k, v in vars(args).items() if k != "keep"}
-    common.finish("against_llama", options | figures, keep=args.keep)
+    some = "" if args.arms == ",".join(PAIRS) else "_" + args.arms.replace(",", "_")
+    common.finish(f"against_llama{some}", options | figures, keep=args.keep)
 
 
 if __name__ == "__main__":
