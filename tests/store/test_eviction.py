@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -193,7 +194,7 @@ def test_who_comes_while_another_folds_does_not_write_less_over_it(tmp_path: Pat
     clock = Clock()
 
     class Overtaken(FolderShelf):
-        def get(self, names: Sequence[str]) -> list[bytes]:
+        def get(self, names: Sequence[str]) -> Mapping[str, bytes]:
             """Another has folded them, and dropped all but one."""
             if len(names) > MOST:
                 Book(clock, FolderShelf(self.root, self.temp)).fold(held)
@@ -205,6 +206,95 @@ def test_who_comes_while_another_folds_does_not_write_less_over_it(tmp_path: Pat
         Book(clock, shelf).used({one: 1.0})
     Book(clock, Overtaken(shelf.root, shelf.temp)).fold(held)
     assert Book(clock, shelf).look().keys() == {*held}
+
+
+class Interrupted(FolderShelf):
+    """Something happens once, at one moment of a fold."""
+
+    when: ClassVar[str] = ""
+    then: ClassVar[Callable[[], object] | None] = None
+
+    @classmethod
+    def at(cls, when: str, then: Callable[[], object]) -> None:
+        cls.when, cls.then = when, then
+
+    def now(self, moment: str) -> None:
+        if moment == self.when and (then := type(self).then) is not None:
+            Interrupted.then = None
+            then()
+
+    def names(self) -> list[str]:
+        names = super().names()
+        self.now("listed")
+        return names
+
+    def get(self, names: Sequence[str]) -> Mapping[str, bytes]:
+        pages = super().get(names)
+        self.now("read")
+        return pages
+
+    def put(self, name: str, page: bytes) -> None:
+        super().put(name, page)
+        self.now("written")
+
+    def drop(self, names: Sequence[str]) -> None:
+        for n, name in enumerate(names):
+            super().drop([name])
+            if n == 5:
+                self.now("dropping")
+        self.now("dropped")
+
+
+def worth_of(shelf: FolderShelf, one: ChunkKey, clock: Clock) -> float:
+    """What anybody who looks now makes of all its uses."""
+    return Book(clock, shelf).look()[one].worth(clock())
+
+
+@pytest.mark.parametrize("more", [0, 1, 5])
+@pytest.mark.parametrize("when", ["listed", "read", "written", "dropping", "dropped"])
+def test_two_that_fold_at_once_count_no_use_twice(tmp_path: Path, when: str, more: int) -> None:
+    """Whenever the second begins, also with pages that the first has not seen."""
+    clock, plain = Clock(), FolderShelf(tmp_path / "book", tmp_path / "tmp")
+    uses = 0
+
+    def use(count: int) -> None:
+        nonlocal uses
+        uses += count
+        for _ in range(count):
+            Book(clock, plain).used({key(1): 1.0})
+
+    def second() -> None:
+        use(more)
+        assert worth_of(plain, key(1), clock) == pytest.approx(uses)
+        Book(clock, plain).fold({key(1)})
+
+    use(MOST + 1)
+    Interrupted.at(when, second)
+    Book(clock, Interrupted(plain.root, plain.temp)).fold({key(1)})
+    assert Interrupted.then is None, "it happened"
+    assert worth_of(plain, key(1), clock) == pytest.approx(uses)
+    use(MOST)  # and again, of whatever they have left
+    Book(clock, plain).fold({key(1)})
+    assert worth_of(plain, key(1), clock) == pytest.approx(uses) and len(plain.names()) == 1
+
+
+@pytest.mark.parametrize("when", ["written", "dropping"])
+def test_who_dies_while_folding_counts_nothing_twice(tmp_path: Path, when: str) -> None:
+    clock, plain = Clock(), FolderShelf(tmp_path / "book", tmp_path / "tmp")
+    for _ in range(MOST + 1):
+        Book(clock, plain).used({key(1): 1.0})
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    Interrupted.at(when, die)
+    with pytest.raises(KeyboardInterrupt):
+        Book(clock, Interrupted(plain.root, plain.temp)).fold({key(1)})
+    assert worth_of(plain, key(1), clock) == pytest.approx(MOST + 1)
+    for _ in range(MOST):
+        Book(clock, plain).used({key(1): 1.0})
+    Book(clock, plain).fold({key(1)})
+    assert worth_of(plain, key(1), clock) == pytest.approx(2 * MOST + 1)
 
 
 def test_what_else_lies_beside_the_pages_is_left_alone(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@ whose it is, and why it went.
 
 Where a medium is shared by processes, each of them adds small immutable pages to a shelf beside the
 chunks, at most one a minute, each a list of records. Who makes room reads all of them, and folds
-them into one when there are many. What a process that died had not yet written is lost: the order
-of eviction suffers a little, nothing else.
+them into one when there are many. That one says which it holds: as long as these are there too, for
+who folds is not done yet, or has died, or another folds as well, no use counts twice. What a
+process that died had not yet written is lost: the order of eviction suffers a little, nothing else.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from preread.store.tiers.base import ChunkKey, Gone
 
 HALF_S = 86400.0  # what a use has saved counts half after so long
 RECORD = struct.Struct("<32s16sddB7x")  # key, owner, when, saved, what
+HOLDS = 255  # what: the key is the name of a page that this one holds
 # Pages; more are folded. Who finds a chunk gone reads them all; a use of a long prefix makes one of
 # half a megabyte.
 MOST = 16
@@ -82,8 +84,8 @@ class Shelf(Protocol):
 
     def names(self) -> list[str]: ...
 
-    def get(self, names: Sequence[str]) -> list[bytes]:
-        """Those that are (still) there."""
+    def get(self, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Those that are (still) there, by name."""
         ...
 
     def put(self, name: str, page: bytes) -> None: ...
@@ -175,10 +177,11 @@ class Book:
         does when somebody else has begun to drop them. Raises TierError."""
         names = sorted(self._shelf.names()) if self._shelf else []
         notes = _bounded(self._read(names), held)
-        pages = self._shelf.get(names) if self._shelf and len(names) > MOST else []
+        pages = self._shelf.get(names) if self._shelf and len(names) > MOST else {}
         if self._shelf is not None and pages and len(pages) == len(names):
             folded = _bounded(_merged({}, self._records(pages)), held)
-            page = [one for key, note in folded.items() for one in note.records(key)]
+            page = [Record(ChunkKey(name.encode()), b"", 0.0, 0.0, HOLDS) for name in names]
+            page += [one for key, note in folded.items() for one in note.records(key)]
             self._shelf.put(sha256("\n".join(names).encode()).hexdigest()[:32], _page(page))
             self._shelf.drop(names)
         self._keep(notes)
@@ -217,9 +220,10 @@ class Book:
             found += self._pending
         return _merged({}, found)
 
-    def _records(self, pages: list[bytes]) -> list[Record]:
+    def _records(self, pages: Mapping[str, bytes]) -> list[Record]:
         latest = self._clock() + AHEAD_S
-        return [one for page in pages for one in _records(page) if one.when <= latest]
+        counted = _counted({name: _held(page) for name, page in pages.items()})
+        return [one for name in counted for one in _records(pages[name]) if one.when <= latest]
 
 
 def _decay(seconds: float) -> float:
@@ -244,8 +248,28 @@ def _bounded(notes: dict[ChunkKey, Note], held: Container[ChunkKey]) -> dict[Chu
     return {key: note for key, note in notes.items() if key not in old}
 
 
+def _counted(holds: Mapping[str, frozenset[str]]) -> list[str]:
+    """Pages of which no other one holds anything. holds: the pages that each of these holds. Of two
+    that hold the same ones, as both were folded at once, the one that holds more has all that the
+    other has: who looks later sees what was there, and more."""
+    within = frozenset[str]().union(*holds.values())
+    seen, counted = set[str](), []
+    for name in sorted(holds.keys() - within, key=lambda name: (-len(holds[name]), name)):
+        if holds[name].isdisjoint(seen):
+            counted.append(name)
+            seen |= holds[name]
+    return counted
+
+
 def _page(records: Iterable[Record]) -> bytes:
     return b"".join(RECORD.pack(*one) for one in records)
+
+
+def _held(page: bytes) -> frozenset[str]:
+    """The names of the pages that it holds."""
+    whole = len(page) - len(page) % RECORD.size
+    told = RECORD.iter_unpack(page[:whole])
+    return frozenset(key.decode("ascii", "replace") for key, *_, what in told if what == HOLDS)
 
 
 def _records(page: bytes) -> Iterable[Record]:

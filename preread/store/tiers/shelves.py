@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,11 +36,11 @@ class FolderShelf:
             pages = (e for e in files.listed(self.root) if _PAGE.fullmatch(e.name))
             return [page.name for page in pages if page.is_file(follow_symlinks=False)]
 
-    def get(self, names: Sequence[str]) -> list[bytes]:
-        pages = []
+    def get(self, names: Sequence[str]) -> Mapping[str, bytes]:
+        pages = {}
         for name in names:
             with self._border(), contextlib.suppress(FileNotFoundError):
-                pages.append((self.root / name).read_bytes())
+                pages[name] = (self.root / name).read_bytes()
         return pages
 
     def put(self, name: str, page: bytes) -> None:
@@ -77,9 +77,10 @@ class BucketShelf:
         names = (entry.path.rpartition("/")[2] for entry in self.bucket.list(FOLDER))
         return [name for name in names if _PAGE.fullmatch(name)]
 
-    def get(self, names: Sequence[str]) -> list[bytes]:
+    def get(self, names: Sequence[str]) -> Mapping[str, bytes]:
         found = ahead(self.bucket.get, [f"{FOLDER}/{name}" for name in names], AT_ONCE)
-        return [bytes(one.data) for one in found if one]  # else somebody has just folded it
+        pairs = zip(names, found, strict=True)
+        return {name: bytes(one.data) for name, one in pairs if one}  # else it was just folded
 
     def put(self, name: str, page: bytes) -> None:
         self.bucket.put(f"{FOLDER}/{name}", [page])
