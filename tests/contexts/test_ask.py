@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from preread.backend import Generate, RequestBatch, ResultBatch
+from preread.blends import Approximate, Blend
 from preread.contexts.ask import AskOptions, ask, ask_many, choose, stream
 from preread.contexts.catalog.base import ContextRecord, Part, ShardRecord
 from preread.contexts.layout import lay_out
-from preread.contexts.opened import Opened
+from preread.contexts.opened import Blended, Opened
 from preread.errors import RequestError
 from preread.testing.backend import FakeBackend
 from preread.testing.replies import Reply, find_line
@@ -278,3 +280,30 @@ async def test_choices_are_columns_and_a_sequence() -> None:
     assert await choose(FakeBackend(), opened(*ONE), [], ["a"]) == []
     with pytest.raises(IndexError):
         got[4]
+
+
+@pytest.mark.parametrize("shards", [ONE, SPLIT])
+async def test_the_askers_instructions_come_after_the_context(shards: tuple[Any, ...]) -> None:
+    """What was read of the context stays as it is, and nothing else is read again."""
+    backend, context = FakeBackend(), opened(*shards)
+    for shard in context.record.shards:
+        await backend.build(Prefix(shard.system))
+    plain, told = AskOptions(), AskOptions(system="  Be brief. ")
+    first = await ask(backend, context, "What is the closing time?", options=plain)
+    second = await ask(backend, context, "What is the closing time?", options=told)
+    assert first.text == second.text == "18:00"
+    assert second.usage.context_tokens > first.usage.context_tokens
+    assert second.usage.cached_tokens >= context.record.shards[0].tokens - 2
+    prefix = context.prefix(0, system="  Be brief. ")
+    assert prefix.system == f"{context.record.shards[0].system}\n\nBe brief."
+    assert context.prefix(0, system=" \n") == context.prefix(0)
+    asked = (backend, context, ["Open?"], ["yes", "no"])
+    (one,), (other,) = await choose(*asked), await choose(*asked, told)
+    assert other.usage.context_tokens == one.usage.context_tokens + 2  # words
+
+
+def test_what_is_put_together_takes_no_instructions() -> None:
+    agreed = Approximate("a+b", Blend(("a", "b"), 0.1))
+    context = Opened(opened(*ONE).record, blended=Blended(agreed, ()))
+    with pytest.raises(RequestError, match="no further instructions"):
+        context.prefix(0, system="Be brief.")

@@ -231,3 +231,22 @@ async def test_vectors_that_are_not_renewed_are_said(bench: Shop) -> None:
     opened = await bench.open()
     assert opened.record.embedding is None and "'ones' were not renewed" in opened.notes[0]
     assert (await bench.open(embedder=Ones())).record.version == 2
+
+
+@pytest.mark.parametrize("name", ["docs", "-", "docs/*.md", "docs+docs", "~", "/", ""])
+async def test_a_name_is_no_path_where_paths_are_not_wanted(
+    bench: Shop, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bench.docs.parent)
+    for target in (name, str(bench.docs)):
+        with pytest.raises(UnknownName):
+            await bench.open(target, paths=False)
+    assert bench.catalog.summaries() == [] and bench.built == []
+
+
+async def test_names_are_opened_where_paths_are_not_wanted(bench: Shop) -> None:
+    await bench.build()
+    name = bench.catalog.summaries()[0].name
+    assert (await bench.open(name, paths=False)).record.version == 1
+    (bench.docs / "hours.md").write_text("opening time: 8")
+    assert (await bench.open(name, paths=False)).record.version == 2
