@@ -30,14 +30,15 @@ class Traits:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a server said about itself and its model when it was first asked. limit: tokens, 0: not
-    known; counts: it counts tokens for nothing; exact: to the token; notes: what the user should
-    know."""
+    known; counts: it counts tokens for nothing; exact: to the token; slots: requests that it runs
+    at once while others wait there, 0: not known; notes: what the user should know."""
 
     model: str
     limit: int = 0
     counts: bool = False
     exact: bool = False
     server: str = ""
+    slots: int = 0
     notes: tuple[str, ...] = ()
 
 

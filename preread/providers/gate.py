@@ -22,6 +22,12 @@ class Gate:
         self._fresh = 0  # answers still to come that were asked before the last cut
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    def at_most(self, most: int) -> None:
+        """No more than so many from now on: others would only wait at the server, and their time
+        runs."""
+        self.most = max(self.least, min(self.most, most))
+        self.limit = min(self.limit, float(self.most))
+
     async def __aenter__(self) -> None:
         if self.running < int(self.limit) and not self._waiting:
             self.running += 1

@@ -66,14 +66,14 @@ class OpenAI:
                 raise ModelNotFound(f"{self.base} has these models: {named}.", hint="Give --model.")
             self.model = str(next(iter(models)))
         limit = int(models.get(self.model, {}).get("max_model_len") or 0)
-        notes = []
+        notes, slots = [], 0
         if not self.server:
-            self.server, more = await self._recognise(wire)
+            self.server, more, slots = await self._recognise(wire)
             limit = limit or more
         if self.server == "openai" and NO_TEMPERATURE.match(self.model):
             notes.append(f"{self.model} takes no temperature: it samples as it likes.")
         exact = self.server in EXACT
-        return Facts(self.model, limit, exact, exact, self.server, tuple(notes))
+        return Facts(self.model, limit, exact, exact, self.server, slots, tuple(notes))
 
     def refuses(self, batch: RequestBatch) -> str:
         work = batch.work
@@ -217,19 +217,20 @@ class OpenAI:
         status, body = await wire.tell("POST", f"{self.root}/tokenize", ask)
         return body.get("tokens") if status == 200 else None
 
-    async def _recognise(self, wire: Teller) -> tuple[str, int]:
-        """Which server this is, and its limit if it says one there."""
+    async def _recognise(self, wire: Teller) -> tuple[str, int, int]:
+        """Which server this is, and its limit and slots if it says them there."""
         paths = ("/version", "/props", "/get_model_info")
         version, props, info = await asyncio.gather(
             *(wire.tell("GET", self.root + path) for path in paths)
         )
         if props[0] == 200 and "default_generation_settings" in props[1]:
-            return "llama-server", int(props[1]["default_generation_settings"].get("n_ctx") or 0)
+            limit = int(props[1]["default_generation_settings"].get("n_ctx") or 0)
+            return "llama-server", limit, int(props[1].get("total_slots") or 0)
         if info[0] == 200 and "model_path" in info[1]:
-            return "sglang", 0
+            return "sglang", 0, 0
         if version[0] == 200 and "version" in version[1]:
-            return "vllm", 0
-        return "", 0
+            return "vllm", 0, 0
+        return "", 0, 0
 
     def _reuse(self, ask: Ask) -> dict[str, Any]:
         """What makes the server reuse a beginning, or leave it alone."""

@@ -153,6 +153,8 @@ async def connect(
     for note in facts.notes:
         log.warning("%s", note)
     facts = with_limit(facts, entry.limit)
+    if facts.slots:
+        sender.gate.at_most(facts.slots)
     return RemoteBackend(dialect, sender, facts, base=base, prices=entry.prices, clock=clock)
 
 

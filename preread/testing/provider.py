@@ -40,15 +40,17 @@ class Profile:
     """What the provider is like.
 
     model: its name, or several with commas; server: whose additions to OpenAI's dialect it has;
-    limit: tokens of prompt and answer; min_prefix, block, ttl_s, firsts: of its prefix cache;
-    requests to output_tokens: limits per period and organisation (a key `sk-NAME-…` belongs to
-    NAME), 0 for none; counts: how they are counted, see Meter; latency_ms, of every request,
-    read_ms and write_ms, of each computed and each written token.
+    limit: tokens of prompt and answer; slots: what llama-server says it has; min_prefix, block,
+    ttl_s, firsts: of its prefix cache; requests to output_tokens: limits per period and
+    organisation (a key `sk-NAME-…` belongs to NAME), 0 for none; counts: how they are counted, see
+    Meter; latency_ms, of every request, read_ms and write_ms, of each computed and each written
+    token.
     """
 
     model: str = "simulated"
     server: str = "openai"
     limit: int = 131_072
+    slots: int = 4
     min_prefix: int = 1024
     block: int = 128
     ttl_s: float = 300.0

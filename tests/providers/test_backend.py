@@ -331,3 +331,17 @@ async def test_a_price_of_ones_own(opened, tmp_path):
     file.write_text("[openai.simulated]\ncomputed = 1\ncached = 0.1\noutput = 2\nlimit = 5000\n")
     _, backend = await opened(config={"prices": str(file)})
     assert backend.info.prices.cached == 0.1 and backend.info.limit == 5000
+
+
+async def test_no_more_are_under_way_than_a_server_has_slots(opened):
+    """More would wait at the server, with their time-outs running."""
+    most = 0
+
+    def answer(prefix: Prefix, question: str) -> str:
+        nonlocal most
+        most = max(most, backend._sender.gate.running)
+        return "fine"
+
+    _, backend = await opened(latency_ms=2, server="llama-server", slots=3, answer=answer)
+    await collect(backend, ask(40, RUBRIC))
+    assert most == 3

@@ -99,3 +99,18 @@ async def test_one_goes_first_and_a_slot_keeps_what_it_read(weights):
     for row in rows:
         assert not row.error and sum(row.label_probs) == pytest.approx(1, abs=1e-4)
         assert 0 < row.mass <= 1.001
+
+
+async def test_as_many_are_under_way_as_it_has_slots_and_each_reads_a_beginning_once(weights):
+    """Two groups on two slots, which share nothing; what waits, waits here, where no time-out
+    runs."""
+    other = Prefix("Shelves.\n" + "\n".join(f"Shelf {n} holds book {n * 7}." for n in range(40)))
+    asked = [f"Which floor is room {n} on?" for n in range(24)]
+    with served(weights, slots=2) as url:
+        backend = await connect(f"openai:{url}", env={})
+        batch = RequestBatch(Generate(max_tokens=2), asked, (FACTS, other), [0, 1] * 12)
+        rows = await collect(backend, batch)
+        assert backend._sender.gate.most == 2
+        await backend.close()
+    assert not any(row.error for row in rows)
+    assert 2 <= sum(row.usage.cached_tokens < 100 for row in rows) <= 4

@@ -58,7 +58,10 @@ def _openai(provider: Provider) -> list[web.RouteDef]:
     if profile.server == "sglang":
         found.append(web.get("/get_model_info", _says({"model_path": profile.model})))
     if profile.server == "llama-server":
-        settings = {"default_generation_settings": {"n_ctx": profile.limit}}
+        settings = {
+            "default_generation_settings": {"n_ctx": profile.limit},
+            "total_slots": profile.slots,
+        }
         found.append(web.get("/props", _says(settings)))
         found.append(web.post("/tokenize", tokenize))
         found.append(web.post("/apply-template", template))
