@@ -8,14 +8,17 @@ from typing import TypeAlias
 
 import torch
 
-KEPT = 8  # boxes under way after `ease`: as much memory is held for them
+EACH = 4  # boxes behind one event
+KEPT = 2  # events, with all before them, under way after `ease`: memory is held for as many boxes
 
 Behind: TypeAlias = Callable[[], None]
 
 
 class Uploads:
     """Copies to one device. What is copied from stays as it is until it was copied: whoever holds
-    memory that is used again (store.room) need not know. One thread at a time."""
+    memory that is used again (store.room) need not know. One thread at a time, whose current stream
+    is this one from the first copy until `settle`: to change it for each costs as much as a copy.
+    """
 
     def __init__(self, device: torch.device) -> None:
         """A device that works by itself gets a stream; elsewhere a copy is made at once."""
@@ -23,7 +26,9 @@ class Uploads:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._under_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
+        self._under_way: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
+        self._given: list[torch.Tensor] = []  # sources behind which no event is yet
+        self._current = False
 
     @property
     def waits(self) -> bool:
@@ -40,10 +45,14 @@ class Uploads:
         if self._stream is None:
             write()
             return
-        with torch.cuda.stream(self._stream):
-            write()
-            event = self._stream.record_event()
-        self._under_way.append((event, source))
+        if not self._current:
+            torch.cuda.set_stream(self._stream)
+            self._current = True
+        self._given.append(source)  # before: what failed half-way may be under way, too
+        write()
+        if len(self._given) == EACH:
+            self._under_way.append((self._stream.record_event(), self._given))
+            self._given = []
 
     def ease(self) -> None:
         """Wait until no more than a few boxes are under way."""
@@ -60,9 +69,14 @@ class Uploads:
 
     def settle(self) -> None:
         """Wait until all of it was copied, and nothing more is written."""
-        if self._stream is not None:
-            self._stream.synchronize()
+        if self._stream is None:
+            return
+        if self._current:
+            torch.cuda.set_stream(torch.cuda.default_stream(self._device))
+            self._current = False
+        self._stream.synchronize()
         self._under_way.clear()
+        self._given = []
 
 
 def _at_once() -> None:

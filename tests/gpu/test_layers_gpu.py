@@ -14,7 +14,7 @@ import torch
 from preread.backend import Generate, RequestBatch
 from preread.contexts.rows import Row, collect
 from preread.engine.local import LocalBackend
-from preread.engine.uploads import KEPT, Uploads
+from preread.engine.uploads import EACH, KEPT, Uploads
 from preread.models.load import LoadedModel, load_model
 from preread.store.room import Recycled
 from preread.store.store import Store
@@ -221,7 +221,7 @@ def test_what_came_before_a_load_is_not_overtaken():
 
 def test_memory_that_is_used_again_is_copied_first():
     """A room gives a buffer again when nobody holds it."""
-    uploads, room, count = Uploads(CUDA), Recycled(pinned), 8 * KEPT
+    uploads, room, count = Uploads(CUDA), Recycled(pinned), 8 * KEPT * EACH
     there = torch.zeros(count, 1 << 18, dtype=torch.uint8, device=CUDA)
     for n in range(count):
         view = room(1 << 18)
