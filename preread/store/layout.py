@@ -58,6 +58,7 @@ class Layout:
         self._seal: Seal | None = keyring.seal(self._tenant) if keyring else None
         self._epochs = epochs
         self._tails = key_tails(geometry.cells, codec.name)
+        self._sizes: dict[int, list[int]] = {}  # by tokens
         self._fits()
 
     def spans(self, tokens: Tokens) -> Iterator[Span]:
@@ -77,6 +78,7 @@ class Layout:
         geometry, codec = self.geometry, self.codec
         dtype = DTYPES[geometry.dtype][0]
         names = self.keys(span) if keys is None else keys
+        boxes, sizes = geometry.boxes(span.start, span.end), self.sizes(span)
         return [
             ChunkHeader(
                 *self._identity,
@@ -85,11 +87,19 @@ class Layout:
                 geometry.head_dim,
                 dtype,
                 codec.code,
-                codec.nbytes(box.shape(geometry.head_dim), geometry.dtype),
+                nbytes,
                 key,
             )
-            for box, key in zip(geometry.boxes(span.start, span.end), names, strict=True)
+            for box, nbytes, key in zip(boxes, sizes, names, strict=True)
         ]
+
+    def sizes(self, span: Span) -> list[int]:
+        """Payload bytes of `chunks(span)`: the same for all spans of as many tokens."""
+        tokens, geometry = span.end - span.start, self.geometry
+        if (sizes := self._sizes.get(tokens)) is None:
+            shapes = (box.shape(geometry.head_dim) for box in geometry.boxes(0, tokens))
+            sizes = self._sizes[tokens] = [self.codec.nbytes(s, geometry.dtype) for s in shapes]
+        return sizes
 
     def ends_span(self, box: Box) -> bool:
         """Whether it is the last of its span's boxes."""

@@ -246,19 +246,11 @@ class Loader:
         for span, keys in found.spans:
             if start < span.end <= found.tokens:
                 held: dict[str, tuple[int, int]] = {}
-                for key, nbytes in zip(keys, self._sizes(span), strict=True):
+                for key, nbytes in zip(keys, self._layout.sizes(span), strict=True):
                     size, chunks = held.get(name := found.places[key].name, (0, 0))
-                    held[name] = size + nbytes, chunks + 1
+                    held[name] = size + nbytes + OVERHEAD, chunks + 1
                 pieces.append(Piece(span.end, tuple((name, *much) for name, much in held.items())))
         return pieces
-
-    def _sizes(self, span: Span) -> list[int]:
-        """Bytes of the values of a span's chunks."""
-        geometry, codec = self._layout.geometry, self._layout.codec
-        return [
-            codec.nbytes(box.shape(geometry.head_dim), geometry.dtype) + OVERHEAD
-            for box in geometry.boxes(span.start, span.end)
-        ]
 
     def _count(self, report: LoadReport, found: Found) -> None:
         self._metrics.add("store.load_misses", report.end is not None)
