@@ -109,6 +109,17 @@ def test_a_stream_is_the_answer(served: Served, handbook: preread.Context, model
         assert all(c.usage is None for c in client.chat.completions.create(**body, stream=True))
 
 
+def test_its_helpers_for_streams_work(served: Served, handbook: preread.Context) -> None:
+    asked = {"model": "handbook", "messages": [{"role": "user", "content": ASKED}]}
+    with served.client() as client:
+        whole = client.chat.completions.create(**asked).choices[0].message.content or ""
+        stop = whole[len(whole) // 2]  # they raise for an answer that is cut off by its limit
+        with client.chat.completions.stream(**asked, stop=stop) as stream:
+            done = stream.get_final_completion()
+    assert done.choices[0].finish_reason == "stop"
+    assert done.choices[0].message.content == whole.partition(stop)[0]
+
+
 def test_a_schema_is_kept_to(served: Served) -> None:
     schema = {
         "type": "object",
