@@ -41,8 +41,16 @@ class Caller:
         for waiting in (self, *self._others):
             waiting.left = True  # before: who listens from now on stops by itself
             waiting._inbox.put(None)
-            if (stop := waiting._stop) is not None:
-                stop()
+            waiting._cease()
+
+    def hurry(self) -> None:
+        """What is loaded for it is waited for no longer; from any thread."""
+        for waiting in (self, *self._others):
+            waiting._cease()
+
+    def _cease(self) -> None:
+        if (stop := self._stop) is not None:
+            stop()
 
     def fresh(self) -> Caller:
         """The same caller as one that has heard nothing: for one prefix after the other."""

@@ -65,6 +65,7 @@ class LocalBackend:
         self._model = model
         self._lease_s = config.lease_s
         self._closed = False
+        self._callers: set[Caller] = set()  # of work that is under way
         engine = Engine(
             model.decoder, config, metrics=self.metrics, parts=parts,
             kv_precision=model.kv_precision,
@@ -172,6 +173,8 @@ class LocalBackend:
     async def close(self) -> None:
         self._closed = True
         await asyncio.to_thread(self._thread.stop)
+        for caller in tuple(self._callers):  # there is nothing left to load to
+            caller.hurry()
         await asyncio.to_thread(self._parts.close)
         self._workers.shutdown(wait=False)
         self._cleaner.shutdown(wait=False)
@@ -236,10 +239,12 @@ class LocalBackend:
         if self._closed:
             raise EngineError("The engine was closed.", hint="Open another one.")
         caller = Caller()
+        self._callers.add(caller)
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._workers, work, caller)
         finally:
+            self._callers.discard(caller)
             caller.leave()
 
 
