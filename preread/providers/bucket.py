@@ -148,7 +148,8 @@ class Bucket:
                 self._shows(told)
             if self.refills or self._others(told, spent):
                 self._level -= max(0.0, self._left - self._at_most(told, spent, now))
-            if self.refills and spent is not None and told.limit == self.limit:
+            believed = self.refills and told.limit == self.limit and self.burst == 1.0
+            if believed and spent is not None:
                 self._level += max(0.0, self._at_least(told, spent) - self._left)
                 self._level = min(self._level, self.capacity)
 

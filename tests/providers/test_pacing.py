@@ -90,3 +90,20 @@ def test_what_headers_show():
     assert not shown((480, 2.4), (300, 2.1))  # the same at its end, where one fits by chance
     assert not shown((480, 60.0), (300, 60.0))  # a window's
     assert not shown((480, -1.0), (300, -1.0))  # not said
+
+
+def test_headers_do_not_undo_smaller_pieces():
+    """A provider that says how much of a minute is left, and counts in seconds."""
+    bucket, now, sent = Bucket(600, refills=True), 0.0, 0
+    for i in range(20):
+        bucket.narrow(i, i)
+    now = 100.0
+    while now < 130.0 and sent < 1000:
+        if wait := bucket.wait_s(1, now):
+            now += wait
+            continue
+        spent = bucket.take(1, now)
+        sent += 1
+        bucket.sync(Told(600, 590, 1.0), spent, now)
+        bucket.settle(spent, 1, 1, now, 0.0)
+    assert 300 <= sent <= 312  # ten a second, and ten at once at first
