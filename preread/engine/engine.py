@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 
 from preread.config import EngineSection
 from preread.engine.committer import Committer, Promise
+from preread.engine.failing import Failing, too_large
 from preread.engine.fast import fast_covers
 from preread.engine.gathering import Gathers, by_cost, by_rows
 from preread.engine.jobs import Job
@@ -21,17 +21,16 @@ from preread.engine.kv import KVShape
 from preread.engine.layers import Layers
 from preread.engine.ledger import Ledger
 from preread.engine.marks import Marks
-from preread.engine.misfits import MORE_PREFIX, misfits
+from preread.engine.misfits import misfits
 from preread.engine.parts import Parts
 from preread.engine.plan import MemoryPlan, plan_memory
 from preread.engine.prefix import PrefixTree
 from preread.engine.reading import Notice, Reading, Told
 from preread.engine.sampler import Flight, Sampler
 from preread.engine.scheduler import Scheduler
-from preread.engine.sequence import FREE
 from preread.engine.step import Step
 from preread.engine.trial import Trial, follows
-from preread.errors import GroupLost, OutOfMemory
+from preread.errors import GroupLost
 from preread.metrics import Metrics
 from preread.models.interface import Decoder
 from preread.tokens.batch import News, TokenBatch
@@ -93,6 +92,9 @@ class Engine:
         )
         self._sampler = Sampler(decoder, self._seqs)
         self._runner = self.parts.runner(decoder, pools, self._sampler, config)
+        self._failing = Failing(
+            self._scheduler, self._committer, self._ledger, self.plan, decoder.device, clock
+        )
         self._trial = Trial(self._scheduler, self._committer, self._runner, clock)
         self._jobs = 0
         self.stalled = False  # nothing can run before somebody outside does something
@@ -102,7 +104,7 @@ class Engine:
         the step before: the device works on this one meanwhile."""
         flying = self._flight is not None  # scheduling may settle it, and free memory too late
         step = self._scheduler.schedule()
-        self.stalled = step is None and not flying and not self._unblock()
+        self.stalled = step is None and not flying and not self._failing.unblock()
         launched = None if step is None else self._launch(step)
         self._land()
         self._flight = launched
@@ -198,7 +200,7 @@ class Engine:
         told: called when it has, and while it is read; see Reading. stores: what is computed on its
         account will be saved. Release it. Raises OutOfMemory when it can never fit."""
         if len(tokens) > self.arena.capacity:
-            raise OutOfMemory(self._too_large(len(tokens)), hint=MORE_PREFIX)
+            raise too_large(len(tokens), self.plan)
         reading = Reading(tokens, told, stores=stores)
         self._line.join(reading, self.clock())
         return reading
@@ -271,7 +273,8 @@ class Engine:
             raise
         except Exception as error:  # one row's failure must not be everybody's
             self._land()
-            self._failed(step, error)
+            self.metrics.add("engine.steps_failed")
+            self._failing.failed(step, error)
             return None
         return self._launched(step, flight)
 
@@ -295,54 +298,9 @@ class Engine:
         for notice in flight.notices:
             notice.give()
 
-    def _failed(self, step: Step, error: Exception) -> None:
-        """Go on with a smaller step; what fails alone and small, fails."""
-        short = is_out_of_memory(error)
-        self.metrics.add("engine.steps_failed")
-        log.warning("a step of %d tokens failed: %s", len(step.tokens), error, exc_info=not short)
-        if short and self.shape.device.type == "cuda":
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
-        if self._scheduler.lower(step):
-            return
-        message = f"Out of memory even alone. {self.plan.describe()}" if short else repr(error)
-        # Some may have ended with the step before, which was settled after this one was made.
-        self._committer.fail(step.slots[self._seqs.state[step.slots] != FREE], message)
-        lost = OutOfMemory(message, hint=MORE_PREFIX) if short else error
-        self.readings.fail(step.chunks, lost)
-        self._fail_groups(lambda reading: reading.error is lost, message)
-
-    def _unblock(self) -> bool:
-        """Nothing can run. If nothing will change that either, what waits for memory cannot fit."""
-        head = self._line.head
-        if head is None or not self._scheduler.stuck:
-            return False
-        message = self._too_large(head.upto)
-        self._fail_groups(lambda reading: reading is head, f"{message} {MORE_PREFIX}")
-        if self._line.head is head:  # nobody's group: a build
-            self._line.leave(head, self.clock())
-            head.fail(OutOfMemory(message, hint=MORE_PREFIX))
-        return True
-
-    def _fail_groups(self, lost: Callable[[Reading], bool], message: str) -> None:
-        for group in self._admission.wanting(lost):
-            rows = self._admission.remove(group.job, group.rows, self.clock())
-            self._ledger.fail(group.job.number, rows, message)
-            self._committer.close(group.job, len(rows))
-
-    def _too_large(self, tokens: int) -> str:
-        return f"A prefix of {tokens:,} tokens does not fit. {self.plan.describe()}"
-
     def _keep(self, slot: int) -> None:
         kept = keep_row(
             slot, self._seqs, self._scheduler.branches, self.tree, self.arena, self.pages,
             self.clock(), self.config.lease_s,
         )  # fmt: skip
         self.metrics.add("engine.rows_kept" if kept else "engine.rows_not_kept")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a failure means that fewer tokens at once might work."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from preread.engine.engine import Engine, is_out_of_memory
+from preread.engine.engine import Engine
+from preread.engine.failing import is_out_of_memory
 from preread.tokens.batch import ChooseSpec
 from preread.tokens.labels import label_trie
 from preread.types import Finish
