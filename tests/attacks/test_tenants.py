@@ -22,6 +22,9 @@ from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
 from preread.store.tiers.object import ObjectTier
 from preread.store.tiers.redis import open_redis
+from preread.store.tiers.redis.asking import ask
+from preread.store.tiers.redis.names import NOBODY, share_name
+from preread.store.tiers.redis.tier import RedisTier
 from preread.store.tiers.urls import parse_tiers
 from preread.types import Prefix
 from tests.attacks.tools import FINGERPRINT, GEOMETRY, Den, Truth
@@ -153,7 +156,10 @@ def opened(
         yield open_one
         if kind.startswith("redis"):
             tier = open_one(0)
+            assert isinstance(tier, RedisTier)
             tier.remove([entry.key for entry in tier.scan()])
+            said = [(b"UNLINK", share_name(share)) for share in (SHARE, SHARE // 4)]
+            ask(tier._placement, [NOBODY], lambda _: [*said])
 
 
 def texts(seed: int) -> Iterator[list[int]]:
@@ -189,6 +195,24 @@ def test_a_flood_of_one_leaves_the_others_their_share(
     bob = store(opened(SHARE), "bob", keyring)
     assert bob.save(TOKENS, 0, truth.source).stored
     assert found(opened(SHARE), "bob", keyring) == found(hers, "alice", keyring) == len(TOKENS)
+
+
+@pytest.mark.parametrize("his_share", [0, SHARE // 4])
+def test_the_largest_share_that_anybody_says_is_kept(
+    opened: Open, his_share: int, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that says less, or nothing, takes no room that another has promised."""
+    if "memory" in request.node.name or "kept to shares" in request.node.name:
+        pytest.skip("one process alone, or one budget for each owner")
+    truth = Truth.of(GEOMETRY, len(TOKENS))
+    assert store(opened(SHARE), "alice", None).save(TOKENS, 0, truth.source).stored
+    for tokens, _ in zip(texts(1), range(12), strict=False):
+        his = store(opened(his_share), "mallory", None)
+        for _ in range(3):
+            his.save(tokens, 0, truth.source)
+    assert found(opened(SHARE), "alice", None) == len(TOKENS)
+    said = [text for text in caplog.messages if "share" in text]
+    assert said and f"share={his_share}" in said[0] and f"share={SHARE}" in said[0]
 
 
 def test_without_shares_the_flood_takes_all(opened: Open, request: pytest.FixtureRequest) -> None:

@@ -25,6 +25,8 @@ from preread.store.tiers.base import ChunkKey, Gone
 HALF_S = 86400.0  # what a use has saved counts half after so long
 RECORD = struct.Struct("<32s16sddB7x")  # key, owner, when, saved, what
 HOLDS = 255  # what: the key is the name of a page that this one holds
+SHARE = 254  # what: so many bytes (in the place of `saved`) every owner is to keep here
+PROMISE_S = 86400.0  # a share that was said counts for so long, and is said again well before
 # Pages; more are folded. Who finds a chunk gone reads them all; a use of a long prefix makes one of
 # half a megabyte.
 MOST = 16
@@ -116,6 +118,8 @@ class Book:
         self._looked: float | None = None
         self._unfolded = MOST  # pages of ours since we last looked how many there are
         self._folded = 0  # notes in memory when it was folded last
+        self._promised: float | None = None  # when it was said last what share is to be kept
+        self._shares: dict[int, float] = {}  # that anybody has said: bytes -> when, the latest
 
     def mark(self, keys: Iterable[ChunkKey], owner: bytes = b"") -> None:
         """Used now; owner: of all of them, where it is known."""
@@ -133,6 +137,36 @@ class Book:
         if records := [Record(key, b"", now, 0.0, why) for key in keys]:
             self._add(records)
             self.flush()
+
+    def promise(self, share: int) -> None:
+        """Who makes room here is to leave every owner so many bytes; known to all from now on."""
+        if self._shelf is None or not share or not self.promises():
+            return
+        self.heard(share)
+        with self._lock:
+            self._pending += [self._said(share, self._clock())]
+        self.flush()
+
+    def promises(self) -> bool:
+        """Whether it is time to say so. Asked once, by who then says it."""
+        now = self._clock()
+        if self._promised is not None and now - self._promised < PROMISE_S / 4:
+            return False
+        self._promised = now
+        return True
+
+    def heard(self, share: int) -> None:
+        """Somebody has said so."""
+        with self._lock:
+            self._shares[share] = self._clock()
+
+    @property
+    def share(self) -> int:
+        """The largest that anybody has said lately, as far as this process has looked: who says
+        less takes nobody's promised room."""
+        oldest = self._clock() - PROMISE_S
+        with self._lock:
+            return max((share for share, when in self._shares.items() if when > oldest), default=0)
 
     def flush(self) -> None:
         """What is pending, at once. A shelf that cannot be written loses the order of use, not the
@@ -182,6 +216,7 @@ class Book:
             folded = _bounded(_merged({}, self._records(pages)), held)
             page = [Record(ChunkKey(name.encode()), b"", 0.0, 0.0, HOLDS) for name in names]
             page += [one for key, note in folded.items() for one in note.records(key)]
+            page += [self._said(share, when) for share, when in self._shares.items()]
             self._shelf.put(sha256("\n".join(names).encode()).hexdigest()[:32], _page(page))
             self._shelf.drop(names)
         self._keep(notes)
@@ -217,13 +252,25 @@ class Book:
                 return dict(self._seen)
         found = self._records(self._shelf.get(names))
         with self._lock:
-            found += self._pending
+            found += [one for one in self._pending if one.what != SHARE]
         return _merged({}, found)
 
     def _records(self, pages: Mapping[str, bytes]) -> list[Record]:
         latest = self._clock() + AHEAD_S
         counted = _counted({name: _held(page) for name, page in pages.items()})
-        return [one for name in counted for one in _records(pages[name]) if one.when <= latest]
+        records = [one for name in counted for one in _records(pages[name]) if one.when <= latest]
+        with self._lock:
+            for one in records:
+                if one.what == SHARE:
+                    share = int(one.saved)
+                    self._shares[share] = max(one.when, self._shares.get(share, one.when))
+            oldest = latest - AHEAD_S - PROMISE_S
+            self._shares = {n: when for n, when in self._shares.items() if when > oldest}
+        return [one for one in records if one.what != SHARE]
+
+    @staticmethod
+    def _said(share: int, when: float) -> Record:
+        return Record(ChunkKey(bytes(32)), b"", when, float(share), SHARE)
 
 
 def _decay(seconds: float) -> float:
@@ -276,5 +323,6 @@ def _records(page: bytes) -> Iterable[Record]:
     """Whole records; what is damaged or foreign is left out."""
     whole = len(page) - len(page) % RECORD.size
     for key, owner, when, saved, what in RECORD.iter_unpack(page[:whole]):
-        if -inf < when < inf and 0.0 <= saved < inf and what <= len(Gone):
+        known = what <= len(Gone) or what == SHARE
+        if -inf < when < inf and 0.0 <= saved < inf and known:
             yield Record(ChunkKey(key), owner if any(owner) else b"", when, saved, what)

@@ -7,6 +7,7 @@ worth than those after it (see worth.py), so a prefix loses its end and never it
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -15,6 +16,8 @@ from typing import NamedTuple, Protocol
 
 from preread.store.tiers.base import ChunkEntry, ChunkKey, Gone
 from preread.store.tiers.book import AHEAD_S, Book, Note
+
+log = logging.getLogger("preread.store")
 
 REFUSED_S = 60.0  # what was refused is refused without another look for so long
 
@@ -83,7 +86,8 @@ class Budget:
     has been written since; when room is short what was set aside goes first, and a sixteenth more
     than needed, so that the next writes need no look. Several processes may pass a limit by a
     sixteenth each for a moment. together: given, the order is that of last use alone, and a value
-    does not take the place of those it was said to be used with: its own beginning. Thread-safe."""
+    does not take the place of those it was said to be used with: its own beginning. What share
+    others say of the same medium is kept to where it is more. place: for messages. Thread-safe."""
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class Budget:
         clock: Callable[[], float],
         *,
         together: Callable[[ChunkKey], Container[ChunkKey]] | None = None,
+        place: str = "",
     ) -> None:
         self.limit = limit
         self._share = share
@@ -107,12 +112,15 @@ class Budget:
         self._unseen = 0  # written since the last look
         self._owners: dict[ChunkKey, bytes] = {}
         self._refused: dict[bytes, Standing] = {}  # by owner, the latest
+        self._place = place
+        self._warned = False
 
     def make_room(self, key: ChunkKey, owner: bytes, nbytes: int) -> bool:
         """For a value that is about to be written. False: it does not fit, or is worth less than
         what would have to go. Raises TierError."""
         if not self.limit or nbytes > self.limit:
             return not self.limit
+        self._book.promise(self._share)
         with self._lock:
             known = self._held is not None and self._unseen <= self._slack
             if not known or (self._held or 0) + nbytes > self.limit:
@@ -147,11 +155,12 @@ class Budget:
             return size + aside
         notes = self._book.fold({entry.key for entry in chunks})
         now, siblings = self._clock(), self._together(key) if self._together else ()
-        standing = self._standing(chunks, notes, siblings)
+        share = self._kept_share()
+        standing = self._standing(chunks, notes, siblings, share)
         worth = now + AHEAD_S if self._together else notes.get(key, Note()).worth(now)
         newcomer = Standing(key, nbytes, owner, worth, now)
         need = size + nbytes - self.limit
-        gone = victims(standing, newcomer, need, self._slack, self._share) if need > 0 else []
+        gone = victims(standing, newcomer, need, self._slack, share) if need > 0 else []
         if gone is None:
             self._refused[owner] = newcomer
             return None
@@ -161,13 +170,26 @@ class Budget:
         self._book.left([one.key for one in gone], Gone.EVICTED)
         return size - sum(one.nbytes for one in gone)
 
+    def _kept_share(self) -> int:
+        """The largest that any process has said."""
+        said = self._book.share
+        if said > self._share and not self._warned:
+            self._warned = True
+            log.warning(
+                "tier %s: this process says share=%d, another has said share=%d, which is kept to. "
+                "Say the same everywhere: see docs/security.md, Tenants.",
+                self._place, self._share, said,
+            )  # fmt: skip
+        return max(said, self._share)
+
     def _standing(
         self,
         chunks: Sequence[ChunkEntry],
         notes: Mapping[ChunkKey, Note],
         siblings: Container[ChunkKey],
+        share: int,
     ) -> list[Standing]:
-        owners = self._owned([entry.key for entry in chunks], notes) if self._share else {}
+        owners = self._owned([entry.key for entry in chunks], notes) if share else {}
         now, nothing = self._clock(), Note()
 
         def worth(entry: ChunkEntry) -> float:

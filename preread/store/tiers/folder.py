@@ -82,7 +82,7 @@ class FolderTier:
         self._temp = root / "tmp"
         self._quarantine = root / "quarantine"
         self._book = Book(clock, FolderShelf(root / "book", root / "tmp"), touch_s)
-        self._budget = Budget(budget, share, self, self._book, clock)
+        self._budget = Budget(budget, share, self, self._book, clock, place=str(root))
         self._fsync = fsync
         self._window = window or min(WINDOW, os.cpu_count() or 1)
         self._touch_s = touch_s

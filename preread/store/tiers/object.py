@@ -78,7 +78,7 @@ class ObjectTier:
         self._window = window
         self._clock = clock
         self._book = Book(clock, BucketShelf(bucket), touch_s)
-        self._budget = Budget(budget, share, self, self._book, clock)
+        self._budget = Budget(budget, share, self, self._book, clock, place=name)
         self._lock = threading.Lock()  # of the count
         self._counted: float | None = None  # when; None: never
         self._chunks = self._held = 0  # held then, and written or removed by us since

@@ -15,6 +15,7 @@ from preread.store.tiers.redis.names import (
     aside_name,
     chunk_name,
     parsed,
+    parsed_share,
     residency_ms,
 )
 from preread.store.tiers.redis.node import Node, NodeDown, at_once
@@ -29,10 +30,12 @@ BEGUN = 1 << 16  # chunks; and as many in all uses that are known as a whole
 
 
 class Found(NamedTuple):
-    """Each chunk once, as of the copy used last; those set aside have no time of use."""
+    """Each chunk once, as of the copy used last; those set aside have no time of use. share: the
+    largest that anybody says is kept."""
 
     chunks: list[ChunkEntry]
     aside: list[ChunkEntry]
+    share: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +59,9 @@ def look(placement: Placement, ttl_s: float, clock: Callable[[], float]) -> Foun
         raise down[0]
     chunks: dict[ChunkKey, ChunkEntry] = {}
     aside: dict[ChunkKey, ChunkEntry] = {}
+    share = 0
     for found in (one for some in answered for one in some):
+        share = max(share, parsed_share(found.name))
         if (name := parsed(found.name)) is None:
             continue  # not ours
         key, is_aside = name
@@ -66,7 +71,7 @@ def look(placement: Placement, ttl_s: float, clock: Callable[[], float]) -> Foun
         entries = aside if is_aside else chunks
         if key not in entries or entries[key].last_used < entry.last_used:
             entries[key] = entry
-    return Found(list(chunks.values()), list(aside.values()))
+    return Found(list(chunks.values()), list(aside.values()), share)
 
 
 def _scan(node: Node) -> list[_Value] | NodeDown:
@@ -138,11 +143,16 @@ class Begun:
 
 class Keyspace:
     """All chunks on the servers, for a budget (see eviction.Medium). of: an owner whose chunks
-    alone count; None: all do."""
+    alone count; None: all do. heard: told what share anybody says is kept."""
 
     def __init__(
-        self, placement: Placement, look: Callable[[], Found], of: bytes | None = None
+        self,
+        placement: Placement,
+        look: Callable[[], Found],
+        heard: Callable[[int], None],
+        of: bytes | None = None,
     ) -> None:
+        self._heard = heard
         self._placement = placement
         self._look = look
         self._of = of
@@ -151,6 +161,7 @@ class Keyspace:
     def look(self) -> Held:
         found = self._look()
         if self._of is None:
+            self._heard(found.share)
             self._aside = [entry.key for entry in found.aside]
             return Held(found.chunks, sum(entry.nbytes for entry in found.aside))
         owners = self.owners([entry.key for entry in found.chunks])

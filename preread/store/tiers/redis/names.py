@@ -2,6 +2,7 @@
 
     prd:{<64 hex digits>}           a chunk
     prd:aside:{<64 hex digits>}     the same, set aside because it failed
+    prd:share:{<zeros>}:<bytes>     somebody keeps every owner so many bytes, see eviction.Budget
 
 The braces are a hash tag: in a cluster both names of a chunk lie on one slot, so that it can be
 renamed.
@@ -15,6 +16,8 @@ from preread.store.tiers.base import ChunkKey
 
 EVERYTHING = b"prd:*"
 JITTER = 8  # a chunk stays up to an eighth longer than its time to live
+NOBODY = ChunkKey(bytes(32))  # whose homes keep what is said of all chunks
+_SHARE = re.compile(rb"prd:share:\{0{64}\}:(\d{1,18})")
 _NAME = re.compile(rb"prd:(aside:)?\{([0-9a-f]{64})\}")
 
 
@@ -24,6 +27,16 @@ def chunk_name(key: ChunkKey) -> bytes:
 
 def aside_name(key: ChunkKey) -> bytes:
     return b"prd:aside:{%s}" % key.hex().encode()
+
+
+def share_name(share: int) -> bytes:
+    return b"prd:share:{%s}:%d" % (NOBODY.hex().encode(), share)
+
+
+def parsed_share(name: bytes) -> int:
+    """0 for any other name."""
+    match = _SHARE.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def parsed(name: bytes) -> tuple[ChunkKey, bool] | None:

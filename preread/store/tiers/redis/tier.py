@@ -24,13 +24,19 @@ from preread.store.tiers.base import (
     fresh,
     owner_of,
 )
-from preread.store.tiers.book import Book, Note
+from preread.store.tiers.book import PROMISE_S, Book, Note
 from preread.store.tiers.eviction import Budget
 from preread.store.tiers.landing import Landing, landing
 from preread.store.tiers.redis import settings
 from preread.store.tiers.redis.asking import Answer, ask, ask_about, followed, verdict
 from preread.store.tiers.redis.holding import STEP_MS, Begun, Keyspace, look
-from preread.store.tiers.redis.names import aside_name, chunk_name, residency_ms
+from preread.store.tiers.redis.names import (
+    NOBODY,
+    aside_name,
+    chunk_name,
+    residency_ms,
+    share_name,
+)
 from preread.store.tiers.redis.node import Node, NodeDown, at_once
 from preread.store.tiers.redis.placement import Placement
 from preread.store.tiers.redis.reading import WINDOW, Lane
@@ -119,6 +125,7 @@ class RedisTier:
         if any(nbytes > node.max_value for node in homes):
             return False
         owner = owner_of(parts)
+        self._promise()
         if not self._budget_of(owner).make_room(key, owner, nbytes):
             return False
         full_ms = residency_ms(key, self._ttl_s)
@@ -261,8 +268,17 @@ class RedisTier:
 
     def _limited(self, limit: int, share: int, of: bytes | None = None) -> Budget:
         """By last use alone, which is all that the servers keep."""
-        place, together = Keyspace(self._placement, self._look, of), self._begun.together
-        return Budget(limit, share, place, self._book, self._clock, together=together)
+        place = Keyspace(self._placement, self._look, self._book.heard, of)
+        together = self._begun.together
+        return Budget(
+            limit, share, place, self._book, self._clock, together=together, place=self.name
+        )
+
+    def _promise(self) -> None:
+        """What share is kept here, for who makes room elsewhere."""
+        if self._budget.limit and self._share and self._book.promises():
+            name, milliseconds = share_name(self._share), b"%d" % int(PROMISE_S * 1000)
+            ask(self._placement, [NOBODY], lambda _: [(b"SET", name, b"1", b"PX", milliseconds)])
 
     def _budget_of(self, owner: bytes) -> Budget:
         if self._budget.limit or not self._share or not owner:
