@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import xxhash
 
-from preread.store.digest import digest
 from preread.store.keys import CODECS, OVERHEAD, Box, chunk_key
 from preread.store.tiers.base import ChunkKey
 
@@ -172,7 +171,7 @@ def verify(value: bytearray | memoryview) -> tuple[ChunkHeader, memoryview]:
     header = read_header(view)
     whole(len(view), header.payload_nbytes)
     payload = view[HEADER_BYTES:-CHECKSUM_BYTES]
-    if digest(view[:-CHECKSUM_BYTES]) != view[-CHECKSUM_BYTES:]:
+    if _checksum(view[:HEADER_BYTES], payload) != view[-CHECKSUM_BYTES:]:
         raise ChunkFault(Fault.CHECKSUM)
     return header, payload
 
@@ -235,6 +234,6 @@ def _agree(header: ChunkHeader, expected: ChunkHeader) -> None:
 
 
 def _checksum(header: bytes | memoryview, payload: memoryview) -> bytes:
-    parts = xxhash.xxh3_128(header)
-    parts.update(payload)
-    return parts.digest()
+    digest = xxhash.xxh3_128(header)
+    digest.update(payload)
+    return digest.digest()
