@@ -70,7 +70,7 @@ class EngineSection:
 class StoreSection:
     """Chunks and tiers."""
 
-    chunk_tokens: int = 256  # most tokens in one chunk
+    chunk_tokens: int = 248  # most tokens in one chunk
     chunk_bytes: int = 2 * 1024 * 1024 - 64  # most bytes of one chunk, header included
     tiers: str = field(default="disk", repr=False)  # or PREREAD_TIERS: nearest first, store.md
     load: str = "auto"  # auto | always: what is quicker than computing it, or all that is kept

@@ -32,6 +32,9 @@ DTYPES: Mapping[str, tuple[int, int]] = {"float32": (1, 4), "float16": (2, 2), "
 # name (in the key) -> code in the header; all but raw lose something, see codec.py
 CODECS: Mapping[str, int] = {"raw": 1, "fp8": 2, "int8": 3}
 
+# Not a power of two: sizes of KV are, so that of 256 tokens header and checksum would always be what
+# is too much for a size class, and half of it would stay empty.
+CHUNK_TOKENS = 248
 OVERHEAD = 256 + 16  # bytes of header and checksum around a payload, see chunk.py
 
 
@@ -192,14 +195,16 @@ class Geometry:
     kv_heads: int
     head_dim: int
     dtype: str  # float32, float16 or bfloat16
-    chunk_tokens: int = 256
+    chunk_tokens: int = CHUNK_TOKENS
     chunk_bytes: int = 2 * 1024 * 1024 - 64
     cells: tuple[tuple[int, int, int, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert self.layers > 0 and self.kv_heads > 0 and self.head_dim > 0, self
         if self.chunk_tokens < 1:
-            raise ConfigError("store.chunk_tokens must be at least 1.", hint="The default is 256.")
+            raise ConfigError(
+                "store.chunk_tokens must be at least 1.", hint=f"The default is {CHUNK_TOKENS}."
+            )
         head = 2 * self.chunk_tokens * self.head_dim * self.itemsize
         room = (min(self.chunk_bytes, MAX_VALUE_BYTES) - OVERHEAD) // head
         if room < 1:

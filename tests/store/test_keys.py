@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preread.config import StoreSection
 from preread.errors import ConfigError, RequestError
 from preread.store.keys import (
+    CHUNK_TOKENS,
     OVERHEAD,
     Box,
     Epochs,
@@ -202,11 +204,16 @@ def test_boxes_tile_the_span_and_fit(layers: int, heads: int, dim: int, limit: i
         assert max(sizes) - min(sizes) <= 2 * heads
 
 
-def test_the_default_chunk_of_an_8b_shape_is_under_the_size_class() -> None:
-    geometry = Geometry(32, 8, 128, "bfloat16")
-    boxes = geometry.boxes(0, 256)
-    assert len(boxes) == 32
-    assert max(np.prod(b.shape(128)) * 2 for b in boxes) + OVERHEAD <= 2 * 1024 * 1024 - 64
+@pytest.mark.parametrize(
+    "shape", [(16, 8, 64), (28, 4, 128), (32, 8, 128), (80, 8, 128), (26, 4, 256)], ids=str
+)
+def test_the_default_chunk_fills_its_size_class(shape: tuple[int, int, int]) -> None:
+    """Models whose KV of 256 tokens would fill it to the last byte, header and checksum apart."""
+    geometry = Geometry(*shape, "bfloat16")
+    boxes = geometry.boxes(0, geometry.chunk_tokens)
+    largest = max(int(np.prod(box.shape(shape[2]))) * 2 for box in boxes) + OVERHEAD
+    assert 0.9 * 2 * 1024 * 1024 < largest <= 2 * 1024 * 1024 - 64
+    assert CHUNK_TOKENS == StoreSection().chunk_tokens == geometry.chunk_tokens
 
 
 def test_a_chunk_too_small_for_one_head_is_a_config_error() -> None:
