@@ -57,7 +57,7 @@ def test_its_requests_are_read_and_its_types_read_our_answers(
 
 
 def test_its_client_is_answered_by_the_simulated_provider() -> None:
-    profile = Profile(min_prefix=16, block=16, requests=2, strict=1)
+    profile = Profile(min_prefix=16, block=16, requests=2, counts="fixed")
     with (
         served(Provider(profile, lambda prefix, text: f"said {text}")) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk-test", max_retries=0) as client,
