@@ -32,8 +32,8 @@ DTYPES: Mapping[str, tuple[int, int]] = {"float32": (1, 4), "float16": (2, 2), "
 # name (in the key) -> code in the header; all but raw lose something, see codec.py
 CODECS: Mapping[str, int] = {"raw": 1, "fp8": 2, "int8": 3}
 
-# Not a power of two: sizes of KV are, so that of 256 tokens header and checksum would always be what
-# is too much for a size class, and half of it would stay empty.
+# Not a power of two: sizes of KV are, so that with 256 tokens header and checksum would always be
+# what is too much for a size class, and half of it would stay empty.
 CHUNK_TOKENS = 248
 OVERHEAD = 256 + 16  # bytes of header and checksum around a payload, see chunk.py
 
