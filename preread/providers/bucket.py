@@ -141,8 +141,9 @@ class Bucket:
         if not self.limit:
             self.limit = told.limit
             self._level = self._full
-        elif not self.given or told.limit < self.given:
-            self.limit = told.limit
+        else:
+            self.limit = min(told.limit, self.given) if self.given else told.limit
+            self._level = min(self._level, self.capacity)  # a smaller one holds less
         if told.remaining >= 0:
             if told.limit == self.limit:
                 self._shows(told)

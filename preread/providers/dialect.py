@@ -44,16 +44,28 @@ class Facts:
 
 @dataclass(slots=True)
 class Flight:
-    """What is known of a row's requests: whether one is under way, and whether no more are sent.
-    unsure: input and output tokens, at most, of those that were sent and not answered."""
+    """What is known of a row's requests: how many are under way, and whether no more are sent.
+    unsure: input and output tokens, at most, of those that were sent and are not answered (yet);
+    answered: of those that are."""
 
-    under_way: bool = False
+    under_way: int = 0
     grounded: bool = False
     unsure: tuple[int, int] = (0, 0)
+    answered: tuple[int, int] = (0, 0)
 
-    def lost(self, tokens: tuple[int, int]) -> None:
-        """One more was not answered."""
+    def sent(self, tokens: tuple[int, int]) -> None:
+        """One more; tokens: what it takes at most."""
         self.unsure = (self.unsure[0] + tokens[0], self.unsure[1] + tokens[1])
+
+    def told(self, tokens: tuple[int, int], took: tuple[int, int] = (0, 0)) -> None:
+        """One that was sent is in doubt no longer. took: what its answer says."""
+        self.unsure = (self.unsure[0] - tokens[0], self.unsure[1] - tokens[1])
+        self.answered = (self.answered[0] + took[0], self.answered[1] + took[1])
+
+    def beyond(self, told: bool) -> tuple[int, int]:
+        """What may be billed besides what the row's own counts say, or if they say nothing."""
+        more = (0, 0) if told else self.answered
+        return self.unsure[0] + more[0], self.unsure[1] + more[1]
 
 
 @dataclass(frozen=True, slots=True)

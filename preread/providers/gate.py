@@ -39,7 +39,7 @@ class Gate:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._leave()
-            else:
+            elif turn in self._waiting:  # who left at the same moment may have taken it out
                 self._waiting.remove(turn)
             raise
 

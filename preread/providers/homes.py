@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from preread.providers.lanes import Cost, Lane
@@ -49,7 +50,7 @@ class Homes:
 
         def wait(which: int) -> float:
             lane = self.lanes[which]
-            return lane.wait_s(cost, now, behind=lane is not inside)
+            return lane.wait_s(cost, now, behind=lane is not inside) if lane.fits(cost) else inf
 
         every = range(len(self.lanes))
         if len(every) == 1:
@@ -58,18 +59,24 @@ class Homes:
             return Place(self.lanes[min(every, key=wait)])
         home = self._of(group, now, wait)
         best = min(home.used, key=wait)
+        if wait(best) == inf:  # none of its homes is ever large enough: another's first
+            return self._first(home, min(every, key=wait))
         if wait(best) <= 0:
             home.held_since = -1.0
         elif home.held_since < 0:
             home.held_since = now
         elif now - home.held_since >= HELD_S and not home.asking:
             free = [i for i in every if i not in home.used and wait(i) <= 0]
-            if home.next not in free and free:
-                home.next, home.read = free[0], 0
-            if home.next in free:
-                home.asking = True
-                return Place(self.lanes[home.next], new=True)
+            if free:
+                return self._first(home, home.next if home.next in free else free[0])
         return Place(self.lanes[best])
+
+    def _first(self, home: _Home, which: int) -> Place:
+        """Where a group is about to be at home."""
+        if home.next != which:
+            home.next, home.read = which, 0
+        home.asking = True
+        return Place(self.lanes[which], new=True)
 
     def ended(self, group: str, place: Place, answered: bool, now: float) -> None:
         """A request of the group has come back from there, or nothing has."""

@@ -64,6 +64,10 @@ class Lane:
                 wait = max(wait, self.buckets[name].wait_s(n + more, now))
         return wait
 
+    def fits(self, cost: Cost) -> bool:
+        """Whether a whole period has room for a request."""
+        return all(not 0 < self.buckets[name].limit < n for name, n in amounts(cost).items())
+
     def waits(self, cost: Cost, times: int) -> None:
         """One more that waits here (1), or one less (-1)."""
         for name, n in amounts(cost).items():

@@ -106,7 +106,10 @@ class Limiter:
             async with lane.turn:
                 while True:
                     now = self._clock.now()
-                    _fits(lane, cost)
+                    if not lane.fits(cost):
+                        if not any(other.fits(cost) for other in self.lanes):
+                            raise _too_large(lane, cost)
+                        return self._homes.place(group, cost, now, lane)
                     if (wait := lane.wait_s(cost, now)) <= 0:
                         return self._take(place, cost, group, now)
                     if not place.new and len(self.lanes) > 1:
@@ -159,11 +162,11 @@ class Limiter:
             bucket.narrow(ticket.sent, now)
 
 
-def _fits(lane: Lane, cost: Cost) -> None:
-    for name, amount in amounts(cost).items():
-        if 0 < lane.buckets[name].limit < amount:
-            raise RequestError(
-                f"One request of {amount:,} {name.replace('_', ' ')} is more than the limit of "
-                f"{lane.buckets[name].limit:,} per {lane.limits.period_s:.0f} s.",
-                hint="Shorten it, or ask for a higher limit.",
-            )
+def _too_large(lane: Lane, cost: Cost) -> RequestError:
+    all_of = amounts(cost).items()
+    name, amount = next((k, n) for k, n in all_of if 0 < lane.buckets[k].limit < n)
+    return RequestError(
+        f"One request of {amount:,} {name.replace('_', ' ')} is more than the limit of "
+        f"{lane.buckets[name].limit:,} per {lane.limits.period_s:.0f} s.",
+        hint="Shorten it, or ask for a higher limit.",
+    )

@@ -158,14 +158,14 @@ class Running:
         context = self._contexts[which] if which >= 0 else 0
         context = min(context, said.counts.prompt) if not said.error else 0
         ms = (time.perf_counter() - self._began) * 1e3
-        unsure = flight.unsure if flight else (0, 0)
+        unsure = flight.beyond(said.counts.prompt > 0) if flight else (0, 0)
         self._ended.put_nowait(Ended(row, said, finish, context, ms, unsure))
 
     def _leave(self, row: int) -> None:
         """Nobody waits for this row any more."""
         if not 0 <= row < len(self._batch) or self._done[row]:
             return
-        self._end(row, Said(), Finish.CANCELLED)
+        self._end(row, Said(), Finish.CANCELLED, self._flights.get(row))
         if (task := self._of_row.get(row)) is not None:
             task.cancel()
 

@@ -66,7 +66,8 @@ class Scoring:
             logs, counts = await self._edges(ask, trie, 0, wire)
             return Said(label_logs=trie.score(logs)[0].tolist(), counts=counts)
         head = await self._prompt_ids(ask, wire)
-        rows = [Ask(ask.work, raw=head + path, reuse=ask.reuse) for path in self._paths(trie)]
+        rows = [Ask(ask.work, raw=head + path, reuse=ask.reuse, flight=ask.flight)
+                for path in self._paths(trie)]  # fmt: skip
         # The first makes the prompt known to the server, the others read their last tokens.
         said = [await self._edges(rows[0], trie, 0, wire)]
         said += await asyncio.gather(
@@ -115,7 +116,7 @@ class Scoring:
 
     async def _echo(self, ask: Ask, whole: str | list[int], cut: int, wire: Wire) -> Said:
         """cut: where the continuation begins, in characters or tokens."""
-        row = Ask(ask.work, raw=whole, reuse=ask.reuse)
+        row = Ask(ask.work, raw=whole, reuse=ask.reuse, flight=ask.flight)
         options = {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
         body = await wire.ask(self._api.call(row, options), row, 1)
         given = body["choices"][0].get("logprobs") or {}

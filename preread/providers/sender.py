@@ -131,20 +131,24 @@ class Sender:
         whether it may be tried again."""
         async with self.gate:
             ticket = await self.limiter.reserve(*want)
-            flight.under_way = True
+            flight.under_way += 1
+            flight.sent(want.most)  # in doubt until an answer is here, whatever happens until then
             try:
                 reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
-                if reply.status == 200 and reply.json() is None:
-                    flight.lost(want.most)
-                return self._judge(reply, ticket, used)
+                judged = self._judge(reply, ticket, used)
+                if isinstance(judged[0], dict):
+                    flight.told(want.most, used(judged[0]))
+                elif reply.status != 200 or reply.json() is not None:
+                    flight.told(want.most)
+                return judged
             except Broken as exc:
                 self.gate.was_too_much()
-                if not isinstance(exc, Unsent):
-                    flight.lost(want.most)
+                if isinstance(exc, Unsent):
+                    flight.told(want.most)
                 refused = Refused(0, "", self.clean(f"no whole answer: {exc}"))
                 return refused, None, not isinstance(exc, TooLarge)
             finally:
-                flight.under_way = False
+                flight.under_way -= 1
                 self.limiter.done(ticket)
 
     def _judge(

@@ -10,6 +10,7 @@ import pytest
 from preread.backend import Choose, Generate, Leaving, LogLikelihood, RequestBatch
 from preread.contexts.rows import collect
 from preread.errors import ConfigError, EngineError, ModelNotFound, ProviderError, RequestError
+from preread.providers.dialect import Flight
 from preread.providers.opening import connect, open_remote
 from preread.testing.provider import Profile, Provider
 from preread.testing.replies import Reply
@@ -119,6 +120,71 @@ async def test_what_never_arrived_is_not(opened):
     server, backend = await opened(config={"attempts": 2})
     await server.stop()
     assert await news_of(backend, ask(1, RUBRIC)) == {}
+
+
+@pytest.mark.parametrize("fault", [{"half": 1.0}, {"hang": 1.0}, {"error": 1.0}, {}])
+async def test_what_was_sent_is_answered_or_in_doubt_when_a_row_leaves(opened, fault):
+    """Rows that are withdrawn between two attempts, or left while one is under way: whatever was
+    sent is an answer, a refusal or in doubt."""
+    server, backend = await opened(latency_ms=20, odds=Odds(**fault), config={"max_inflight": 4})
+    leaving, finish = Leaving(), list[Finish | None]()
+
+    async def stop() -> None:
+        while sum(server.asked.values()) < 12 - 8 * ("hang" in fault):
+            await asyncio.sleep(0.005)
+        leaving.withdraw()
+        for row in range(40):
+            leaving.leave(row)
+
+    batch = RequestBatch(ONE, [f"point {i}?" for i in range(40)], leaving=leaving)
+    stopping, doubted = asyncio.create_task(stop()), 0
+    async with asyncio.timeout(20):
+        async for news in backend.submit(batch):
+            doubted += sum(output for _, output in news.unsure.values())
+            finish += news.finish
+    await stopping
+    await asyncio.sleep(0.05)
+    sent, refused = sum(server.asked.values()), server.faults.met["error"]
+    well = finish.count(Finish.STOP) + finish.count(Finish.LENGTH)
+    assert len(finish) == 40 and doubted % ONE.max_tokens == 0
+    assert sent - refused <= well + doubted // ONE.max_tokens <= sent
+
+
+async def test_what_a_row_of_several_requests_was_answered_is_told_of(opened):
+    """Labels of several tokens take several requests; who stops between them has paid for the
+    first."""
+    _, backend = await opened(server="vllm", config={"rpm": 2})
+    leaving, unsure = Leaving(), dict[int, tuple[int, int]]()
+    labels = Choose(("very good", "very bad", "bad"))
+    batch = RequestBatch(labels, ["How?", "Who?"], leaving=leaving)
+
+    async def stop() -> None:
+        flights = list[Flight]()
+        while len(flights) < 2 or not all(sum(flight.answered) for flight in flights):
+            await asyncio.sleep(0.002)
+            flights = [f for running in backend._running for f in running._flights.values()]
+        leaving.withdraw()
+
+    stopping = asyncio.create_task(stop())
+    async for news in backend.submit(batch):
+        assert {*news.finish} == {Finish.CANCELLED}
+        unsure |= news.unsure
+    await stopping
+    assert {*unsure} == {0, 1} and all(prompt > 0 for prompt, _ in unsure.values())
+
+
+async def test_nothing_more_is_sent_for_a_batch_that_was_left(opened):
+    server, backend = await opened(latency_ms=2000)
+    batch = RequestBatch(ONE, [f"point {i}?" for i in range(1200)])
+    run = asyncio.create_task(collect(backend, batch))
+    while sum(server.asked.values()) < 32:
+        await asyncio.sleep(0.01)
+    (running,) = backend._running
+    workers = list(running._tasks)
+    run.cancel()
+    await asyncio.wait(workers, timeout=10)
+    assert all(worker.cancelled() for worker in workers)
+    assert sum(server.asked.values()) == 32 and backend._sender.gate.running == 0
 
 
 async def test_limits_are_never_exceeded(opened):

@@ -14,7 +14,7 @@ from preread.providers.bucket import Bucket, Told
 from preread.providers.lanes import Cost, Lane, Limits, amounts
 from preread.providers.limits import Limiter
 from preread.testing.simulation.rates import Meter
-from tests.providers.clock import TurnedClock
+from tests.providers.clock import LoopClock, TurnedClock, run_virtual
 
 NAMES = ("requests", "tokens", "input_tokens", "output_tokens")
 
@@ -195,6 +195,56 @@ async def test_our_own_lower_limit_stays():
     ticket = await limiter.reserve(Cost(1, 1))
     limiter.sync(ticket, {"requests": Told(limit=600, remaining=599)})
     assert ticket.lane.buckets["requests"].limit == 10
+
+
+@pytest.mark.parametrize("refills", [True, False])
+def test_a_limit_that_shrinks_is_kept_to_at_once_and_may_grow_again(refills):
+    """Headers may say the limit alone; what stood in the larger one is not left over."""
+    bucket = Bucket(1000, refills=refills)
+    bucket.take(1, 0.0)
+    bucket.sync(Told(limit=100), None, 1.0)
+    bucket.check()
+    sent = 0
+    while bucket.wait_s(1, 2.0) == 0:
+        bucket.take(1, 2.0)
+        sent += 1
+    assert sent <= 100
+    bucket.sync(Told(limit=5000), None, 3.0)
+    assert bucket.limit == 1000
+
+
+@pytest.mark.parametrize("group", ["", "a"])
+async def test_what_is_too_large_for_one_organisation_goes_to_another(group):
+    limiter, _ = limiter_of(Limits(tokens=100), Limits(tokens=1000))
+    assert (await limiter.reserve(Cost(10, 0), group)).lane.name == "org0"
+    ticket = await limiter.reserve(Cost(500, 0), group)
+    assert ticket.lane.name == "org1"
+    limiter.settle(ticket, Cost(500, 0))
+    limiter.done(ticket)
+    with pytest.raises(RequestError, match="more than the limit"):
+        await limiter.reserve(Cost(5000, 0), group)
+
+
+async def test_what_is_too_large_wherever_its_beginning_is_not_read_is_refused():
+    limiter, _ = limiter_of(Limits(tokens=100), Limits(tokens=1000))
+    assert (await limiter.reserve(Cost(10, 0), "a")).lane.name == "org0"
+    with pytest.raises(RequestError, match="5,000 tokens is more than the limit"):
+        await limiter.reserve(Cost(500, 0), "a", cold=Cost(5000, 0))
+
+
+def test_a_limit_that_shrinks_under_who_waits_sends_it_elsewhere():
+    async def run() -> None:
+        lanes = [Lane(f"org{i}", ("",), Limits(tokens=n)) for i, n in enumerate((400, 500))]
+        limiter = Limiter(lanes, LoopClock())
+        await limiter.reserve(Cost(350, 0))
+        await limiter.reserve(Cost(450, 0))
+        waiting = asyncio.create_task(limiter.reserve(Cost(300, 0)))
+        await asyncio.sleep(1)
+        (small,) = (lane for lane in lanes if lane.waiting["tokens"])
+        small.buckets["tokens"].sync(Told(limit=200), None, LoopClock().now())
+        assert (await waiting).lane is not small
+
+    run_virtual(run())
 
 
 def test_a_refusal_with_room_left_makes_smaller_pieces():

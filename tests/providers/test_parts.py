@@ -217,6 +217,22 @@ async def test_the_gate_lets_so_many_in_and_no_more():
     assert (most, gate.running) == (3, 0)
 
 
+async def test_who_is_cancelled_while_others_leave_is_cancelled():
+    """Who waits is taken out of the line by who leaves, too."""
+    gate = Gate(1)
+
+    async def stay() -> None:
+        async with gate:
+            await asyncio.Event().wait()
+
+    tasks = [asyncio.create_task(stay()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(end) for end in ends} == {asyncio.CancelledError} and gate.running == 0
+
+
 def test_labels_by_their_first_token():
     tops = [("B", math.log(0.6)), (" A", math.log(0.2)), ("b", math.log(0.1)), ("", -0.1)]
     assert by_first_token(("A", "B"), tops) == pytest.approx([math.log(0.2), math.log(0.6)])
