@@ -69,6 +69,10 @@ class Stream:
             )
             self._jobs[id(part)] = job, part
             gone = np.flatnonzero(np.isin(part.rows, self._gone))
+        self._end(engine, job, gone)
+
+    def _end(self, engine: Engine, job: int, gone: Int64Array) -> None:
+        """What was told of a job before it was known here."""
         if len(gone):
             engine.cancel(job, gone)
         if self.withdrawn:
@@ -82,18 +86,17 @@ class Stream:
         return Tail(len(part.batch.own.values), partial(self._run, part))
 
     def _run(self, part: Part, engine: Engine, reading: Reading, layers: Layers) -> bool:
-        job = engine.stream(part.batch, reading, layers)
+        if self.withdrawn or (job := engine.stream(part.batch, reading, layers)) is None:
+            return False
         with self._lock:
-            if job is None:
-                return False
-            if self._closed:
+            if self._closed:  # it was computed for nobody
                 engine.cancel(job)
+                return False
             self._kept[id(part)] = []
             self._jobs[id(part)] = job, part
             self._thread.hear(job, lambda news: self.tell(part, news))
             gone = np.flatnonzero(np.isin(part.rows, self._gone))
-        if len(gone):
-            engine.cancel(job, gone)
+        self._end(engine, job, gone)
         return True
 
     def let(self, part: Part) -> None:

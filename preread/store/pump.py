@@ -9,8 +9,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
+from preread.errors import TierError
+
 T = TypeVar("T")
 
+FEWER = "Answers stay right. Let the process have more threads: `ulimit -u`, or a container's pids."
 DEPTH = 2  # things ahead of the one taken
 TELL_S = 0.002  # between two times that who takes is woken for light things,
 LOOK_S = 0.005  # and between two looks of its own
@@ -27,7 +30,11 @@ class Pump(Generic[T]):
     def __init__(self, things: Iterator[T], light: Light[T] = lambda thing: False) -> None:
         self._line = _Line(light)
         run = (things, self._line)
-        threading.Thread(target=_run, args=run, name="preread-pump", daemon=True).start()
+        thread = threading.Thread(target=_run, args=run, name="preread-pump", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the process may have no more: nothing comes
+            self._line.end(TierError(f"Cannot read: {exc}.", hint=FEWER))
 
     @property
     def closed(self) -> bool:
@@ -57,7 +64,8 @@ class _Line(Generic[T]):
         self._light = light
         self._ready: deque[tuple[T] | BaseException] = deque()
         self._heavy = 0
-        self._lock = threading.Lock()
+        # Of the pump's thread, too, while it holds it: there the garbage collector may close.
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # never do both wait
         self._told = 0.0  # of `time.perf_counter`
 

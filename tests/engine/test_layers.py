@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from preread.backend import Choose, Generate, LogLikelihood, RequestBatch
+from preread.backend import Choose, Generate, Leaving, LogLikelihood, RequestBatch
 from preread.contexts.rows import Row, collect
 from preread.engine.layers import Layers, NotComing
 from preread.engine.local import LocalBackend
@@ -31,6 +31,7 @@ from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT
 from preread.testing.faulty import FaultyTier, Plan, Trouble, often
 from preread.testing.models import write_tiny_model
+from preread.types import Finish
 from tests.parity.tools import CONFIG as PLAIN
 
 LAYERS, SPAN = 6, 64
@@ -112,14 +113,16 @@ class Stage:
     over: threading.Event = field(default_factory=threading.Event)  # not any longer
     faulty: FaultyTier | None = None
 
-    def backend(self, plan: Plan, kind: type[Store] = ByLayer, **options) -> LocalBackend:
+    def backend(
+        self, plan: Plan, kind: type[Store] = ByLayer, *, config=CONFIG, **options
+    ) -> LocalBackend:
         def hold(seconds: float) -> None:
             self.held.set()
             assert self.over.wait(LONG_S)
 
         self.faulty = FaultyTier(self.inner, plan, sleep=hold)
         watched = replace(self.model, decoder=Watched(self.model.decoder, self.seen))
-        return LocalBackend(watched, store(self.model, [self.faulty], kind, **options), CONFIG)
+        return LocalBackend(watched, store(self.model, [self.faulty], kind, **options), config)
 
     @property
     def spans(self) -> int:
@@ -416,6 +419,66 @@ async def test_who_leaves_meanwhile_leaves_nothing_behind(model, stages, truth):
     right(await collect(backend, WORKS["generate"]), truth["generate"])
     await backend.build(OTHER)
     assert await asyncio.to_thread(empty, backend)
+    await backend.close()
+
+
+@dataclass
+class Halt:
+    """Holds a step up in its last layer, once."""
+
+    come: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, layer: int) -> None:
+        if layer == LAYERS - 1:
+            self.come.set()
+            assert self.go.wait(LONG_S)
+
+
+async def test_who_leaves_in_the_last_layer_is_not_listened_for(model, stages, truth):
+    """The step is computed, for nobody."""
+    stage = await staged(model, stages)
+    stage.seen = halt = Halt()
+    backend = stage.backend(well)
+    leaving = asyncio.create_task(collect(backend, WORKS["generate"]))
+    assert await asyncio.to_thread(halt.come.wait, LONG_S)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    halt.go.set()
+    assert await asyncio.to_thread(empty, backend)
+    assert not backend._thread._listeners
+    right(await collect(backend, WORKS["generate"]), truth["generate"])
+    await backend.close()
+
+
+async def test_rows_that_wait_behind_such_a_step_are_withdrawn(model, stages, truth):
+    """Withdrawn while it is computed: the one row that takes part goes on, the others never run."""
+    stage = await staged(model, stages)
+    stage.seen = halt = Halt()
+    backend = stage.backend(well, config=replace(CONFIG, max_sequences=1))
+    batch = replace(WORKS["three rows"], leaving=(leaving := Leaving()))
+    asked = asyncio.create_task(collect(backend, batch))
+    assert await asyncio.to_thread(halt.come.wait, LONG_S)
+    leaving.withdraw()
+    halt.go.set()
+    rows = await asked
+    assert counts(backend) == (1, 0)
+    assert [row.finish for row in rows] == [Finish.LENGTH, Finish.CANCELLED, Finish.CANCELLED]
+    right(rows[:1], truth["three rows"][:1])
+    await backend.close()
+
+
+async def test_what_was_withdrawn_begins_no_step(model, stages):
+    stage = await staged(model, stages)
+    backend = stage.backend(reads({0: Trouble.DELAY}))
+    batch = replace(WORKS["three rows"], leaving=(leaving := Leaving()))
+    asked = asyncio.create_task(collect(backend, batch))
+    assert await asyncio.to_thread(stage.held.wait, LONG_S)
+    leaving.withdraw()
+    stage.over.set()
+    assert {row.finish for row in await asked} == {Finish.CANCELLED}
+    assert counts(backend) == (0, 0)
     await backend.close()
 
 

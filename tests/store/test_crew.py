@@ -106,3 +106,13 @@ print("left", flush=True)
 def test_what_is_ahead_fits_the_memory_that_is_kept() -> None:
     """Else every value would be read to new pages, on a GPU to memory pinned anew."""
     assert max(WINDOW, HANDS) * AHEAD + DEPTH + 1 <= KEPT
+
+
+def test_without_helpers_who_asks_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container may have no more threads."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert list(together(lambda n: n * n, range(40), 4)) == [n * n for n in range(40)]

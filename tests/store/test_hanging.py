@@ -231,3 +231,20 @@ def test_without_a_deadline_nothing_is_guarded(tmp_path: Path) -> None:
     reads = disk.read([key(1)] * 3)
     next(reads)
     assert threading.active_count() == before
+
+
+def test_what_could_not_be_sent_does_not_count_as_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container may have no more threads for a while."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    now = Guard("/somewhere", DEADLINE_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(MOST + 1):
+            with pytest.raises(TierError, match="can't start new thread"):
+                now.call("look into", lambda wanted: 1)
+    assert now.call("look into", lambda wanted: 1) == 1
+    time.sleep(2 * DEADLINE_S)
+    assert not now.hanging

@@ -25,7 +25,11 @@ def together(work: Callable[[T], R], things: Sequence[T], hands: int) -> Iterato
         return
     crew = _Crew(work, things, hands * AHEAD)
     for _ in range(hands - 1):
-        threading.Thread(target=crew.help, name="preread-read", daemon=True).start()
+        helper = threading.Thread(target=crew.help, name="preread-read", daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:  # the process may have no more: as many as there are
+            break
     try:
         for n in range(len(things)):
             yield crew.result(n)

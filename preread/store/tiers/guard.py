@@ -17,7 +17,7 @@ from math import inf
 from typing import TypeVar
 
 from preread.errors import TierError
-from preread.store.pump import Light, Pump
+from preread.store.pump import FEWER, Light, Pump
 from preread.store.tiers.breaker import Breaker, Circuit
 
 T = TypeVar("T")
@@ -76,7 +76,12 @@ class Guard:
                 self._answered()
                 future.set_result(result)
 
-        threading.Thread(target=run, name="preread-tier", daemon=True).start()
+        thread = threading.Thread(target=run, name="preread-tier", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # it says nothing of the medium, which was not asked
+            self._end(call)
+            raise TierError(f"Cannot {what} {self._place}: {exc}.", hint=FEWER) from None
         seconds = times * self._deadline_s
         try:
             return future.result(seconds)
