@@ -33,6 +33,7 @@ class Caller:
         self._inbox: queue.SimpleQueue[Moved | None] = queue.SimpleQueue()
         self._others: list[Caller] = []
         self._stop: Callable[[], None] | None = None
+        self._hurried = False
         self.left = False
 
     def leave(self) -> None:
@@ -46,6 +47,7 @@ class Caller:
     def hurry(self) -> None:
         """What is loaded for it is waited for no longer; from any thread."""
         for waiting in (self, *self._others):
+            waiting._hurried = True  # before, as above
             waiting._cease()
 
     def _cease(self) -> None:
@@ -58,14 +60,16 @@ class Caller:
         self._others.append(other)
         if self.left:
             other.leave()
+        if self._hurried:
+            other.hurry()
         return other
 
     def listen(self, stop: Callable[[], None] | None) -> None:
-        """Call it when it is not wanted any more, also when that is so already; from any thread,
-        perhaps twice. None: what was to be stopped is over."""
+        """Call it when it is not wanted or waited for any more, also when that is so already; from
+        any thread, perhaps twice. None: what was to be stopped is over."""
         self._stop = stop
-        if self.left and stop is not None:
-            stop()
+        if self.left or self._hurried:
+            self._cease()
 
     def check(self, reading: Reading) -> None:
         """Raises as `wait` does, without waiting."""

@@ -22,10 +22,11 @@ from preread.engine.layers import Layers
 from preread.engine.ledger import Ledger
 from preread.engine.marks import Marks
 from preread.engine.misfits import misfits
+from preread.engine.notices import Notice, Told
 from preread.engine.parts import Parts
 from preread.engine.plan import MemoryPlan, plan_memory
 from preread.engine.prefix import PrefixTree
-from preread.engine.reading import Notice, Reading, Told
+from preread.engine.reading import Reading
 from preread.engine.sampler import Flight, Sampler
 from preread.engine.scheduler import Scheduler
 from preread.engine.step import Step
@@ -295,8 +296,7 @@ class Engine:
 
     def _settle(self, flight: InFlight) -> None:
         self._committer.settle(flight.promise, flight.flight.outcome())
-        for notice in flight.notices:
-            notice.give()
+        self.readings.computed(flight.notices)
 
     def _keep(self, slot: int) -> None:
         kept = keep_row(

@@ -9,21 +9,19 @@ of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from preread.engine.arena import Run
 from preread.engine.meeting import Meeting
+from preread.engine.notices import Notice, Notices, Told
 from preread.engine.prefix import PrefixTree, fork
 from preread.engine.segment import Segment, Stretch
 from preread.engine.step import Chunk
 
 if TYPE_CHECKING:
     from preread.types import Int32Array
-
-# (tokens ready, tokens wanted, tokens computed on this reading's account so far)
-Told = Callable[[int, int, int], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -76,19 +74,6 @@ class Reading:
             self.told(0, self.upto, 0)
 
 
-class Notice(NamedTuple):
-    """How far a reading is at a moment, told then or later. See Told."""
-
-    reading: Reading
-    ready: int
-    ours: int
-
-    def give(self) -> None:
-        reading = self.reading
-        if reading.told is not None and reading.error is None:
-            reading.told(self.ready, reading.upto, self.ours)
-
-
 class Readings:
     """All readings that have their place. The engine thread alone calls these."""
 
@@ -96,6 +81,7 @@ class Readings:
         self._tree = tree
         self._chunk = chunk
         self._all: list[Reading] = []
+        self._notices = Notices()
 
     @property
     def outside(self) -> bool:
@@ -235,7 +221,11 @@ class Readings:
                     reading.spent.append((at, upto))
                     at = upto
             self._tree.advance(chunk.leaf, end)
-        return [self._notice(reading) for reading in self._all if reading.active]
+        return self._notices.launched(self._of_active())
+
+    def computed(self, notices: list[Notice]) -> None:
+        """What `commit` has returned is so now."""
+        self._notices.computed(notices)
 
     def fail(self, chunks: Sequence[Chunk], error: Exception) -> None:
         """These chunks cannot be computed: nobody who needs them waits any longer. Who needs the
@@ -295,6 +285,7 @@ class Readings:
         return Notice(reading, self.ready(reading), spent)
 
     def _tell_active(self) -> None:
-        for reading in self._all:
-            if reading.active:
-                self._tell(reading)
+        self._notices.tell(self._of_active())
+
+    def _of_active(self) -> list[Notice]:
+        return [self._notice(reading) for reading in self._all if reading.active]

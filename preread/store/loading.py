@@ -175,12 +175,13 @@ class Loader:
                         tally.reached(chunk.box.token_start, chunk.box.token_end)
                     if tally.end is None and order.ends_round(n):
                         order.came(n)
-                        if patience and patience.ends(tally.done, tally.elapsed_s, order.share(n)):
+                        left, share = n + 1 < len(chunks), order.share(n)
+                        if left and patience and patience.ends(tally.done, tally.elapsed_s, share):
                             tally.cut(Miss.TOO_SLOW, tally.done)
                 over = Miss.TOO_SLOW in (taken, tally.end and tally.end.reason)
                 if tally.end and (over or not (reading.faults or order.goes_on(tally.end.token))):
                     break  # nothing more is to be found out; a late value is not the next one's
-        tally.measure(self._rates, reading.late)
+        tally.measure(self._rates, None if reading.stopped else reading.late)
         whole = tally.report(began, reading.faults, self._asker.tiers)
         self._count(whole, found)
         if whole.end is None and choice:

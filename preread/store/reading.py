@@ -56,7 +56,7 @@ class Reading:
         self._arrivals = arrivals
         self._opened: list[Arrivals] = []
         self._running: list[Stream] = []  # all that were opened, to be stopped and closed
-        self._stopped = False
+        self.stopped = False  # by somebody: what was not waited for was not late
         self._streams = self._open(keys)
 
     def take(self, n: int, expected: ChunkHeader) -> Taken | Miss:
@@ -83,7 +83,7 @@ class Reading:
     def stop(self) -> None:
         """From any thread, where nothing is waited for for ever: what is waited for, or will be, is
         too slow."""
-        self._stopped = True  # first: a stream that is opened now is not waited for
+        self.stopped = True  # first: a stream that is opened now is not waited for
         for stream in tuple(self._running):
             if isinstance(stream, Pump):
                 stream.close()
@@ -115,7 +115,7 @@ class Reading:
 
     def _next(self, tier: Tier, stream: Stream) -> Outcome:
         """Raises TierError, and TimeoutError when the time is over."""
-        if self._stopped:
+        if self.stopped:
             raise TimeoutError
         try:
             if isinstance(stream, Pump):

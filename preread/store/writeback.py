@@ -107,12 +107,21 @@ class _Queue:
                 self._changed.notify_all()
             if self._hopeless(item.tier) or item.tier in item.refusing:
                 return False
+            if self._thread is None and not self._start():
+                return False
             self._items.append(item)
             self._nbytes += len(item.value)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="preread-write", daemon=True)
-                self._thread.start()
             self._changed.notify_all()
+        return True
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name="preread-write", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the process may have no more: what comes later may be written
+            self._log.warning("nothing is written in the background: %s", exc)
+            return False
+        self._thread = thread
         return True
 
     def _hopeless(self, tier: Tier) -> bool:

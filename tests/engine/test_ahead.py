@@ -137,6 +137,27 @@ def test_a_prefix_is_ready_when_its_tokens_are_computed_not_when_they_are_launch
     assert told == seen + launched and engine.idle
 
 
+def test_what_a_tier_brings_meanwhile_says_nothing_of_a_step_under_way(decoder):
+    """Of whom it concerns or not: a build would take the launch for the step."""
+    engine, told, others = Engine(decoder, replace(SMALL, prefill_chunk=16), ahead=True), [], []
+    reading = engine.hold(np.arange(40, dtype=np.int32), lambda *state: told.append(state))
+    engine.read(reading)
+    seen = list(told)
+    brought = engine.hold(np.arange(100, 140, dtype=np.int32))
+    waits = engine.hold(np.arange(100, 140, dtype=np.int32), lambda *state: others.append(state))
+    engine.read(waits)
+    assert engine.loading(brought, 40) == 0
+    engine.step()
+    engine.loaded(brought, 40)
+    assert told == seen
+    engine.step()
+    assert set(told[len(seen) :]) == {(16, 40, 16)}
+    assert others[-1] == (40, 40, 0), "it waits for nothing else"
+    while not engine.idle:
+        engine.step()
+    assert told[-1] == (40, 40, 40) and told == sorted(told)
+
+
 class Raises(Echo):
     """After token t comes t + 1; a step with one token in it fails."""
 

@@ -13,7 +13,7 @@ import torch
 from preread.store.chunk import ChunkHeader
 from preread.store.keys import Box
 from preread.store.loading import STALE_S
-from preread.store.policy import Choice
+from preread.store.policy import LEAST_S, Choice
 from preread.store.pump import Pump
 from preread.store.rates import Rates
 from preread.store.reading import Reading, Taken
@@ -189,6 +189,31 @@ def test_a_tier_that_proves_slow_is_given_up(den: Den) -> None:
     report = store.load(TOKENS, 29, den.truth.sink, found=found, choice=store.choose(found))
     assert report.end == End(Miss.TOO_SLOW, report.tokens) and report.tokens < 29
     assert store.choose(found).upto == 0
+
+
+def test_a_load_that_is_whole_was_not_too_slow(den: Den) -> None:
+    """However long the last of it took: nothing is left that could be computed sooner."""
+    rates = Rates()
+    store = opened(den, [MemoryTier()], rates)
+    slow(rates, 1e-4)  # all of it is computed sooner than a load is given
+    found = store.find(TOKENS)
+
+    def sink(box: Box, kv: torch.Tensor) -> None:
+        if box.token_end == len(TOKENS):
+            time.sleep(2 * LEAST_S)
+
+    report = store.load(TOKENS, 29, sink, found=found, choice=Choice(29, 0.0, 1.0))
+    assert (report.tokens, report.end) == (29, None)
+
+
+def test_what_was_stopped_says_nothing_of_the_tier(den: Den) -> None:
+    """An engine that closes ends loads; nobody knows how long they would have taken."""
+    tier, rates = Hung(0), Rates()
+    store = opened(den, [tier], rates)
+    report = store.load(TOKENS, 29, den.truth.sink, listen=lambda stop: stop())
+    tier.go.set()
+    assert report.tokens == 0 and report.end == End(Miss.TOO_SLOW, 0)
+    assert rates.pace("hung") is None
 
 
 def test_what_was_measured_is_kept_when_it_closes(den: Den) -> None:

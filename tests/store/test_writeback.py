@@ -273,3 +273,19 @@ def test_a_value_that_a_tier_does_not_want_holds_no_other_up(den: Den) -> None:
     assert behind.drain() == {}
     assert far.find([key(n) for n in (10, 11, 12)]) == [True, False, False]
     assert not behind.add(far, key(13), b"good", prefix) and behind.add(far, key(13), b"good")
+
+
+def test_what_no_thread_can_be_had_for_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container may have no more for a while: nobody waits, and the next is written."""
+    tier = MemoryTier(name="far")
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    behind = WriteBack(lambda tier, key, value: tier.write(key, [value]), Metrics(), LOG)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not behind.add(tier, key(0), b"value 0")
+        assert not behind.waiting(tier) and behind.drain() == {}
+    assert behind.add(tier, key(1), b"value 1") and behind.drain() == {}
+    assert tier.find([key(0), key(1)]) == [False, True]
