@@ -34,6 +34,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 SAYS_WHO = (*LABELS, "prompt_cache_key", "prompt_cache_retention")  # no answer depends on them
 MOST_PROMPTS = 256
+MOST_STOPS = 64  # each is sought at every token
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,7 @@ def read_counted(body: dict[str, Any]) -> Counted:
     """POST /tokenize, as of vLLM. Raises Refusal naming the field."""
     given = {key: value for key, value in body.items() if value is not None}
     try:
-        model = given.pop("model", None)
-        must(isinstance(model, str) and model != "", "model", model, "a text")
+        model = _model(given)
         if "prompt" in given:
             text = given.pop("prompt")
             must(isinstance(text, str), "prompt", text, "a text")
@@ -121,8 +121,7 @@ def _read(form: Literal["chat", "completion"], body: dict[str, Any], defaults: D
 def _asked(form: Literal["chat", "completion"], given: dict[str, Any], defaults: Defaults) -> Asked:
     for name in SAYS_WHO:
         given.pop(name, None)
-    model = given.pop("model", None)
-    must(isinstance(model, str) and model != "", "model", model, "a text")
+    model = _model(given)
     prompts: Sequence[str] | Sequence[list[int]]
     if form == "chat":
         prefix, question = conversation(given.pop("messages", None))
@@ -159,6 +158,8 @@ def _generate(form: str, given: dict[str, Any], defaults: Defaults) -> Generate:
             del given[name]
     without_neutral(given)
     work = generate(given, defaults)
+    must(len(work.stop) <= MOST_STOPS, "stop", len(work.stop), f"up to {MOST_STOPS} texts")
+    _sayable("stop", work.stop)
     if given:
         raise Wrong(next(iter(given)), "is not supported; remove it")
     return replace(work, logprobs=logprobs)
@@ -230,6 +231,13 @@ def _is_ids(value: Any) -> bool:
         and value != []
         and all(whole(token) and 0 <= token < WHOLE for token in value)
     )
+
+
+def _model(given: dict[str, Any]) -> str:
+    model = given.pop("model", None)
+    must(isinstance(model, str) and model != "", "model", model, "a text")
+    _sayable("model", [model])
+    return str(model)
 
 
 def _flag(given: dict[str, Any], field: str, default: bool) -> bool:

@@ -75,13 +75,17 @@ class Desk:
                     await self._sound(asked, news)
                 yield news
 
-    def ids(self, asked: Asked) -> list[list[int]]:
-        """The prompts as tokens."""
+    async def ids(self, asked: Asked) -> list[list[int]]:
+        """The prompts as tokens. Encoded in a thread: everybody else's answers go on."""
         words = self._words("prompt")
-        return [
-            words.encode(prompt, True) if isinstance(prompt, str) else prompt
-            for prompt in asked.prompts
-        ]
+
+        def encoded() -> list[list[int]]:
+            return [
+                words.encode(prompt, True) if isinstance(prompt, str) else prompt
+                for prompt in asked.prompts
+            ]
+
+        return await asyncio.to_thread(encoded)
 
     async def tokens(self, counted: Counted) -> list[int]:
         """A text or a conversation in tokens. Raises Refusal, RequestError, UnknownName."""
@@ -103,9 +107,12 @@ class Desk:
         """What this model cannot do is refused before anything is computed."""
         if isinstance(asked.work, Generate) and asked.work.logprobs:
             self._words("logprobs")
-        for prompt in asked.prompts:
-            if not isinstance(prompt, str) and max(prompt) >= self._words("prompt").vocabulary:
-                raise Refusal(400, f"prompt: {max(prompt)} is no token's id.", field="prompt")
+        ids = [("prompt", prompt) for prompt in asked.prompts if not isinstance(prompt, str)]
+        if isinstance(asked.work, LogLikelihood) and isinstance(asked.work.continuations, Ragged):
+            ids += [("continuation", row) for row in _rows(asked.work.continuations)]  # type: ignore[misc]
+        for field, row in ids:
+            if max(row) >= self._words(field).vocabulary:
+                raise Refusal(400, f"{field}: {max(row)} is no token's id.", field=field)
         if asked.model == self.name:
             return
         if asked.form == "completion":
@@ -126,7 +133,7 @@ class Desk:
 
     async def _of_model(self, asked: Asked) -> list[Result]:
         if asked.echo:
-            ids = self.ids(asked)
+            ids = await self.ids(asked)
             if short := [i for i, row in enumerate(ids) if len(row) < 2]:
                 raise Refusal(400, f"prompt[{short[0]}]: echo needs two tokens.", field="prompt")
             work = LogLikelihood(stacked([row[1:] for row in ids]))
@@ -206,11 +213,11 @@ class Desk:
             beyond = 0 if asked.echo else work.max_tokens
         elif self.words is not None:
             tails = work.labels if isinstance(work, Choose) else work.continuations
-            beyond = max(_length(tail, self.words) for tail in _rows(tails))
+            beyond = await _most_tokens(_rows(tails), self.words)
         if asked.form == "completion":
             if self.words is None:
                 return 0
-            return beyond + max(_length(prompt, self.words) for prompt in asked.prompts)
+            return beyond + await _most_tokens(asked.prompts, self.words)
         prefixes, prefix = [asked.prefix], asked.prefix
         if asked.model != self.name:
             context = await self.shelf.open(asked.model)
@@ -226,8 +233,13 @@ def _rows(tails: Sequence[str] | Ragged) -> Sequence[str] | list[list[int]]:
     return tails
 
 
-def _length(text: str | Sequence[int], words: Words) -> int:
-    return len(words.encode(text, True) if isinstance(text, str) else text)
+async def _most_tokens(texts: Sequence[str | list[int]], words: Words) -> int:
+    """Of the longest."""
+
+    def lengths() -> list[int]:
+        return [len(words.encode(text, True) if isinstance(text, str) else text) for text in texts]
+
+    return max(await asyncio.to_thread(lengths))
 
 
 def _batch(asked: Asked) -> RequestBatch:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from preread.errors import ConfigError
+
+COMMENT = re.compile(r"(^|\s)#.*")  # else it is part of a key
 
 
 class Keys:
@@ -66,7 +69,7 @@ def read_keys(key: str, file: str, home: Path, default: str) -> Keys:
         raise ConfigError(f"{path}: others can read these keys.", hint=f"chmod 600 {path}")
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        if not (line := line.partition("#")[0].strip()):
+        if not (line := COMMENT.sub("", line).strip()):
             continue
         tenant, colon, given = line.rpartition(":")
         given = _usable(given.strip(), f"{path}:{number}")

@@ -67,7 +67,8 @@ def refusal_of(exc: Exception) -> Refusal:
     if isinstance(exc, RequestError):
         return Refusal(400, str(exc))
     if isinstance(exc, UnknownName):
-        return Refusal(404, exc.message, field="model", code="model_not_found")
+        listed = f"{exc.message} GET /v1/models lists what there is."
+        return Refusal(404, listed, field="model", code="model_not_found")
     if isinstance(exc, Cancelled):
         return busy(503, "The server is ending.")
     number = secrets.token_hex(6)

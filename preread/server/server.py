@@ -28,7 +28,7 @@ from preread.server.listing import models
 from preread.server.prometheus import TYPE, exposition
 from preread.server.refusal import Refusal, busy, refusal_of
 from preread.server.replies import Reply
-from preread.server.streaming import Events
+from preread.server.streaming import Events, sent
 from preread.types import Completion, Usage
 
 log = logging.getLogger("preread.server")
@@ -98,6 +98,10 @@ class Server:
 
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            response = await answered(request, handler)
+            return await sent(request, response, self._config.server.write_s)
+
+        async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
             try:
                 if self._closing:
                     raise busy(503, "The server is ending.")
@@ -173,7 +177,7 @@ class Server:
                     return await self._stream(request, desk, asked, reply)
                 results = await desk.answer(asked)
                 _count(desk, *(result.usage for result in results))
-                ids = desk.ids(asked) if asked.echo else ()
+                ids = await desk.ids(asked) if asked.echo else ()
                 return web.json_response(reply.whole(results, ids))
 
         return handle
@@ -216,7 +220,8 @@ class Server:
         for model in await models(desk):
             if model["id"] == name:
                 return web.json_response(model)
-        raise Refusal(404, f"There is no model {name!r}.", field="model", code="model_not_found")
+        none = f"There is no model {name!r}. GET /v1/models lists what there is."
+        raise Refusal(404, none, field="model", code="model_not_found")
 
     async def _metrics(self, request: web.Request) -> web.Response:
         """Of the tenant who asks: how much others do is none of its business."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -36,17 +38,34 @@ class Events:
         """The response, complete."""
         await self._write("[DONE]")
         assert self._response is not None
-        await self._response.write_eof()
         return self._response
 
     async def _write(self, data: str) -> None:
-        try:
-            async with asyncio.timeout(self._write_s):
-                if self._response is None:
-                    self._response = web.StreamResponse(headers=HEADERS)
-                    await self._response.prepare(self._request)
-                await self._response.write(f"data: {data}\n\n".encode())
-        except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError("The client takes nothing.") from None
+        async with _taken(self._request, self._write_s):
+            if self._response is None:
+                self._response = web.StreamResponse(headers=HEADERS)
+                await self._response.prepare(self._request)
+            await self._response.write(f"data: {data}\n\n".encode())
+
+
+async def sent(
+    request: web.Request, response: web.StreamResponse, write_s: float
+) -> web.StreamResponse:
+    """The same, sent to its end. Raises ConnectionError when the client has gone."""
+    async with _taken(request, write_s):
+        await response.prepare(request)
+        await response.write_eof()
+    return response
+
+
+@asynccontextmanager
+async def _taken(request: web.Request, write_s: float) -> AsyncIterator[None]:
+    """Writing. A client that takes nothing for so long is cut off: what it was to be sent lies in
+    memory."""
+    try:
+        async with asyncio.timeout(write_s):
+            yield
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("The client takes nothing.") from None

@@ -70,6 +70,15 @@ def schema(value: Any) -> dict[str, Any]:
         (400, {**ASK, "seed": 2**70}),
         (400, {**ASK, "messages": [{"role": "user", "content": "\ud800"}]}),
         (400, {**ASK, "labels": []}),
+        (400, {"model": "tiny", "messages": ASK["messages"], "labels": ["x" * 100_000, "y"]}),
+        (
+            400,
+            {"model": "tiny", "messages": ASK["messages"], "labels": list(map(str, range(10**5)))},
+        ),
+        (400, {"model": "tiny", "messages": ASK["messages"], "continuation": [2**30]}),
+        (400, {**ASK, "model": "\ud800"}),
+        (400, {**ASK, "stop": ["\ud800"]}),
+        (400, {**ASK, "stop": list(map(str, range(10**5)))}),
         (400, {**ASK, "unheard": 1}),
         (400, {**ASK, "temperature": float("nan")}),
         (400, {**ASK, "response_format": {"type": "json_schema", "json_schema": {}}}),
@@ -239,6 +248,31 @@ def test_half_a_request_is_not_waited_for(engine: preread.Engine) -> None:
             )
             slow.settimeout(60)
             assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_who_takes_nothing_of_a_whole_answer_is_cut_off(engine: preread.Engine) -> None:
+    """Else what it was to be sent would lie in memory for ever."""
+    body = json.dumps({"model": "tiny", "prompt": "word " * 400_000}).encode()
+    with serving(engine, ServerSection(port=0, name="tiny", write_s=0.3)) as served:
+        with socket.socket() as idle:
+            idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            idle.settimeout(60)
+            idle.connect(place(served.url))
+            idle.sendall(
+                b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                + f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            while "server.answered" not in engine.metrics:
+                time.sleep(0.01)
+            time.sleep(2)
+            got = 0
+            try:
+                while data := idle.recv(1 << 20):
+                    got += len(data)
+            except ConnectionResetError:
+                pass
+            assert got < 8_000_000
 
 
 def test_requests_under_way_end_before_the_server(engine: preread.Engine) -> None:

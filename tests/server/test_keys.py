@@ -30,6 +30,12 @@ def test_a_key_says_whose_it_is(tmp_path: Path) -> None:
     assert A not in repr(keys)
 
 
+def test_a_key_with_a_hash_in_it_is_whole(tmp_path: Path) -> None:
+    key = f"{A}#{B}"
+    keys = read_keys("", write(tmp_path, f"red:{key} # theirs\n"), tmp_path, "default")
+    assert keys.tenant(f"Bearer {key}") == "red" and keys.tenant(f"Bearer {A}") is None
+
+
 def test_without_keys_everybody_is_the_default_tenant(tmp_path: Path) -> None:
     keys = read_keys("", "", tmp_path, "ours")
     assert keys.open and keys.tenant("") == keys.tenant("Bearer any") == "ours"

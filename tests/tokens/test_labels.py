@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from preread.errors import RequestError
 from preread.tokens.labels import label_trie
@@ -60,3 +62,27 @@ def test_bad_labels():
         label_trie([[1], []])
     with pytest.raises(RequestError, match="same tokens as label 0"):
         label_trie([[1, 2], [3], [1, 2]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), min_size=1))
+def test_what_begins_with_a_label_is_found_as_by_comparing_all(labels):
+    keys = list(labels)
+    trie = label_trie(keys)
+    begin = [{j for j, b in enumerate(keys) if b != a and b[: len(a)] == a} for a in keys]
+    for i, longer in enumerate(trie.longer):
+        assert set(longer) == {j for j in begin[i] if not any(j in begin[k] for k in begin[i])}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[1] * 100_000],
+        [[i] for i in range(100_000)],
+        [[i, *range(500)] for i in range(100)],
+    ],
+)
+def test_labels_without_end_are_refused_before_they_cost_anything(labels):
+    with pytest.raises(RequestError, match="Give fewer or shorter"):
+        label_trie(labels)
+    assert len(label_trie([[i] for i in range(20_000)]).paths) == 20_000
