@@ -19,7 +19,13 @@ def parts_for(parts: Parts, tenant: str, among: int) -> Parts:
     """What answers for a tenant: its own names, chunks, memory and counters, so that neither a hit
     nor a count tells it anything of the others. among: so many tenants divide the memory that one
     engine would take. Raises ConfigError where weights cannot be shared so."""
-    config = replace(parts.config, store=replace(parts.config.store, tenant=tenant))
+    store = parts.config.store
+    if store.shared:  # its names and chunks would be everybody's
+        raise ConfigError(
+            f"store.shared = {store.shared!r}: tenants of one server share nothing.",
+            hint="Remove it, or start a process for each tenant.",
+        )
+    config = replace(parts.config, store=replace(store, tenant=tenant))
     if remote(config.model.backend):
         return remote_parts(config, config.model.backend, config.model.model)
     if parts.loaded is None:

@@ -128,7 +128,7 @@ class Runner:
                 self._feed.take(len(block.rows))
                 return block
             if not self._tasks:
-                self._stop.ask("the budget is used up")
+                self._stop.ask("the budget is used up; give a larger one")
             await self._one()
         return None
 

@@ -11,7 +11,7 @@ from preread.config import Config
 from preread.contexts import ask as asking
 from preread.contexts.ask import AskOptions
 from preread.contexts.rows import Row, collect, follow
-from preread.errors import ContextTooLong, EngineError, StateError
+from preread.errors import ContextTooLong, EngineError, ProviderError, StateError
 from preread.front import Afresh
 from preread.metrics import Metrics
 from preread.server.asked import Asked, Counted
@@ -203,7 +203,7 @@ class Desk:
             return
         if await self._longest(asked) > self.backend.info.limit:
             raise ContextTooLong(result.error)
-        raise EngineError(result.error)
+        raise (EngineError if self.words is not None else ProviderError)(result.error)
 
     async def _longest(self, asked: Asked) -> int:
         """Tokens of the longest prompt and what was to come after it. Raises RequestError for what

@@ -14,13 +14,10 @@ class Gate:
     def __init__(self, most: int) -> None:
         self.most = most
         self.inside = 0
-        self.closing = False
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Raises Refusal where there is no room: who waits here would wait without end."""
-        if self.closing:
-            raise busy(503, "The server is ending.")
         if self.inside >= self.most:
             raise busy(429, f"{self.most} requests are under way already. Ask again in a moment.")
         self.inside += 1

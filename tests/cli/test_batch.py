@@ -135,7 +135,7 @@ def test_budgets_and_orders(call: Call, tiny: Path, tmp_path: Path) -> None:
     path.write_text("\n".join(chat(f"r{i}", f"text {i}") for i in range(40)) + "\n")
     out, how = tmp_path / "out.jsonl", ["-m", tiny, "--order", "completion"]
     done = call("batch", path, "-o", out, *how, "--budget-tokens", "1000")
-    assert done.exit_code == 4 and "the budget is used up" in done.output
+    assert done.exit_code == 4 and "used up; give a larger one" in done.output
     some = out.read_text().splitlines()
     assert 0 < len(some) < 40
     assert call("batch", path, "-o", out, *how, "--resume").exit_code == 0

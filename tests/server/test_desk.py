@@ -31,6 +31,7 @@ from preread.server.refusal import Refusal
 from preread.server.server import Server
 from preread.server.shelf import Shelf
 from preread.testing.backend import FakeBackend
+from preread.testing.replies import Reply
 
 PATH = "/chat/completions"
 
@@ -167,6 +168,13 @@ async def test_a_stream_that_breaks_says_so(home: Path, why: Exception) -> None:
         assert status == 500 and "/secret" not in text
     counted = made.metrics.snapshot()
     assert counted["server.broken_streams"] == 1 and counted["server.failed"] >= 1
+
+
+async def test_a_row_that_failed_at_another_server_is_its_failure(home: Path) -> None:
+    made = desk(FakeBackend(answer=lambda *_: Reply("", error="HTTP 401: at /secret")), home)
+    async with served(made, home) as url:
+        status, text = await post(url, body("fake"))
+    assert status == 502 and "/secret" not in text
 
 
 async def test_what_does_not_fit_may_be_asked_again(home: Path) -> None:

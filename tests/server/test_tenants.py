@@ -114,3 +114,16 @@ def test_a_model_that_cannot_be_shared_says_so(engine: preread.Engine, keys: str
         serving(engine, ServerSection(port=0, keys_file=keys)),
     ):
         raise AssertionError("it listens")
+
+
+def test_a_shared_namespace_is_not_opened_to_other_keys(
+    tiny: Path, home: Path, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has a key has not said that it shares anything."""
+    monkeypatch.setenv("PREREAD_STORE_SHARED", "team")
+    with (
+        preread.open(str(tiny), dtype="float32") as engine,
+        pytest.raises(ConfigError, match=r"store\.shared"),
+        serving(engine, ServerSection(port=0, keys_file=keys)),
+    ):
+        raise AssertionError("it listens")
