@@ -174,7 +174,6 @@ class Meeting:
         self._stop = stop
 
     def begin(self, start: int, end: int) -> bool:
-        self._uploads.ease()
         with self._lock:
             self._over = self._over or not self._wanted()
             if self._over or self.front >= end:
@@ -183,6 +182,7 @@ class Meeting:
             return True
 
     def fill(self, box: Box, kv: torch.Tensor) -> None:
+        self._uploads.ease()  # before: there may be many boxes in a span
         # The front must not begin to compute here meanwhile. To a device that works by itself the
         # copy is only given, so nobody waits for it, nor for a step, in here.
         with self._lock:

@@ -167,6 +167,27 @@ def test_they_meet_at_every_span(engine, kv, answers, spans):
     assert not feed.give(), "and gives nothing more"
 
 
+def test_no_more_boxes_are_under_way_in_a_span_of_many(engine, kv):
+    """What they are copied from is memory that a load has only so much of, see store.room."""
+
+    class Counts(Uploads):
+        under_way = most = 0
+
+        def behind(self) -> Behind:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            return super().behind()
+
+        def ease(self) -> None:
+            self.under_way = 0
+
+    uploads = Counts(torch.device("cpu"))
+    feed = Feed(engine, kv, engine.hold(ids(BOOK)), uploads=uploads)
+    while feed.give():
+        pass
+    assert (feed.loaded, uploads.most) == (LENGTH, 1)
+
+
 @pytest.mark.parametrize("every", range(1, 5))
 def test_they_take_turns(engine, kv, answers, every):
     """A step of the engine after so many spans."""
