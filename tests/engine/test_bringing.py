@@ -106,8 +106,10 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("way", ["alone", "meeting"])
 def test_who_waits_for_a_tier_leaves_at_once(builds, monkeypatch, way):
     if way == "meeting":
-        builds.rates.computed(0, 16, 3600.0)  # so that the engine, too, waits for the tier
+        builds.rates = Rates()  # so that the engine, too, waits for the tier: no other measurement
+        builds.rates.computed(0, 16, 3600.0)
         builds.rates.computed(16, 200, 3600.0)
+        builds.store = builds.opened()
         meets(monkeypatch)
     caller = Caller()
     loading = builds.start(BOOK, caller)
