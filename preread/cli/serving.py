@@ -61,7 +61,7 @@ def serve_until_stopped(model: str, backend: str, section: ServerSection, *, jso
     from preread.cli.output import emit, note
     from preread.config import load_config
 
-    keys_of(replace(load_config(), server=section))
+    tenants = keys_of(replace(load_config(), server=section)).tenants
     stop = threading.Event()
 
     def leave(number: int, frame: object) -> None:
@@ -72,7 +72,13 @@ def serve_until_stopped(model: str, backend: str, section: ServerSection, *, jso
     with open_engine(model, backend=backend) as engine, serving(engine, section) as url:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, leave)
-        contexts = len(engine.catalog.summaries())
+        contexts, tenant = len(engine.catalog.summaries()), engine.config.store.tenant
+        if tenant not in tenants:
+            note(
+                f"no key is of tenant {tenant!r}: its contexts ({contexts}) are asked by nobody; "
+                f"PREREAD_STORE_TENANT={tenants[0]} preread build NAME PATH… makes one of a key's"
+            )
+            contexts = 0
         if json:
             emit({"url": url, "model": engine.info.model, "contexts": contexts, "pid": os.getpid()})
         else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,6 +59,7 @@ class OpenAI:
         models = {m.get("id"): m for m in listed.get("data") or () if isinstance(m, dict)}
         if any(model.get("owned_by") == "preread" for model in models.values()):
             self.server = "preread"
+            self.traits = replace(self.traits, min_prefix=1)
         if not self.model:
             # A context of ours is a model by its name; the one that reads them is none of them.
             models = {id: m for id, m in models.items() if "context" not in m}

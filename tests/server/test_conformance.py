@@ -3,6 +3,7 @@ machines in a row say what one says."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from preread.backend import Backend, Choose, Generate, LogLikelihood, RequestBat
 from preread.contexts.rows import collect
 from preread.providers.opening import connect
 from preread.testing.conformance_backend import BOOK, QUESTIONS, BackendConformance
+from preread.types import Prefix
 
 from .conftest import Served, serving
 
@@ -74,3 +76,16 @@ def test_preread_asks_preread(served: Served, docs: Path, tmp_path: Path) -> Non
     near = served.engine.context("own", docs).ask("How much leave?", max_tokens=6)
     assert (far.text, far.citations) == (near.text, near.citations)
     assert far.usage == near.usage
+
+
+async def test_a_short_beginning_is_reused_and_not_said_to_be_read_again(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = await connect(f"openai:{served.url}", env={})
+    with caplog.at_level(logging.WARNING, "preread"):
+        rows = await collect(
+            backend, RequestBatch(WORKS["greedy"], list(QUESTIONS), (Prefix("Hi."),))
+        )
+    await backend.close()
+    assert not caplog.records
+    assert [row.usage.cached_tokens > 0 for row in rows] == [False, *[True] * (len(rows) - 1)]

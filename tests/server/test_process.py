@@ -70,6 +70,20 @@ def test_a_second_ctrl_c_waits_for_nobody(engine: preread.Engine, tiny: Path) ->
     assert child.returncode == 130
 
 
+def test_contexts_that_no_key_asks_are_said(
+    engine: preread.Engine, tiny: Path, docs: Path, tmp_path: Path
+) -> None:
+    engine.context("handbook", docs)
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"red:{'r' * 32}\n")
+    keys.chmod(0o600)
+    with process(tiny, "--port", "0", "--keys", str(keys)) as (child, said):
+        assert said["contexts"] == 0
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=60)
+    assert "no key is of tenant 'default'" in err and "PREREAD_STORE_TENANT=red" in err
+
+
 def test_a_wrong_call_is_told(tiny: Path) -> None:
     command = [sys.executable, "-m", "preread", "serve", "-m", str(tiny), "--host", "0.0.0.0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
