@@ -107,6 +107,8 @@ class Crowd(Front):
         group.members.remove(member)
         if not group.members and group.task is not None:
             group.task.cancel()
+            if group in self._waiting:  # nobody joins what is about to end
+                self._waiting.remove(group)
 
     async def _run(self, group: _Group) -> None:
         try:

@@ -137,6 +137,19 @@ async def test_who_leaves_before_it_began_takes_nobody_along():
     assert got[1:] == [[f"{A.system} q1"], [f"{A.system} q2"]]
 
 
+@pytest.mark.parametrize("steps", range(5))
+async def test_who_comes_when_all_others_have_just_left_is_answered(steps):
+    crowd = Crowd(FakeBackend(echo))
+    first = asyncio.create_task(ask(crowd, "one"))
+    while not crowd._waiting:
+        await asyncio.sleep(0)
+    first.cancel()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    assert await ask(crowd, "two") == [f"{A.system} two"]
+    assert not crowd._waiting
+
+
 async def test_a_backend_that_fails_fails_those_who_wait():
     class Broken(FakeBackend):
         async def submit(self, batch):
