@@ -65,8 +65,13 @@ class Turn:
                 return False
             self._metrics.add("engine.waits_given_up")
             return True
-        self._renewing = threading.Thread(target=self._renew, name="preread-claim", daemon=True)
-        self._renewing.start()
+        renewing = threading.Thread(target=self._renew, name="preread-claim", daemon=True)
+        try:
+            renewing.start()
+        except RuntimeError as exc:  # the process may have no more: it runs out
+            log.warning("a claim is not renewed: %s", exc)
+            return True
+        self._renewing = renewing
         return True
 
     def leave(self) -> None:

@@ -208,3 +208,22 @@ def test_processes_that_start_cold_at_once(model, tmp_path):
     assert all(process.returncode == 0 for process in running)
     assert len({json.dumps(one["tokens"]) for one in said}) == 1
     assert sum(one["computed"] for one in said) == said[0]["prefix"]
+
+
+def test_a_claim_that_no_thread_can_renew_is_a_claim(monkeypatch: pytest.MonkeyPatch):
+    """As where a container may have no more threads: it runs out by itself."""
+
+    class Free:
+        def take(self, key: str, ttl_s: float) -> bool:
+            return True
+
+        def drop(self, key: str) -> None:
+            raise AssertionError("it may be another's by now")
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    turn = sharing.Turn(Free(), "key", Metrics(), 1.0)
+    assert turn.ours()
+    turn.leave()
