@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import isfinite
+from math import ceil, inf, isfinite
 from typing import NamedTuple, Protocol
 
 from preread.store.fit import fit
@@ -56,20 +56,26 @@ class Pace(NamedTuple):
 
 
 class Prefill(NamedTuple):
-    """Of a model: n tokens at mean position p take step_s + n * (token_s + p * past_s) seconds."""
+    """Of a model: n tokens at mean position p take step_s + n * (token_s + p * past_s) seconds in
+    one step. most: tokens of the largest step that was measured; more take several, so that what is
+    alike in steps of one size is not taken for what any number takes."""
 
     step_s: float
     token_s: float
     past_s: float
+    most: float = inf
 
     def seconds(self, start: int, end: int) -> float:
         """Tokens [start, end), those before them being there. 0 for none."""
-        n = end - start
-        return self.step_s + n * (self.token_s + (start + end) / 2 * self.past_s) if n > 0 else 0.0
+        if (n := end - start) <= 0:
+            return 0.0
+        steps = max(1, ceil(n / self.most))
+        return steps * self.step_s + n * (self.token_s + (start + end) / 2 * self.past_s)
 
     def times(self, factor: float) -> Prefill:
         """Of a model that takes so many times as long."""
-        return Prefill(*(factor * part for part in self))
+        step_s, token_s, past_s, most = self
+        return Prefill(factor * step_s, factor * token_s, factor * past_s, most)
 
 
 class Slowed(NamedTuple):
@@ -113,8 +119,10 @@ class Rates:
     def prefill(self) -> Prefill | None:
         """None if nothing was ever measured."""
         with self._lock:
-            found = self._samples(_PREFILL).solved(_features)
-        return Prefill(found[2], found[0], found[1]) if found else None
+            samples = self._samples(_PREFILL)
+            found = samples.solved(_features)
+            most = max((row[1] - row[0] for row in samples.rows()), default=inf)
+        return Prefill(found[2], found[0], found[1], most) if found else None
 
     def loaded_beside(self, tier: str, foreseen_s: float, seconds: float) -> None:
         """A load that alone was foreseen to take so long took `seconds` while tokens were
@@ -167,18 +175,21 @@ class Rates:
     def _samples(self, key: str) -> Samples:
         if key not in self._kept:
             rows = self._memory.get(key) if self._memory else []
-            self._kept[key] = Samples([row for row in rows if _sound(row, key)])
+            sound = [row for row in rows if _sound(row, key)]
+            self._kept[key] = Samples(sound, cold=key == _PREFILL)
         return self._kept[key]
 
 
 class Samples:
     """Measurements as rows [what was done…, seconds, when], the latest of each size. Rows that were
     remembered count as one size, which goes first. The first of a size in this process gives way
-    to the second: it holds what is done once, as compiling a program and opening a connection."""
+    to the second: it holds what is done once, as compiling a program and opening a connection.
+    cold: where nothing is remembered, the first of all gives way to the next of any size."""
 
-    def __init__(self, remembered: list[list[float]]) -> None:
+    def __init__(self, remembered: list[list[float]], *, cold: bool = False) -> None:
         self._sizes: dict[int, deque[list[float]]] = {}
         self._first: dict[int, list[float]] = {}  # of sizes that were measured once
+        self._cold: int | None = 0 if cold and not remembered else None  # size of the first of all
         self._solved: tuple[float, ...] | None = None
         self._unsolved = 0  # measurements since
         self._unsaved = False
@@ -190,6 +201,10 @@ class Samples:
         return max((row[-1] for row in self.rows()), default=float("-inf"))
 
     def add(self, size: int, row: list[float]) -> None:
+        if self._cold is not None:
+            self._first.pop(self._cold, None)
+            self._sizes.pop(self._cold, None)
+            self._cold = size if self._cold == 0 else None
         if (rows := self._sizes.pop(size, None)) is None:
             rows, self._first[size] = deque(maxlen=LATEST), row
         elif (first := self._first.pop(size, None)) is not None:
