@@ -61,16 +61,23 @@ class Layout:
         self._sizes: dict[int, list[int]] = {}  # by tokens
         self._fits()
 
-    def spans(self, tokens: Tokens) -> Iterator[Span]:
+    def spans(self, tokens: Tokens) -> list[Span]:
         if (epochs := self._epochs()) is None:
-            return iter(())
+            return []
         cut = self.geometry.chunk_tokens
         return chain(self._fingerprint, self._tenant, tokens, cut, epochs)
 
-    def keys(self, span: Span) -> list[ChunkKey]:
+    def keys(self, span: Span) -> tuple[ChunkKey, ...]:
         """The keys of `chunks(span)`, for a tenth of the price: under which a tier has them."""
-        keys = span_keys(span, self._tails)
-        return [self._seal.name(key) for key in keys] if self._seal else keys
+        ((_, keys),) = self.keyed([span])
+        return keys
+
+    def keyed(self, spans: Sequence[Span]) -> Iterator[tuple[Span, tuple[ChunkKey, ...]]]:
+        """Each with its keys."""
+        keys = span_keys(spans, self._tails)
+        if (seal := self._seal) is not None:
+            keys = [tuple(map(seal.name, of)) for of in keys]
+        return zip(spans, keys, strict=True)
 
     def chunks(self, span: Span, keys: Sequence[ChunkKey] | None = None) -> list[ChunkHeader]:
         """By layer, then head: what is written, and what is expected when it is read. keys: those

@@ -95,7 +95,7 @@ class Loader:
 
     def find(self, tokens: Tokens) -> Found:
         """See Store.find."""
-        spans = tuple((span, tuple(self._layout.keys(span))) for span in self._layout.spans(tokens))
+        spans = tuple(self._layout.keyed(self._layout.spans(tokens)))
         keys = [key for _, keys in spans for key in keys]
         places, dead = self._asker.places(keys, self._asker.tiers)
         for span, parts in spans if len(places) < len(keys) else ():
