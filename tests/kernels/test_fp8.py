@@ -84,7 +84,7 @@ def test_law_1_holds(tmp_path: Path) -> None:
 
 
 def test_it_is_for_devices_that_have_it() -> None:
-    assert set(PRECISIONS) == {"full", "int8", "fp8"}
+    assert set(PRECISIONS) == {"full", "int8", "w8a8", "fp8"}
     assert all(rounded_linear(name) for name in PRECISIONS)
     with pytest.raises(ConfigError, match="Ada"):
         choose_linear("fp8", torch.device("cpu"))
