@@ -17,11 +17,10 @@ from functools import cache
 
 import torch
 
-from preread.kernels.int8 import PlainInt8, int8, int8_linear_slow, quantise_rows
+from preread.kernels.int8 import PackedInt8, PlainInt8, int8, int8_linear_slow, quantise_rows
 from preread.kernels.linear import Linear, MixedForms
 
 LARGEST = 127  # of an element; -128 is not used, so that the range is symmetric
-_BLOCK = 128  # rows of x computed at once: what lies between stays in the cache
 _ZERO = 128  # what zero is in oneDNN's unsigned bytes
 _NOTHING = 1e-30  # a row of x whose largest element is below this is zero
 
@@ -69,25 +68,10 @@ class PlainW8A8:
         return self._product(rounded).to(x.dtype)
 
 
-class PackedW8A8:
+class PackedW8A8(PackedInt8):
     """Same, by the integer product of oneDNN. Only where `w8a8_works`."""
 
-    __slots__ = ("_bias", "_rows", "_scale", "_weight", "_zero")
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        q, self._scale = quantise_rows(weight)
-        self._rows = len(q)
-        self._weight = torch.ops.onednn.qlinear_prepack(q, None)
-        self._zero = torch.zeros(self._rows, dtype=torch.int32)
-        self._bias = None if bias is None else bias.float()
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if len(x) <= _BLOCK:
-            return self._product(x).to(x.dtype)
-        out = x.new_empty(len(x), self._rows)
-        for lo in range(0, len(x), _BLOCK):
-            out[lo : lo + _BLOCK] = self._product(x[lo : lo + _BLOCK])  # rounds to x's dtype
-        return out
+    __slots__ = ()
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         """[M, K] -> float32 [M, N]."""
