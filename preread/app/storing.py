@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from preread.store.keys import Epochs, Geometry
     from preread.store.rates import Rates
     from preread.store.room import Recycled
+    from preread.store.saving import Manner
     from preread.store.store import Store
     from preread.store.tiers.base import Room
     from preread.types import Fingerprint
@@ -66,21 +67,12 @@ def open_stores(
     from preread.contexts.catalog.scopes import scopes_of
     from preread.home import open_keyring, open_tiers
     from preread.store.codec import codec_of
-    from preread.store.saving import Manner
     from preread.store.store import Store
-    from preread.store.tiers.urls import EXTRAS, parse_tiers
 
-    kept, tiers, keyring = (
-        config.store,
-        open_tiers(config, memory_for(device)),
-        open_keyring(config),
-    )
+    kept, tiers = config.store, open_tiers(config, memory_for(device))
+    keyring, manners = open_keyring(config), manners_of(kept)
     if kept.load not in LOADS:
         raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
-    manners = {
-        url.name: Manner(url.scheme in EXTRAS, url.count("touches", 1) > 1)
-        for url in parse_tiers(kept.tiers)
-    }
     chosen = config.model
     rates = open_rates(
         config, device_name(device), (chosen.model, chosen.dtype, chosen.weights_precision)
@@ -107,6 +99,17 @@ def open_stores(
         )
         for identity in identities
     ]
+
+
+def manners_of(kept: StoreSection) -> dict[str, Manner]:
+    """How each tier is written to, by its name."""
+    from preread.store.saving import Manner
+    from preread.store.tiers.urls import EXTRAS, parse_tiers
+
+    return {
+        url.name: Manner(url.scheme in EXTRAS, url.count("touches", 1) > 1)
+        for url in parse_tiers(kept.tiers)
+    }
 
 
 def memory_for(device: str) -> Room:

@@ -130,7 +130,8 @@ async def connect(
         told = f"http://{told}"
     base = _base(url or told or kind.host, spec)
     organisations = find_keys(kind.keys, config.keys_file, env)
-    if not organisations and _host(base) == _host(kind.host) and kind.keys:
+    at_home = _host(base) == _host(kind.host)  # a server of one's own asks no money, unless told so
+    if not organisations and at_home and kind.keys:
         raise ConfigError(f"{name} needs a key.", hint=f"export {kind.keys[0]}=…")
     dialect = kind.make(model, base, config)
     sender = _sender(dialect, base, organisations, config, clock, *kind.keys[:1])
@@ -142,9 +143,6 @@ async def connect(
         ) from exc
     finally:
         await sender.close()  # connections belong to a loop, and this may not be the one they serve
-    at_home = _host(base) == _host(
-        kind.host
-    )  # a server of one's own asks no money, unless one says so
     entry = listed(name, facts.model, config.prices, own=at_home, hour=config.cache_ttl == "1h")
     if entry.prices is None and at_home and kind.keys:
         log.warning("No price is known for %s: its bill shows tokens only.", facts.model)
