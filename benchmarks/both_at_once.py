@@ -4,8 +4,8 @@
         [--threads 2] [--shape] [--published 8b --device cuda] [--name 16k] [--keep]
 
 The bundled reader (with --shape random weights of the 0.5B shape, with --published of a published
-one), and a tier in memory that gives
-so many bytes a second that loading alone should take `ratio` times as long as computing took. Arms
+one), and a tier in memory that gives so many bytes a second that they alone take `ratio` times as
+long as computing took; what loading adds to them comes on top. Arms
 in turn, A B A B: computed | loaded | both at once | what the policy chooses from what it measured
 in these rounds. Each time an engine that has nothing in memory is asked one question. Limit of both
 at once, were the two not to disturb each other: 1 / (1/load + 1/compute).
@@ -17,6 +17,8 @@ import asyncio
 import gc
 import statistics
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import common
 import torch
 from first_token_tiers import model_of
 
-from preread.app.storing import room_for
+from preread.app.storing import memory_for, room_for
 from preread.backend import Generate, RequestBatch
 from preread.config import EngineSection
 from preread.contexts.rows import collect
@@ -35,13 +37,26 @@ from preread.store.loading import Found
 from preread.store.policy import Choice
 from preread.store.rates import Rates
 from preread.store.store import Store
-from preread.store.tiers.base import Tier
+from preread.store.tiers.base import ChunkKey, Outcome, Room, Tier, fresh
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.faulty import FaultyTier
 from preread.types import Brought, Prefix
 
 ARMS = ("compute", "load", "both", "auto")
 ONE = Generate(max_tokens=1, ignore_eos=True)
+
+
+class Paced(MemoryTier):
+    """Gives so many bytes a second, like a link: it waits, and works as little as memory does."""
+
+    nbytes, bytes_per_s = 0, inf  # of one value; of all
+
+    def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
+        due = time.perf_counter()
+        for outcome in super().read(keys, room):
+            due += self.nbytes / self.bytes_per_s
+            if (left := due - time.perf_counter()) > 0:
+                time.sleep(left)
+            yield outcome
 
 
 class Way(Store):
@@ -91,6 +106,14 @@ def asked(
     return asyncio.run(ask())
 
 
+async def saved(model: LoadedModel, tier: Tier, prefix: Prefix, tokens: int) -> None:
+    """The tier holds all of it."""
+    backend = opened(model, tier, Rates(), "compute", tokens)
+    built = await backend.build(prefix)
+    assert built.stored, "the tier has refused some of it"
+    await backend.close()
+
+
 def sized(model: LoadedModel, tokens: int) -> Prefix:
     """Filler of about so many tokens."""
     words = tokens // 2
@@ -102,13 +125,14 @@ def sized(model: LoadedModel, tokens: int) -> Prefix:
 
 def row(model: LoadedModel, length: int, ratio: float, rounds: int) -> dict[str, object]:
     """One length and one tier."""
-    prefix, inner, rates = sized(model, length), MemoryTier(name="far"), Rates()
+    prefix, rates = sized(model, length), Rates()
+    tier = Paced(name="far", make=memory_for(str(model.decoder.device)))
     tokens = len(model.chat.prefix(prefix))
-    computed = [asked(model, inner, Rates(), "compute", prefix)[0] for _ in range(2)]
-    nbytes = sum(entry.nbytes for entry in inner.scan())
-    tier = FaultyTier(
-        inner, lambda method, n: None, bytes_per_s=nbytes / (ratio * min(computed) / 1e3)
-    )
+    asyncio.run(saved(model, tier, prefix, tokens))
+    computed = [asked(model, tier, Rates(), "compute", prefix)[0] for _ in range(2)]
+    held = list(tier.scan())
+    nbytes = sum(entry.nbytes for entry in held)
+    tier.nbytes, tier.bytes_per_s = nbytes // len(held), nbytes / (ratio * min(computed) / 1e3)
     times: dict[str, list[float]] = {arm: [] for arm in ARMS}
     came: dict[str, Brought] = {}
     for n in range(rounds + 1):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from preread.metrics import Metrics
 from preread.store.arriving import Arrivals, Place
 from preread.store.asking import Asker
+from preread.store.chunk import ChunkHeader
 from preread.store.keys import OVERHEAD, Box, Span
 from preread.store.layout import Layout
 from preread.store.order import Layered, Order
@@ -48,7 +49,7 @@ class Front(Protocol):
         ...
 
     def fill(self, box: Box, kv: Tensor) -> None:
-        """A verified box of these; the tensor is the receiver's own."""
+        """A verified box of these, whose memory stays as it is for as long as it is held."""
         ...
 
     def end(self, start: int, end: int, *, whole: bool) -> int:
@@ -191,21 +192,24 @@ class Loader:
     def meet(self, found: Found, start: int, choice: Choice, front: Front) -> LoadReport:
         """See Store.meet."""
         began, tally, n = time.perf_counter(), Tally(start), 0
-        wanted = [found for found in found.spans if start < found[0].end <= choice.upto][::-1]
-        keys = [key for _, keys in wanted for key in keys]
+        spans = [found for found in found.spans if start < found[0].end <= choice.upto][::-1]
+        wanted = [(span, self._layout.chunks(span, keys)) for span, keys in spans]
+        expected = {chunk.key: chunk for _, chunks in wanted for chunk in chunks}
+        # Verified by who reads, but not straight to its place, as the front may be there first.
         reading = Reading(
-            self._asker, keys, found.places, self._layout.unpack, self._room, found.dead, inf
-        )
+            self._asker, list(expected), found.places, self._layout.unpack, self._room, found.dead,
+            inf, lambda: Arrivals(self._layout, expected, self._room, lambda box: None),
+        )  # fmt: skip
         front.listen(reading.stop)
         with closing(reading):
-            for span, parts in wanted:
+            for span, chunks in wanted:
                 first = max(span.start, start)
                 if not front.begin(first, span.end):
                     break
-                why = self._take_span(reading, span, n, front, tally)
+                why = self._take_span(reading, chunks, n, front, tally)
                 if why is Miss.TOO_SLOW:
                     break  # they have met
-                n += len(parts)
+                n += len(chunks)
                 tally.completed(front.end(first, span.end, whole=why is None))
                 if why is not None:
                     tally.missed(why, span.start)
@@ -215,11 +219,11 @@ class Loader:
         return whole if whole.end else whole._replace(end=found.chosen(choice))
 
     def _take_span(
-        self, reading: Reading, span: Span, n: int, front: Front, tally: Tally
+        self, reading: Reading, chunks: list[ChunkHeader], n: int, front: Front, tally: Tally
     ) -> Miss | None:
         """All chunks of a span, the first of which is the nth key. Why it is not whole."""
         why: Miss | None = None
-        for chunk in self._layout.chunks(span):
+        for chunk in chunks:
             taken = reading.take(n, chunk)
             n += 1
             if isinstance(taken, Miss):
@@ -227,8 +231,7 @@ class Loader:
                 if taken is Miss.TOO_SLOW:
                     return taken
             elif why is None:
-                # Not straight to its place: the front may be there first.
-                assert taken.payload is not None
+                assert taken.payload is not None  # as it had no place
                 front.fill(chunk.box, self._layout.decode(chunk.box, taken.payload))
                 tally.served(taken.tier, taken.payload.nbytes)
         return why
