@@ -11,7 +11,7 @@ from preread.store.tiers.base import Room, fresh
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-KEPT = 32  # buffers: what one load reads ahead of what it delivers, and has under way to a device
+KEPT = 40  # buffers: what one load reads ahead of what it delivers, and has under way to a device
 KEPT_BYTES = 256 << 20  # of all of them: a value that is no chunk may say it has a gigabyte
 
 
