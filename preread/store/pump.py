@@ -15,9 +15,7 @@ T = TypeVar("T")
 
 FEWER = "Answers stay right. Let the process have more threads: `ulimit -u`, or a container's pids."
 DEPTH = 8  # things that hold memory, ahead of the one taken
-SOME = (
-    DEPTH // 2
-)  # of them, for which the other thread is woken: that takes as long as five of them
+SOME = DEPTH // 2  # of them, for which the other thread is woken: as long as the work on five
 TELL_S = 0.002  # between two times that who takes is woken all the same,
 LOOK_S = 0.005  # and between two looks of its own
 
