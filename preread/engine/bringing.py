@@ -21,7 +21,7 @@ from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
 from preread.engine.slots import Slots
 from preread.engine.thread import EngineThread
-from preread.engine.uploads import Away, Uploads
+from preread.engine.uploads import Uploads
 from preread.metrics import Metrics
 from preread.store.keys import Box
 from preread.store.loading import Found
@@ -158,16 +158,12 @@ class Bringer:
                 seconds = moved.at - before.at
                 self._store.computed(before.ready, moved.ready, seconds, beside=tiers)
 
-    def _place(self, reading: Reading, box: Box, start: int) -> Slots | Away | None:
-        """Where a box may be written by who reads it: not where somebody reads already. Any thread,
-        during a load alone of tokens from `start` on: nobody else reads or writes these."""
+    def _place(self, reading: Reading, box: Box, start: int) -> Slots | None:
+        """Where a box may be written before it is verified: not where somebody reads already. Any
+        thread, during a load alone of tokens from `start` on: nobody else reads or writes these."""
         if box.token_start < start:
             return None
-        runs, shape = clip(reading.runs, box.token_start, box.token_end), self._arena.shape
-        if self._uploads.waits:
-            return self._arena.slots(runs, box.cell)
-        write = partial(self._arena.write, runs, cell=box.cell, wait=False)
-        return Away(self._uploads, write, box.shape(shape.head_dim), shape.dtype)
+        return self._arena.slots(clip(reading.runs, box.token_start, box.token_end), box.cell)
 
     def _write(self, reading: Reading, first: int, box: Box, kv: torch.Tensor) -> None:
         """Tokens of a verified box, from `first` on, into the arena: what was ready before stays as

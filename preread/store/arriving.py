@@ -32,22 +32,12 @@ class Slots(Protocol):
     """The memory of one box's KV, as bytes in the order of [layers, 2, heads, tokens, head_dim].
     Any thread."""
 
-    @property
-    def away(self) -> bool:
-        """On a device: not to be read to; and what it is filled from is copied later, and must stay
-        as it is for as long as anybody holds it."""
-        ...
-
     def pieces(self) -> Sequence[memoryview]:
-        """As many as it takes, in that order. Not of what is away."""
+        """As many as it takes, in that order."""
         ...
 
     def fill(self, payload: memoryview) -> None:
         """All of it, from memory that is flat."""
-        ...
-
-    def ease(self) -> None:
-        """After `fill`: wait until no more memory is held than a few boxes take."""
         ...
 
 
@@ -118,16 +108,11 @@ class Spot:
         self._slots = slots
         self._nbytes = chunk.payload_nbytes
 
-    @property
-    def away(self) -> bool:
-        return self._slots.away
-
     def copy(self, payload: memoryview) -> None:
         """From ordinary memory. Raises Abandoned."""
         assert len(payload) == self._nbytes, "a place of another size"
         with self._gate:
             self._slots.fill(payload)
-        self._slots.ease()  # outside: it waits for a device
 
     def read(self, fill: Fill, parts: Parts) -> bool:
         """Head and tail of the value go to `parts`, which is told of everything else. Whether it
@@ -172,7 +157,7 @@ class Arrivals(Lands):
             return InRoom(self._room, nbytes)
         slots = self._place(chunk.box) if self._layout.exact else None
         spot = None if slots is None else Spot(self._gate, slots, chunk)
-        if spot is None or spot.away or self._layout.sealed:
+        if spot is None or self._layout.sealed:
             return Apart(self._layout, chunk, self._room, spot)
         return InPlace(self._layout, chunk, self._room, spot)
 
@@ -196,8 +181,7 @@ class Apart(InRoom):
         self._spot = spot
 
     def take(self, value: memoryview, *, lasts: bool = False) -> Landed:
-        later = self._spot is None or self._spot.away
-        if later and not self._layout.sealed and not lasts:
+        if self._spot is None and not self._layout.sealed and not lasts:
             value = self.kept(value)  # for the payload is a view of it
         try:
             payload = self._layout.unpack(value, self._chunk, self._room)

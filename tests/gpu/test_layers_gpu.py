@@ -13,9 +13,8 @@ import torch
 
 from preread.backend import Generate, RequestBatch
 from preread.contexts.rows import Row, collect
-from preread.engine.bringing import Bringer
 from preread.engine.local import LocalBackend
-from preread.engine.uploads import EACH, KEPT, Away, Uploads
+from preread.engine.uploads import EACH, KEPT, Uploads
 from preread.models.load import LoadedModel, load_model
 from preread.store.room import Recycled
 from preread.store.store import Store
@@ -237,40 +236,6 @@ def test_memory_that_is_used_again_is_copied_first():
     assert bool((there == torch.arange(count, dtype=torch.uint8, device=CUDA)[:, None]).all())
 
 
-def test_copies_of_many_threads_are_all_there_before_what_comes_behind():
-    uploads, each, hands = Uploads(CUDA), 64, 4
-    there = torch.zeros(hands * each, 1 << 18, dtype=torch.uint8, device=CUDA)
-    room = Recycled(pinned)
-
-    def slots(n: int) -> Away:
-        def write(kv: torch.Tensor) -> None:
-            there[n].copy_(kv, non_blocking=True)
-
-        return Away(uploads, write, (1 << 18,), torch.uint8)
-
-    def work(first: int) -> None:
-        for n in range(first, first + each):
-            view = room(1 << 18)
-            torch.frombuffer(view, dtype=torch.uint8).fill_(n % 251)
-            at = slots(n)
-            at.fill(view)
-            del view
-            at.ease()
-
-    torch.cuda._sleep(1 << 28)
-    uploads.begin()
-    threads = [threading.Thread(target=work, args=(n * each,)) for n in range(hands)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    uploads.behind()()
-    want = torch.arange(hands * each, device=CUDA).remainder(251).to(torch.uint8)
-    assert bool((there == want[:, None]).all())
-    uploads.settle()
-    assert not uploads._under_way and not uploads._given
-
-
 def test_who_settles_has_its_own_stream_again():
     uploads, there = Uploads(CUDA), torch.zeros(4, device=CUDA)
     source = torch.ones(4).pin_memory()
@@ -279,28 +244,3 @@ def test_who_settles_has_its_own_stream_again():
     assert torch.cuda.current_stream() != torch.cuda.default_stream()
     uploads.settle()
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
-
-
-@pytest.mark.parametrize("kv", ["full", "int8"])
-@pytest.mark.parametrize("where", ["ram", "disk"])
-async def test_threads_that_verify_write_to_the_device(model, tmp_path, monkeypatch, where, kv):
-    """The fast way against the slow one, in which one thread is handed every box."""
-    made = {"ram": MemoryTier(make=pinned), "disk": DiskTier(tmp_path, fsync=False)}[where]
-
-    def engine() -> LocalBackend:
-        return opened(replace(model, kv_precision=kv), made, Store, always=True)
-
-    first = engine()
-    assert (await first.build(BOOK)).stored
-    await first.close()
-    got = []
-    for slow in (False, True):
-        if slow:
-            monkeypatch.setattr(Bringer, "_place", lambda self, reading, box, start: None)
-        backend = engine()
-        built = await backend.build(BOOK)
-        assert built.loaded_tokens == built.tokens
-        (row,) = await collect(backend, ASK)
-        got.append((row.tokens, row.logprobs))
-        await backend.close()
-    assert got[0] == got[1]
