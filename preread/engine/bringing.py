@@ -169,7 +169,7 @@ class Bringer:
         """Tokens of a verified box, from `first` on, into the arena: what was ready before stays as
         it is."""
         runs, wait = clip(reading.runs, first, box.token_end), self._uploads.waits
-        some = kv[:, :, :, first - box.token_start :]
+        some = kv if first == box.token_start else kv[:, :, :, first - box.token_start :]
         self._uploads.copy(lambda: self._arena.write(runs, some, box.cell, wait=wait), kv)
 
 

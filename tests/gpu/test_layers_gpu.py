@@ -3,9 +3,11 @@ waited for on the device, and both at once."""
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 
 from preread.backend import Generate, RequestBatch
 from preread.contexts.rows import Row, collect
+from preread.engine.arena import Arena
+from preread.engine.kv import KVShape
 from preread.engine.local import LocalBackend
 from preread.engine.uploads import EACH, KEPT, Uploads
 from preread.models.load import LoadedModel, load_model
@@ -244,3 +248,29 @@ def test_who_settles_has_its_own_stream_again():
     assert torch.cuda.current_stream() != torch.cuda.default_stream()
     uploads.settle()
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_copy_of_many_rows_is_what_torch_copies(seed):
+    draw = random.Random(seed)
+    dtype = [torch.bfloat16, torch.float32][seed % 2]
+    arenas = [Arena(KVShape(4, 3, 64, dtype, CUDA), 8, 64) for _ in range(2)]
+    assert arenas[0].kv._rows is not None, "the runtime was not found"
+    arenas[1].kv._rows = None  # the slow twin
+    i, j = sorted(draw.sample(range(5), 2))
+    g, h = sorted(draw.sample(range(4), 2)) if seed % 3 else (0, 3)
+    first = draw.randrange(3)
+    runs = [(70, 41), (5, 12)][: 1 + seed % 2]
+    tokens = sum(n for _, n in runs)
+    view = pinned((j - i) * 2 * (h - g) * (first + tokens) * 64 * dtype.itemsize)
+    kv = torch.frombuffer(view, dtype=dtype).view(j - i, 2, h - g, first + tokens, 64)
+    kv.copy_(torch.randn(kv.shape))
+    some, uploads = kv[:, :, :, first:], Uploads(CUDA)
+    for arena in arenas:
+        arena.kv.values.fill_(7)
+        uploads.begin()
+        write = partial(arena.write, runs, some, (i, j, g, h), wait=False)
+        uploads.copy(write, kv)
+        uploads.settle()
+    assert torch.equal(*(arena.kv.values for arena in arenas))
+    assert not bool((arenas[0].kv.values == 7).all())
