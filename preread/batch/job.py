@@ -18,6 +18,8 @@ from preread.batch.tally import Tally
 from preread.errors import RequestError
 from preread.types import Prefix, Prices
 
+MOST = 0.9  # of a prefix that was computed when reading it is measured
+
 
 def begin(
     journal: Journal,
@@ -120,8 +122,8 @@ def same_model(journal: Journal, model: str, fingerprint: str) -> None:
 
 async def warm(journal: Journal, backend: Backend, model: str, tally: Tally) -> float:
     """Read the beginning that most requests share, count it, and return the tokens a second at
-    which that went: 0 where there is none, or it was not read but found. Not for backends that are
-    paid."""
+    which that went: 0 where there is none, or much of it was not read but found. Not for backends
+    that are paid."""
     found = journal.read(
         "SELECT prefix_key FROM line JOIN requests USING (idx) WHERE line.model = ? "
         "GROUP BY prefix_key ORDER BY count(*) DESC LIMIT 1",
@@ -133,4 +135,5 @@ async def warm(journal: Journal, backend: Backend, model: str, tally: Tally) -> 
     built = await backend.build(prefix)
     tally.computed += built.computed_tokens
     journal.put("warmed", str(int(journal.get("warmed") or 0) + built.computed_tokens))
-    return built.computed_tokens / built.seconds if built.computed_tokens and built.seconds else 0.0
+    read = built.computed_tokens > MOST * built.tokens  # a rate of what is left says nothing
+    return built.computed_tokens / built.seconds if read and built.seconds else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,9 +17,10 @@ WHY = 3  # misses that are explained
 LOOKED_AT = 2048  # prefixes compared, those of most rows first
 AROUND = 24  # characters shown on each side
 
+# file and line are of the first request, as SQLite gives bare columns beside a min().
 _PREFIXES = """
-SELECT prefix_key, count(*), min(file), min(line) FROM line JOIN requests USING (idx)
-  GROUP BY prefix_key ORDER BY count(*) DESC LIMIT ?
+SELECT prefix_key, count(*), file, line, min(idx) FROM line JOIN requests USING (idx)
+  GROUP BY prefix_key ORDER BY count(*) DESC, min(idx) LIMIT ?
 """
 
 
@@ -26,9 +28,9 @@ class Miss(NamedTuple):
     """Two beginnings that are alike up to a character, and then are read apart. at: that character
     of the one in row `line`; lost: characters behind it that are read again."""
 
-    file: int
+    file: str
     line: int
-    other_file: int
+    other_file: str
     other_line: int
     at: int
     here: str
@@ -106,9 +108,10 @@ def make_report(
 def misses(journal: Journal) -> list[Miss]:
     """The beginnings that are most alike and yet apart: what one might mend."""
     rows = journal.read(_PREFIXES, LOOKED_AT)
-    texts = sorted((_text(journal, key), n, file, line) for key, n, file, line in rows)
+    names = json.loads(journal.get("files"))
+    texts = sorted((_text(journal, key), names[file], line) for key, _, file, line, _ in rows)
     found = []
-    for (one, _, file, line), (two, _, other_file, other_line) in pairwise(texts):
+    for (one, file, line), (two, other_file, other_line) in pairwise(texts):
         at = alike(one, two)
         lost = len(two) - at
         if lost and at < len(one):  # else the one only goes on where the other ends

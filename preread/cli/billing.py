@@ -98,6 +98,6 @@ def _compared(report: Report) -> None:
 def _miss(miss: Miss) -> str:
     here, there = (json_module.dumps(text, ensure_ascii=False) for text in (miss.here, miss.there))
     return (
-        f"the beginnings of lines {miss.line} and {miss.other_line} differ from character "
-        f"{miss.at:,} on: {here} and {there}"
+        f"the beginnings of {miss.file}:{miss.line} and {miss.other_file}:{miss.other_line} differ "
+        f"from character {miss.at:,} on: {here} and {there}"
     )

@@ -320,3 +320,24 @@ def test_a_run_that_was_never_begun_is_said(
         done = call("batch", table, "-o", out, "--max-tokens", "1", "--resume")
         said = done.output + capsys.readouterr().err
         assert done.exit_code == 0 and ("holds no run to go on with" in said) is told, said
+
+
+@pytest.mark.parametrize("option", [
+    ("--max-tokens", str(2**31)), ("--temperature", "nan"), ("--temperature", "3"),
+    ("--seed", str(2**63)),
+])  # fmt: skip
+def test_options_that_no_row_could_be_answered_with(
+    call: Call, table: Path, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    option: tuple[str, str],
+) -> None:  # fmt: skip
+    for source in (table, lines):
+        done = call("batch", source, "-o", tmp_path / f"o{source.suffix}", *option)
+        assert done.exit_code == 2 and f"{option[0]}: " in capsys.readouterr().err
+    assert not [*tmp_path.glob("o.*")]
+
+
+def test_json_lines_are_not_called_a_table(
+    call: Call, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = call("batch", lines, "-o", tmp_path / "o.csv")
+    assert done.exit_code == 2 and "Name it .jsonl" in capsys.readouterr().err
