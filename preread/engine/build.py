@@ -26,6 +26,7 @@ from preread.store.claims import Claims
 from preread.store.keys import Box
 from preread.store.reports import Miss
 from preread.store.store import Store
+from preread.store.upkeep import VerifyReport
 from preread.types import Brought, Built
 
 if TYPE_CHECKING:
@@ -134,6 +135,10 @@ class Builder:
         if ready.turn is not None:
             ready.turn.leave()
         self._thread.send(lambda engine: engine.release(ready.reading, lease_s))
+
+    def audit(self, tokens: Int32Array) -> VerifyReport | None:
+        """See Store.audit; None where nothing is kept."""
+        return self._store.audit(tokens) if self._store else None
 
     def close(self) -> None:
         if self._store is not None:

@@ -30,6 +30,7 @@ from preread.models.load import LoadedModel
 from preread.store.claims import Claims
 from preread.store.keys import fingerprint
 from preread.store.store import Store
+from preread.store.upkeep import VerifyReport
 from preread.tokens.parity import ParityReport
 from preread.tokens.reply import Replies
 from preread.tokens.requests import Block, Part, Requests
@@ -123,6 +124,10 @@ class LocalBackend:
         if self._closed:
             raise EngineError("The engine was closed.", hint="Open another one.")
         await asyncio.get_running_loop().run_in_executor(self._cleaner, work)
+
+    async def audit(self, prefix: Prefix) -> VerifyReport | None:
+        """Read what the tiers hold of a prefix as a load would; None where nothing is kept."""
+        return await self._aside(lambda _: self._builder.audit(self._model.chat.prefix(prefix)))
 
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the
