@@ -8,7 +8,7 @@ import time
 from dataclasses import astuple
 
 from preread.backend import Backend
-from preread.batch import doubts
+from preread.batch import slate
 from preread.batch.intake import compare, take_in
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
@@ -78,7 +78,8 @@ def models(journal: Journal) -> list[tuple[str, int]]:
 
 
 def tallied(journal: Journal) -> Tally:
-    """What earlier sessions have done."""
+    """What earlier sessions have done, and may have been billed."""
+    slate.recover(journal)
     ((done, failed, responses),) = journal.read(
         "SELECT count(*), coalesce(sum(finish = 'error'), 0), "
         "coalesce(sum(response != ''), 0) FROM results"
@@ -89,7 +90,7 @@ def tallied(journal: Journal) -> Tally:
         computed=computed + int(journal.get("warmed") or 0), output=output, written=written,
         responses=responses,
     )  # fmt: skip
-    tally.unsure = doubts.in_all(journal)
+    tally.unsure = slate.unsure_in_all(journal)
     left = {model for model, _ in models(journal)}
     for (model,) in journal.read("SELECT name FROM models"):
         if model not in left and (told := journal.get(f"prices {model}")):
@@ -105,7 +106,7 @@ def priced(journal: Journal, tally: Tally, model: str, prices: Prices | None) ->
         journal.put(f"prices {model}", json.dumps(astuple(prices)))
     ((computed, cached, output, written),) = journal.read(SPENT, model_digest(model))
     tally.pay(computed, cached, output, written)
-    tally.doubt_money(*doubts.kept(journal, model_digest(model)))
+    tally.doubt_money(*slate.unsure(journal, model_digest(model)))
 
 
 def same_model(journal: Journal, model: str, fingerprint: str) -> None:

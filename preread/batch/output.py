@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from preread.batch.forms import Form
-from preread.batch.journal import Journal, spans
+from preread.batch.journal import Journal
 from preread.batch.schema import Merged
 from preread.errors import PrereadError, Resumable, SourceError
 
@@ -64,7 +64,7 @@ def _mark(journal: Journal) -> None:
 def _groups(journal: Journal) -> Iterator[list[list[Merged]]]:
     """Blocks of rows, each with its requests side by side, that have all ended."""
     total, fan = int(journal.get("rows")) * int(journal.get("fan")), int(journal.get("fan"))
-    for lo, hi in spans(total, max(4096 // fan, 1) * fan):
+    for lo, hi in _spans(total, max(4096 // fan, 1) * fan):
         rows = journal.merged(lo, hi)
         groups = [rows[i : i + fan] for i in range(0, len(rows), fan)]
         yield [group for group in groups if all(row.finish for row in group)]
@@ -98,3 +98,8 @@ def told(path: Path, exc: OSError) -> PrereadError:
     return SourceError(
         f"{path}: cannot be written: {exc.strerror or exc}.", hint="Give another --output."
     )
+
+
+def _spans(total: int, step: int = 4096) -> Iterator[tuple[int, int]]:
+    """[lo, hi) over all requests."""
+    yield from ((lo, min(lo + step, total)) for lo in range(0, total, step))

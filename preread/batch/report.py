@@ -82,6 +82,7 @@ class Report:
             value["money"] = {
                 "spent": round(tally.money, 6),
                 "saved": round(tally.whole - tally.money, 6),
+                "unsure": round(tally.unsure_money, 6),
                 "currency": tally.prices.currency,
                 "as_of": tally.prices.as_of,
             }

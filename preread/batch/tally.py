@@ -58,8 +58,15 @@ class Tally:
     def doubt_money(self, computed: int, output: int) -> None:
         """At the prices of the backend that runs now, as if everything had been written."""
         if (prices := self.prices) is not None:
-            dear = max(prices.computed, prices.written)
-            self.unsure_money += (computed * dear + output * prices.output) / 1e6
+            self.unsure_money += prices.most(computed, output)
+
+    def spend(self, cached: int, computed: int, output: int, written: int) -> None:
+        """So much was billed that no result counts."""
+        self.cached += cached
+        self.computed += computed
+        self.output += output
+        self.written += written
+        self.pay(computed, cached, output, written)
 
     def pay(self, computed: int, cached: int, output: int, written: int) -> None:
         """At the prices of the backend that runs now."""

@@ -36,6 +36,7 @@ from preread.config import load_config, local_model
 from preread.errors import RequestError
 
 T = TypeVar("T")
+LEAVE_S = 5.0  # for what runs to be given up
 Open = Callable[[str], Any]  # model -> context manager of an Opened
 
 
@@ -213,7 +214,11 @@ class Batch:
                 self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
             runner = Runner(journal, held.backend, model, tally, self.stop, tell, budget)
             with remembered(info, tally):
-                held.run(runner.run())
+                try:
+                    held.run(runner.run())
+                except KeyboardInterrupt:
+                    runner.wait(LEAVE_S)  # it writes down what was sent
+                    raise
 
     def _budget(self, model: str, info: BackendInfo) -> Budget:
         """Raises RequestError for money where nothing is paid."""

@@ -78,7 +78,8 @@ def show_report(report: Report, output: Path, left: int, stopped: str, *, json: 
         saved = tally.whole - tally.money
         note(f"  {tally.money:,.4f} {tally.prices.currency}, {saved:,.4f} saved")
     if tally.unsure:
-        note(f"  requests without an answer may have been billed {tally.unsure:,} tokens more")
+        money = f", {tally.unsure_money:,.4f} {tally.prices.currency}" if tally.prices else ""
+        note(f"  in doubt: at most {tally.unsure:,} tokens{money} more, of requests not answered")
     if report.saved_s is not None:
         note(f"  reading the cached tokens would have taken {ago(report.saved_s)} more")
     if report.cut_off:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from preread.backend import Billed
 from preread.providers.dialect import Ask, Call, Dialect
 from preread.providers.estimate import Estimate
 from preread.providers.lanes import Cost
 from preread.providers.limits import Want
-from preread.providers.sender import Sender
+from preread.providers.sender import Sender, Used
 from preread.providers.warmth import Warmth
 
 SLACK = 1.05  # an estimate that is reserved should rather be too large
@@ -45,7 +46,7 @@ class LimitedWire:
         own = self._estimate.tokens(ask.messages[ask.shared :])
         return Want(Cost(int(own * SLACK), output), group, whole)
 
-    def _used(self, body: dict[str, Any]) -> Cost:
+    def _used(self, body: dict[str, Any]) -> Used:
         counts = self._dialect.counts(body)
         cached = counts.cached if self._dialect.traits.cached_limited else 0
-        return Cost(counts.computed + cached, counts.output)
+        return Used(Cost(counts.computed + cached, counts.output), Billed(*counts[:4]))

@@ -20,6 +20,7 @@ from preread.backend import (
     Ragged,
     RequestBatch,
     ResultBatch,
+    SpendingOf,
 )
 from preread.errors import RequestError
 from preread.front import Front
@@ -189,9 +190,11 @@ def _part(batch: RequestBatch, prefix_of: Any, rows: Any) -> RequestBatch:
         batch.leaving.listen(
             lambda row: inner.leave(places[row]) if row in places else None, inner.withdraw
         )
+    spending = SpendingOf(batch.spending, rows.tolist()) if batch.spending is not None else None
     return replace(
-        batch, work=work, prompts=_some(prompts, rows), prefix_of=prefix_of[rows], leaving=leaving
-    )
+        batch, work=work, prompts=_some(prompts, rows), prefix_of=prefix_of[rows], leaving=leaving,
+        spending=spending,
+    )  # fmt: skip
 
 
 def _some(values: Sequence[str] | Ragged, rows: Any) -> Sequence[str] | Ragged:
