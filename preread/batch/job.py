@@ -85,9 +85,10 @@ def tallied(journal: Journal) -> Tally:
         "coalesce(sum(response != ''), 0) FROM results"
     )
     ((computed, cached, output, written),) = journal.read(SPENT, None)
+    warmed = int(journal.get("warmed") or 0)
     tally = Tally(
         total=journal.count("line"), done=done, failed=failed, cached=cached,
-        computed=computed + int(journal.get("warmed") or 0), output=output, written=written,
+        computed=computed + warmed, output=output, written=written, warmed=warmed,
         responses=responses,
     )  # fmt: skip
     tally.unsure = slate.unsure_in_all(journal)
@@ -135,6 +136,7 @@ async def warm(journal: Journal, backend: Backend, model: str, tally: Tally) -> 
         return 0.0
     built = await backend.build(prefix)
     tally.computed += built.computed_tokens
-    journal.put("warmed", str(int(journal.get("warmed") or 0) + built.computed_tokens))
+    tally.warmed += built.computed_tokens
+    journal.put("warmed", str(tally.warmed))
     read = built.computed_tokens > MOST * built.tokens  # a rate of what is left says nothing
     return built.computed_tokens / built.seconds if read and built.seconds else 0.0

@@ -27,6 +27,7 @@ class Tally:
     computed: int = 0
     output: int = 0
     written: int = 0
+    warmed: int = 0  # of the computed ones, those read before the first row, for all to find
     responses: int = 0  # requests that the response cache has answered
     unsure: int = 0  # tokens, at most, of requests that were sent and not answered
     unsure_money: float = 0.0
@@ -85,9 +86,19 @@ class Tally:
         return self.now / self.seconds if self.now else 0.0
 
     @property
+    def reused(self) -> int:
+        """Tokens of prompts that were computed for none: what was read for all rows counts as the
+        first one's."""
+        return max(self.cached - self.warmed, 0)
+
+    @property
+    def prompt(self) -> int:
+        return self.reused + self.computed
+
+    @property
     def cached_share(self) -> float:
         """Of the prompt tokens."""
-        return self.cached / max(self.cached + self.computed, 1)
+        return self.reused / max(self.prompt, 1)
 
     @property
     def left_s(self) -> float | None:

@@ -88,7 +88,7 @@ class Cached(Front):
         began, prefix_of = time.perf_counter(), check(batch)
         if self._similar is not None:
             self._similar.check(batch)
-        if not kept(batch):
+        if not (kept(batch) and len(batch)):  # one without a row asks whether it would be refused
             async with aclosing(self._source(batch)) as source:
                 async for news in source:
                     yield news

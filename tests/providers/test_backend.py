@@ -353,6 +353,26 @@ async def test_servers_are_recognised(opened, server):
     assert backend.info.limit == (2048 if server in ("vllm", "llama-server") else 131_072)
 
 
+@pytest.mark.parametrize("tells", [True, False])
+async def test_a_server_that_does_not_say_what_it_reused_is_told_of(opened, caplog, tells):
+    """Nothing cached would otherwise look like nothing reused."""
+    server, backend = await opened(server="vllm", tells=tells)
+    rows = await collect(backend, ask(3, RUBRIC))
+    assert server.tokens["cached"] and all(row.finish is Finish.STOP for row in rows)
+    assert any(row.usage.cached_tokens for row in rows) is tells
+    await collect(backend, ask(3, RUBRIC))
+    said = [text for text in caplog.messages if "--enable-prompt-tokens-details" in text]
+    assert len(said) == (0 if tells else 1)
+
+
+async def test_what_reuses_nothing_is_not_expected_to_say_so(opened, caplog):
+    """vLLM leaves the field out where nothing was cached."""
+    _, backend = await opened(server="vllm", tells=False)
+    await collect(backend, ask(3))
+    await collect(backend, ask(3, Prefix("short")))
+    assert not caplog.messages or all("reuses beginnings of at least" in m for m in caplog.messages)
+
+
 async def test_llama_server_says_what_its_slot_held(opened):
     server, backend = await opened(server="llama-server", min_prefix=1, block=1)
     rows = await collect(backend, ask(3, RUBRIC))
