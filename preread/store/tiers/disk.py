@@ -25,6 +25,7 @@ from preread.store.tiers.base import (
 )
 from preread.store.tiers.folder import TOUCH_S, FolderTier
 from preread.store.tiers.guard import Guard
+from preread.store.tiers.landing import Lands
 
 DEADLINE_S = 2.0
 # Deadlines that a call may take which has to look through the whole folder, or to write and to make
@@ -72,7 +73,8 @@ class DiskTier:
         return self._guard.call("look into", lambda _: self._folder.find(keys, touch=touch))
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        return self._guard.stream("read", self._folder.read(keys, room), light)
+        since = room.since if isinstance(room, Lands) else None
+        return self._guard.stream("read", self._folder.read(keys, room), light, since)
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         """What is not written in time never shows: by then the value may be another."""
