@@ -22,13 +22,11 @@ from preread.errors import ConfigError
 
 
 class Joined(NamedTuple):
-    """What contexts are together. notes: what the user should know; expires_at: when the first of
-    them does, None: never."""
+    """What contexts are together. notes: what the user should know."""
 
     sources: Sources
     instructions: str
     notes: list[str]
-    expires_at: float | None
 
 
 def join(parts: Sequence[ContextRecord], instructions: str) -> Joined:
@@ -42,8 +40,7 @@ def join(parts: Sequence[ContextRecord], instructions: str) -> Joined:
         tuple(dict.fromkeys(source for part in parts for source in part.sources)),
         tuple(dict.fromkeys(pattern for part in parts for pattern in part.patterns)),
     )
-    ends = [part.expires_at for part in parts if part.expires_at is not None]
-    return Joined(sources, chosen, notes, min(ends, default=None))
+    return Joined(sources, chosen, notes)
 
 
 async def blend_contexts(
@@ -53,6 +50,7 @@ async def blend_contexts(
     ConfigError for a share or a choice that there is not, and what plan_shards raises."""
     plan = await plan_shards(backend, joined.sources.records, joined.instructions, config.context)
     info = backend.info
+    ends = [part.expires_at for part in parts if part.expires_at is not None]
     rates = [part.prefill_tok_s for part in parts if part.prefill_tok_s]
     record = ContextRecord(
         name=target,
@@ -73,7 +71,7 @@ async def blend_contexts(
             for layout, tokens in zip(plan.shards, plan.tokens, strict=True)
         ),
         created_at=max(part.created_at for part in parts),
-        expires_at=joined.expires_at,
+        expires_at=min(ends, default=None),
         patterns=joined.sources.patterns,
         dtype=info.dtype,
         prefill_tok_s=min(rates, default=0.0),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import torch
 
@@ -16,8 +18,10 @@ Behind: TypeAlias = Callable[[], None]
 
 class Uploads:
     """Copies to one device. What is copied from stays as it is until it was copied: whoever holds
-    memory that is used again (store.room) need not know. One thread at a time, whose current stream
-    is this one from the first copy until `settle`: to change it for each costs as much as a copy.
+    memory that is used again (store.room) need not know. Any number of threads copy; this stream is
+    their current one from their first copy on, as to change it for each costs as much as a copy:
+    of the thread that calls `settle`, which may be a caller's own, until then; of the others, which
+    only read, for good.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,9 +30,10 @@ class Uploads:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()
         self._under_way: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
         self._given: list[torch.Tensor] = []  # sources behind which no event is yet
-        self._current = False
+        self._own = threading.local()  # before: device and stream that were current in this thread
 
     @property
     def waits(self) -> bool:
@@ -45,19 +50,28 @@ class Uploads:
         if self._stream is None:
             write()
             return
-        if not self._current:
+        here = torch.cuda.current_stream(self._device)
+        if here != self._stream:
+            self._own.before = torch.cuda.current_device(), here
             torch.cuda.set_stream(self._stream)
-            self._current = True
-        self._given.append(source)  # before: what failed half-way may be under way, too
-        write()
-        if len(self._given) == EACH:
-            self._under_way.append((self._stream.record_event(), self._given))
-            self._given = []
+        try:
+            write()
+        finally:  # what failed half-way may be under way, too
+            with self._lock:  # after: an event covers what was given before it
+                self._given.append(source)
+                if len(self._given) >= EACH:
+                    self._under_way.append((self._stream.record_event(), self._given))
+                    self._given = []
 
     def ease(self) -> None:
         """Wait until no more than a few boxes are under way."""
-        while len(self._under_way) > KEPT:
-            self._under_way.popleft()[0].synchronize()
+        while True:
+            with self._lock:
+                if len(self._under_way) <= KEPT:
+                    return
+                event, held = self._under_way.popleft()
+            event.synchronize()
+            del held  # not before
 
     def behind(self) -> Behind:
         """Call what this returns, in any thread: what its current stream does from then on comes
@@ -68,15 +82,39 @@ class Uploads:
         return lambda: torch.cuda.current_stream(device).wait_event(event)
 
     def settle(self) -> None:
-        """Wait until all of it was copied, and nothing more is written."""
+        """Wait until all of it was copied. Nobody copies meanwhile, and nothing more is written."""
         if self._stream is None:
             return
-        if self._current:
-            torch.cuda.set_stream(torch.cuda.default_stream(self._device))
-            self._current = False
+        if (before := self._own.__dict__.pop("before", None)) is not None:
+            device, stream = before
+            torch.cuda.set_stream(stream)
+            torch.cuda.set_device(device)
         self._stream.synchronize()
-        self._under_way.clear()
-        self._given = []
+        with self._lock:
+            self._under_way.clear()
+            self._given = []
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Slots of one box on the device, for threads that read and verify: see store.arriving.Slots.
+    write: what takes its KV there; shape, dtype: of that."""
+
+    uploads: Uploads
+    write: Callable[[torch.Tensor], None]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    away: ClassVar[bool] = True
+
+    def pieces(self) -> tuple[memoryview, ...]:
+        raise AssertionError("a device's memory is nobody's to read to")
+
+    def fill(self, payload: memoryview) -> None:
+        kv = torch.frombuffer(payload, dtype=self.dtype).view(self.shape)
+        self.uploads.copy(lambda: self.write(kv), kv)
+
+    def ease(self) -> None:
+        self.uploads.ease()
 
 
 def _at_once() -> None:

@@ -55,6 +55,7 @@ def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
         brought={row: load for part in parts for row, load in part.brought.items()},
         written=written,
         responses={row: how for part in parts for row, how in part.responses.items()},
+        unsure={row: n for part in parts for row, n in part.unsure.items()},
     )
 
 
@@ -85,6 +86,9 @@ def only(news: ResultBatch, which: Int64Array, rows: Int32Array) -> ResultBatch:
             new: news.responses[i]
             for i, new in zip(old, number, strict=True)
             if i in news.responses
+        },
+        unsure={
+            new: news.unsure[i] for i, new in zip(old, number, strict=True) if i in news.unsure
         },
     )
 

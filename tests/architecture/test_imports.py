@@ -40,7 +40,7 @@ HOMES = {
     "typer": ("cli",),
     "rich": ("cli",),
     "transformers": ("foreign",),
-    "pyarrow": ("batch/parquet",),
+    "pyarrow": ("batch/files",),
     "aiohttp": ("providers/http", "server", "testing/provider", "testing/simulation/routes"),
     "pickle": (),
 }
