@@ -17,6 +17,7 @@ import torch
 
 from preread.engine.arena import Arena
 from preread.engine.pages import Pages
+from preread.engine.staging import needed
 from preread.engine.tiled import Device, Lists, Writes, forward
 from preread.kernels.lists import Parts, Tail
 from preread.kernels.rows import RowStats, row_stats
@@ -89,7 +90,7 @@ class DecodeGraphs:
     def _capture(self, full: Lists, key: Key) -> Made:
         """Run once, which compiles what it needs, then capture. A decoder that cannot be captured
         makes graphs no longer `usable`; the error is raised, and the step is run again."""
-        size = sum(array.size for group in full.groups for array in group)
+        size = needed([array for group in full.groups for array in group])
         inputs = torch.empty(size, dtype=torch.int32, device=self._decoder.device)
         step = Device.of(full, self._decoder.device, inputs)._replace(most_parts=key.parts)
         self._forward(step, key)

@@ -3,6 +3,8 @@ single launches; running ahead against waiting."""
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -232,6 +234,29 @@ def test_graphs_and_kernels_change_no_answer(tmp_path, changes, precision):
         upto = alike.index(False) if False in alike else len(alike)
         one, two = (job.logprobs[row][:upto] for job in sampled)
         np.testing.assert_allclose(one, two, atol=0.05)
+
+
+def compiled() -> Counter[str]:
+    """Programs by name: one for each way in which a kernel's arguments divide."""
+    things = (thing for thing in gc.get_objects() if type(thing).__name__ == "CompiledKernel")
+    return Counter(thing.name for thing in things)
+
+
+def test_steps_of_any_sizes_need_no_new_programs(tmp_path):
+    """A program takes seconds to compile, in the middle of somebody's request."""
+    decoder = decoder_of(tmp_path, 6, 2, 48)  # of no other test
+    before = compiled()
+    engine = Engine(decoder, replace(CONFIG, graphs=False))
+    for seed in range(12):
+        draw = np.random.default_rng(seed)
+        prefixes = [draw.integers(1, 250, int(n)).tolist() for n in draw.integers(5, 90, 3)]
+        own = [draw.integers(1, 250, int(n)).tolist() for n in draw.integers(1, 40, 1 + seed)]
+        of = draw.integers(-1, 3, len(own)).tolist()
+        drain(engine, engine.submit(batch(own, greedy(5), prefixes=prefixes, prefix_of=of)))
+    made = compiled() - before
+    assert made["tiles_program"] == made["tail_program"] == 1
+    assert 1 <= made["parts_program"] <= 3, "one for each size of block"
+    assert made["write_program"] <= 2
 
 
 def test_a_decoder_that_cannot_be_captured_runs_without_graphs(tmp_path):

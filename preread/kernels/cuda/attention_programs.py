@@ -3,7 +3,9 @@
 BM folded rows and BN keys make a block; D is the head size and BD the power of two that holds it.
 `m` is the running maximum of a row's scores, `total` the sum of their powers, `acc` the weighted
 sum of the values; scores are in base 2. Of KV in eight bits every token has a scale, which lies as
-the tokens do; no pointer to the scales of other KV is followed.
+the tokens do; no pointer to the scales of other KV is followed. What is another number in every
+step is not specialized: a program would be compiled, for seconds, when it first is 1 or a multiple
+of 16.
 """
 
 from __future__ import annotations
@@ -135,7 +137,7 @@ def _rows_of(first, count, g, FOLD: tl.constexpr, BM: tl.constexpr):
     return first + token, g * FOLD + r % FOLD, token < count
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("table_stride",))
 def tiles_program(
     q_ptr, k_ptr, v_ptr, out_ptr, starts_ptr, trees_ptr, tiles_ptr, runs_ptr, table_ptr,
     arena_ptr, arena_scales_ptr, pages_ptr, pages_scales_ptr,
@@ -182,7 +184,7 @@ def tiles_program(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows",))
 def parts_program(
     q_ptr, items_ptr, arena_ptr, arena_scales_ptr, part_ptr, lse_ptr,
     q_stride, arena_head, arena_side, rows, heads, scale,
@@ -210,7 +212,7 @@ def parts_program(
         tl.store(lse_ptr + row * heads + head, m + tl.log2(total), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("table_stride", "rows"))
 def tail_program(
     q_ptr, out_ptr, rows_ptr, counts_ptr, lengths_ptr, table_ptr, pages_ptr, pages_scales_ptr,
     part_ptr, lse_ptr,
