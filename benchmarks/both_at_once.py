@@ -135,16 +135,18 @@ def row(model: LoadedModel, length: int, ratio: float, rounds: int) -> dict[str,
     tier.nbytes, tier.bytes_per_s = nbytes // len(held), nbytes / (ratio * min(computed) / 1e3)
     times: dict[str, list[float]] = {arm: [] for arm in ARMS}
     came: dict[str, Brought] = {}
+    chosen = []
     for n in range(rounds + 1):
         for arm in ARMS:
-            ms, came[arm] = asked(model, tier, rates, arm, prefix)
+            took, came[arm] = asked(model, tier, rates, arm, prefix)
             if n:  # the first is a warm-up, and what the policy learns from
-                times[arm].append(ms)
+                times[arm].append(round(took, 1))
+        auto = came["auto"]
+        chosen.append({"loaded": auto.tokens, "beside": auto.computed, "miss": auto.miss})
     ms = {arm: round(statistics.median(times[arm]), 1) for arm in ARMS}
     slowed = rates.slowed(["far"])
     limit = 1 / (1 / ms["compute"] + 1 / ms["load"])
     best = min(ms["compute"], ms["load"])
-    auto = came["auto"]
     way = "both" if auto.computed else "load" if auto.tokens else "compute"
     print(
         f"{tokens:7,} {nbytes / 1e6:7.1f} MB {ratio:5.1f}"
@@ -156,6 +158,7 @@ def row(model: LoadedModel, length: int, ratio: float, rounds: int) -> dict[str,
         "tokens": tokens, "nbytes": nbytes, "ratio": ratio, "ms": ms, "limit_ms": round(limit, 1),
         "gain": round(best / ms["both"], 2), "auto": way, "loaded": came["both"].tokens,
         "slowed": {k: round(v, 2) for k, v in slowed._asdict().items()},
+        "all_ms": times, "chosen": chosen,
     }  # fmt: skip
 
 

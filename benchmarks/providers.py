@@ -211,9 +211,9 @@ def main() -> None:
             figures[f"{case}: speed over {arm}"] = speed
             print(f"{case:18} speed {speed:.4f} of {arm}", flush=True)
     shape = {"rows": args.rows, "period_s": args.period, "limit": limit, "at_once": AT_ONCE}
-    name = f"providers_{args.period:.0f}s" + (
-        "_" + args.only.replace(", ", "_") if args.only else ""
-    )
+    only = args.only.replace(", ", "_").replace(" ", "_")
+    period = "" if args.only == "no limits" else f"{args.period:.0f}s"
+    name = "_".join(part for part in ("providers", period, only) if part)
     common.finish(name, {"simulated": True, **shape, **figures}, keep=args.keep)
 
 

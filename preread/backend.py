@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from preread.errors import RequestError
 from preread.types import GREEDY, Brought, Built, CachedResponse, Finish, Prefix, Prices, Sampling
@@ -127,6 +127,57 @@ class Leaving:
             withdraw()
 
 
+class Billed(NamedTuple):
+    """Tokens that a request was billed; written are part of computed."""
+
+    cached: int = 0
+    computed: int = 0
+    output: int = 0
+    written: int = 0
+
+
+class Attempt(Protocol):
+    """One request to a server that bills it; room for it has been reserved."""
+
+    def sent(self) -> bool:
+        """Call right before it is sent: it may be billed from now on. False: it must not be."""
+        ...
+
+    def free(self) -> None:
+        """It was refused, or has never arrived: nothing is billed."""
+        ...
+
+    def billed(self, counts: Billed) -> None:
+        """It was answered."""
+        ...
+
+    def over(self) -> None:
+        """Call in the end, whatever came of it. Sent and neither of the two: it stays in doubt."""
+        ...
+
+
+class Spending(Protocol):
+    """Who pays for a batch, asked in the backend's event loop before each of its requests is sent
+    to a server that bills them. A backend that computes itself does not ask."""
+
+    async def attempt(self, row: int, most: tuple[int, int]) -> Attempt | None:
+        """Reserve for one more request of a row, which takes (input, output) tokens at most; may
+        wait for what others give back. None: there is no room and will be none: the row ends
+        CANCELLED."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpendingOf:
+    """For some rows of a batch that are a batch of their own; rows: what they were there."""
+
+    whole: Spending
+    rows: Sequence[int]
+
+    async def attempt(self, row: int, most: tuple[int, int]) -> Attempt | None:
+        return await self.whole.attempt(self.rows[row], most)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestBatch:
     """Rows that share their options.
@@ -139,6 +190,7 @@ class RequestBatch:
     prompt afresh, sharing nothing with memory, tiers or other rows: the slow twin, for parity
     checks and for the "in-context" arm of comparisons. stream: False when nobody reads along: a
     backend may then tell of a row once, when it ends. leaving: rows that may end early, CANCELLED.
+    spending: asked before anything is sent that is billed; None: nobody counts.
     """
 
     work: Work
@@ -150,6 +202,7 @@ class RequestBatch:
     reuse: bool = True
     stream: bool = True
     leaving: Leaving | None = None
+    spending: Spending | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -167,8 +220,6 @@ class ResultBatch:
     what was asked of the tiers before it could run; rows whose prefix was in memory are left out.
     written: [n], of the computed tokens those billed as cache writes; None: none of any row.
     responses: rows whose answer was kept from an earlier request; their usage is all zeros.
-    unsure: row -> (input, output) tokens of requests for it that were sent and not answered: at
-    most so many were billed, and nobody knows.
     """
 
     rows: Int32Array
@@ -185,7 +236,6 @@ class ResultBatch:
     brought: dict[int, Brought] = field(default_factory=dict)
     written: Int32Array | None = None
     responses: dict[int, CachedResponse] = field(default_factory=dict)
-    unsure: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def no_blends(who: str) -> RequestError:

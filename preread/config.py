@@ -81,6 +81,7 @@ class StoreSection:
     codec: str = "raw"  # raw | fp8 | int8: half the bytes, not quite the same KV (docs/store.md)
     tenant: str = "default"
     shared: str = ""  # a namespace instead: all tenants that name it share their chunks
+    constant_time: bool = False  # there, a hit takes as long as a miss, and is told as one
     key: str = field(default="", repr=False)  # or PREREAD_KEY: seals chunks; docs/security.md
     key_file: str = ""  # a file of such keys instead, newest first
     catalog: str = field(default="", repr=False)  # URL of shared names (docs/store.md); "": home's

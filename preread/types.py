@@ -103,6 +103,10 @@ class Prices:
         at_once = (computed - written) * self.computed + written * self.written
         return (at_once + cached * self.cached + output * self.output) / 1e6
 
+    def most(self, tokens: int, output: int) -> float:
+        """The money for so many at most: none cached, all written."""
+        return (tokens * max(self.computed, self.written) + output * self.output) / 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:

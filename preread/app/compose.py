@@ -227,10 +227,12 @@ def native_parts(config: Config, loaded: LoadedModel, parts: EngineParts | None)
     kind = loaded.decoder.device.type
     config = replace(config, engine=config.engine.limited(kind, tuned))
     catalog = open_catalog(config)
-    store = open_stores(config, geometry, [identity], catalog, metrics, device)[0]
+    hides = config.store.constant_time
+    told = Metrics() if hides else metrics  # what the store counts says what there was
+    store = open_stores(config, geometry, [identity], catalog, told, device)[0]
     backend = LocalBackend(
         loaded, store, config.engine, metrics, name=chosen.model, parts=parts,
-        claims=open_claims(config),
+        claims=open_claims(config), hides=hides,
     )  # fmt: skip
     parameters = parameter_count(loaded.config)
     scopes = scopes_of(config.store, identity)
@@ -248,6 +250,12 @@ def _foreign(config: Config, weights: Weights, why: str) -> Parts:
 
     _threads(config)
     metrics, chosen, kept = Metrics(), config.model, config.store
+    if kept.constant_time:
+        raise ConfigError(
+            f"store.constant_time is for our own decoder, which does not compute this model: "
+            f"{why.rstrip('.')}.",
+            hint="Remove store.shared and store.constant_time.",
+        )
     loaded = load_foreign(
         chosen.model, dtype=chosen.dtype, device=chosen.device, weights=weights, home=config.home
     )

@@ -71,6 +71,12 @@ def open_stores(
 
     kept, tiers = config.store, open_tiers(config, memory_for(device))
     keyring, manners = open_keyring(config), manners_of(kept)
+    if kept.constant_time and not kept.shared:
+        raise ConfigError(
+            "store.constant_time hides what others have stored, and store.shared names no place "
+            "that is shared with any.",
+            hint="Remove it, or set store.shared (docs/security.md).",
+        )
     if kept.load not in LOADS:
         raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
     chosen = config.model

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from preread.batch.strict import NotFinite, not_finite, parse
+from preread.batch.parquet import parquet_rows
+from preread.batch.strict import NotFinite, Twice, parse
 from preread.batch.table import Faults
 from preread.errors import SourceError
 
@@ -34,8 +35,9 @@ class Record(NamedTuple):
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """The files that are meant, each once, globs sorted. Raises SourceError."""
-    found: list[str] = []
+    """The files that are meant, each once whatever it is called, globs sorted. Raises
+    SourceError."""
+    found: dict[str, str] = {}
     for pattern in patterns:
         path = os.path.expanduser(pattern)
         some = [path] if pattern == STDIN or os.path.isfile(path) else sorted(glob.glob(path))
@@ -43,10 +45,12 @@ def expand(patterns: Sequence[str]) -> list[str]:
             raise SourceError(
                 f"{pattern}: no such file.", hint="Give files, globs, or - for stdin."
             )
-        found += [name for name in some if name not in found and not os.path.isdir(name)]
+        for name in some:
+            if not os.path.isdir(name):
+                found.setdefault(name if name == STDIN else os.path.realpath(name), name)
     if not found:
         raise SourceError("only folders were given.", hint="Give files: 'folder/*.jsonl'.")
-    return found
+    return list(found.values())
 
 
 def kind(name: str, given: str = "") -> str:
@@ -55,7 +59,7 @@ def kind(name: str, given: str = "") -> str:
         return given
     if name == STDIN:
         return "jsonl"
-    suffix = Path(name.removesuffix(".gz")).suffix.lower()
+    suffix = Path(name.lower().removesuffix(".gz")).suffix
     if suffix not in KINDS:
         raise SourceError(
             f"{name}: unknown kind of file.", hint=f"Name it {', '.join(KINDS)}, or give --format."
@@ -70,7 +74,7 @@ def lines(number: int, name: str, faults: Faults) -> Iterator[tuple[int, str]]:
             try:
                 text = raw.decode("utf-8-sig" if at == 1 else "utf-8")
             except UnicodeDecodeError as exc:
-                faults.add(name, at, "text", f"not UTF-8 at byte {exc.start}")
+                faults.add(name, at, "text", _not_utf_8(exc))
                 continue
             if text.isspace() or not text:
                 faults.note("blank lines left out")
@@ -101,7 +105,7 @@ def parsed(text: str, name: str, at: int, faults: Faults) -> dict[str, Any] | No
     """A JSON object; None and a fault for anything else."""
     try:
         value = parse(text)
-    except NotFinite as exc:
+    except (NotFinite, Twice) as exc:
         faults.add(name, at, exc.field or "line", str(exc))
         return None
     except (ValueError, RecursionError) as exc:
@@ -140,8 +144,22 @@ def _cells(number: int, name: str, delimiter: str, faults: Faults) -> Iterator[R
                     faults.add(name, line, "row", wrong)
                 else:
                     yield Record(number, line, dict(zip(header, cells, strict=True)))
-        except (csv.Error, UnicodeDecodeError) as exc:  # what follows cannot be told apart
+        except csv.Error as exc:  # what follows cannot be told apart
             faults.add(name, at, "row", f"cannot be read: {exc}")
+        except UnicodeDecodeError as exc:  # met while more was read than the rows so far
+            faults.add(name, rows.line_num + 1 + _line_ends(exc), "row", _not_utf_8(exc))
+
+
+def _not_utf_8(exc: UnicodeDecodeError) -> str:
+    wide = exc.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+    what = "UTF-16" if wide else f"byte 0x{exc.object[exc.start]:02x}"
+    return f"not UTF-8 ({what}); save the file as UTF-8"
+
+
+def _line_ends(exc: UnicodeDecodeError) -> int:
+    """Before the byte that is none of a text."""
+    before = exc.object[: exc.start].replace(b"\r\n", b"\n")
+    return before.count(b"\n") + before.count(b"\r")
 
 
 def _header(cells: list[str], name: str, line: int, faults: Faults) -> list[str]:
@@ -155,32 +173,9 @@ def _header(cells: list[str], name: str, line: int, faults: Faults) -> list[str]
 
 
 def _parquet(number: int, name: str, faults: Faults) -> Iterator[Record]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise SourceError(
-            f"{name}: Parquet needs pyarrow, which is not installed.",
-            hint="pip install 'preread[parquet]'",
-        ) from None
-    at = 0
-    try:
-        with parquet.ParquetFile(sys.stdin.buffer if name == STDIN else name) as file:
-            names = file.schema_arrow.names
-            if twice := sorted({column for column in names if names.count(column) > 1}):
-                raise SourceError(
-                    f"{name}: column {twice[0]!r} is there twice.", hint="Rename one."
-                )
-            floats = any(kind in str(file.schema_arrow) for kind in ("float", "double"))
-            for batch in file.iter_batches(batch_size=1024):
-                for value in batch.to_pylist():
-                    at += 1
-                    if floats and (where := not_finite(value)):
-                        faults.add(name, at, where, str(NotFinite(where, "NaN or Infinity")))
-                    else:
-                        yield Record(number, at, value)
-    except (pyarrow.ArrowException, OSError) as exc:
-        raise SourceError(f"{name}: row {at + 1}: {exc}.", hint="Write the file again.") from exc
+    with _opened(name) as file:
+        for at, value in parquet_rows(name, file, faults):
+            yield Record(number, at, value)
 
 
 @contextmanager

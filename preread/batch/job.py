@@ -8,7 +8,7 @@ import time
 from dataclasses import astuple
 
 from preread.backend import Backend
-from preread.batch import doubts
+from preread.batch import slate
 from preread.batch.intake import compare, take_in
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
@@ -17,6 +17,8 @@ from preread.batch.table import Table
 from preread.batch.tally import Tally
 from preread.errors import RequestError
 from preread.types import Prefix, Prices
+
+MOST = 0.9  # of a prefix that was computed when reading it is measured
 
 
 def begin(
@@ -76,18 +78,20 @@ def models(journal: Journal) -> list[tuple[str, int]]:
 
 
 def tallied(journal: Journal) -> Tally:
-    """What earlier sessions have done."""
+    """What earlier sessions have done, and may have been billed."""
+    slate.recover(journal)
     ((done, failed, responses),) = journal.read(
         "SELECT count(*), coalesce(sum(finish = 'error'), 0), "
         "coalesce(sum(response != ''), 0) FROM results"
     )
     ((computed, cached, output, written),) = journal.read(SPENT, None)
+    warmed = int(journal.get("warmed") or 0)
     tally = Tally(
         total=journal.count("line"), done=done, failed=failed, cached=cached,
-        computed=computed + int(journal.get("warmed") or 0), output=output, written=written,
+        computed=computed + warmed, output=output, written=written, warmed=warmed,
         responses=responses,
     )  # fmt: skip
-    tally.unsure = doubts.in_all(journal)
+    tally.unsure = slate.unsure_in_all(journal)
     left = {model for model, _ in models(journal)}
     for (model,) in journal.read("SELECT name FROM models"):
         if model not in left and (told := journal.get(f"prices {model}")):
@@ -103,7 +107,7 @@ def priced(journal: Journal, tally: Tally, model: str, prices: Prices | None) ->
         journal.put(f"prices {model}", json.dumps(astuple(prices)))
     ((computed, cached, output, written),) = journal.read(SPENT, model_digest(model))
     tally.pay(computed, cached, output, written)
-    tally.doubt_money(*doubts.kept(journal, model_digest(model)))
+    tally.doubt_money(*slate.unsure(journal, model_digest(model)))
 
 
 def same_model(journal: Journal, model: str, fingerprint: str) -> None:
@@ -120,8 +124,8 @@ def same_model(journal: Journal, model: str, fingerprint: str) -> None:
 
 async def warm(journal: Journal, backend: Backend, model: str, tally: Tally) -> float:
     """Read the beginning that most requests share, count it, and return the tokens a second at
-    which that went: 0 where there is none, or it was not read but found. Not for backends that are
-    paid."""
+    which that went: 0 where there is none, or much of it was not read but found. Not for backends
+    that are paid."""
     found = journal.read(
         "SELECT prefix_key FROM line JOIN requests USING (idx) WHERE line.model = ? "
         "GROUP BY prefix_key ORDER BY count(*) DESC LIMIT 1",
@@ -132,5 +136,7 @@ async def warm(journal: Journal, backend: Backend, model: str, tally: Tally) -> 
         return 0.0
     built = await backend.build(prefix)
     tally.computed += built.computed_tokens
-    journal.put("warmed", str(int(journal.get("warmed") or 0) + built.computed_tokens))
-    return built.computed_tokens / built.seconds if built.computed_tokens and built.seconds else 0.0
+    tally.warmed += built.computed_tokens
+    journal.put("warmed", str(tally.warmed))
+    read = built.computed_tokens > MOST * built.tokens  # a rate of what is left says nothing
+    return built.computed_tokens / built.seconds if read and built.seconds else 0.0

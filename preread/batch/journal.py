@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +116,10 @@ class Journal:
             )
             heads = dict(zip(keyed.prefixes, rows.prefixes, strict=True))
             known = self._keys("prefixes", list(heads))
-            new_heads = [
-                (key, prefix_json(head)) for key, head in heads.items() if key not in known
-            ]
+            begun = [(key, prefix_json(head)) for key, head in heads.items() if key not in known]
             self._db.executemany(
                 "INSERT INTO prefixes VALUES (?, ?, ?)",
-                [(key, len(body.encode()), body) for key, body in new_heads],
+                [(key, len(body.encode()), body) for key, body in begun],
             )
             self._db.executemany(
                 "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -162,7 +160,7 @@ class Journal:
             return [Waiting(*row) for row in self._db.execute(NEXT, (after, model, most))]
 
     def record(self, results: Sequence[Result]) -> None:
-        """Keep results; committed at the next `tick` that finds them old enough."""
+        """Committed at the next `tick` that finds them old enough."""
         with self._whole():
             self._db.executemany(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -172,7 +170,6 @@ class Journal:
                 self._db.executemany(
                     "INSERT INTO finished (idx) VALUES (?)", [(result[0],) for result in results]
                 )
-        self.tick()
 
     def tick(self) -> None:
         if time.monotonic() - self._committed >= self.commit_s:
@@ -196,6 +193,11 @@ class Journal:
             self._db.execute("DELETE FROM finished WHERE idx NOT IN (SELECT idx FROM results)")
         self.commit()
         return gone
+
+    def lose(self, model: bytes, *counts: int) -> None:
+        """So much was billed (cached, computed, output, written) that no result counts."""
+        with self._whole():
+            self._db.execute("INSERT INTO lost VALUES (?, ?, ?, ?, ?)", (model, *counts))
 
     def merged(self, lo: int, hi: int) -> list[Merged]:
         """Requests [lo, hi) of the input with their results."""
@@ -265,6 +267,19 @@ class Journal:
         return {key for key in keys if self._db.execute(sql, (key,)).fetchone()}
 
     @contextmanager
+    def together(self) -> Generator[None]:
+        """What is written inside is kept whole or not at all; nothing may be committed inside."""
+        with self._whole():
+            self._db.execute("SAVEPOINT together")
+            try:
+                yield
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk may have undone all of it
+                    self._db.execute("ROLLBACK TO together")
+                raise
+            self._db.execute("RELEASE together")
+
+    @contextmanager
     def _whole(self) -> Generator[None]:
         try:
             yield
@@ -282,8 +297,3 @@ def _told(path: Path, exc: sqlite3.OperationalError) -> PrereadError:
             hint="Free some space, then the same command with --resume.",
         )
     return StateError(f"{path}: {exc}.", hint="Check the folder's permissions.")
-
-
-def spans(total: int, step: int = 4096) -> Iterator[tuple[int, int]]:
-    """[lo, hi) over all requests."""
-    yield from ((lo, min(lo + step, total)) for lo in range(0, total, step))

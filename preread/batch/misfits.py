@@ -1,5 +1,6 @@
-"""Requests that are longer than the model can read, found before anything is run. A token is at
-least a byte, so only prompts that might be too long by their bytes are counted."""
+"""What a backend cannot answer, found before anything is run: requests that it does not take, and
+those that are longer than the model can read. A token is at least a byte, so only prompts that
+might be too long by their bytes are counted."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from preread.backend import Backend
+from preread.backend import Backend, RequestBatch
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
+from preread.batch.order import Order
 from preread.batch.table import Faults
 from preread.errors import RequestError
 
@@ -28,6 +30,30 @@ SELECT file, line, prefix_key, requests.text FROM requests
   WHERE substr(place, 1, 8) = ? AND 4 * chars > room AND NOT orders.body ->> '$.raw'
   ORDER BY idx
 """
+
+
+_ORDERS = """
+SELECT order_key, count(*), file, line, min(idx) FROM line JOIN requests USING (idx)
+  WHERE line.model = ? GROUP BY order_key ORDER BY min(idx) LIMIT ?
+"""
+ORDERS = 256  # ways to ask that are tried; of a file with more, the rest fails row by row
+
+
+async def check_asked(journal: Journal, backend: Backend, model: str) -> None:
+    """Try a batch without a row of every way in which the rows are asked: it is refused as one with
+    rows would be. Raises RequestError naming the first row of each, and what the backend has
+    against it."""
+    files, faults, hints = json.loads(journal.get("files")), Faults(), list[str]()
+    for key, n, file, line, _ in journal.read(_ORDERS, model_digest(model), ORDERS):
+        order = Order.from_json(journal.body("orders", key))
+        try:
+            async for _ in backend.submit(RequestBatch(order.work, [], raw=order.raw)):
+                pass
+        except RequestError as exc:
+            more = f" ({n:,} rows ask for it)" if n > 1 else ""
+            faults.add(files[file], line, "request", exc.message.rstrip(".") + more)
+            hints.append(exc.hint)
+    _refuse(faults, *hints[:1])
 
 
 async def check_fit(journal: Journal, backend: Backend, model: str) -> None:
@@ -53,10 +79,14 @@ async def check_fit(journal: Journal, backend: Backend, model: str) -> None:
                 if tokens >= info.limit:
                     what = f"{tokens:,} tokens, {model} reads less than {info.limit:,}"
                     faults.add(files[file], line, "prompt", what)
+    _refuse(faults, "Shorten or remove these rows.")
+
+
+def _refuse(faults: Faults, hint: str = "") -> None:
     try:
         faults.check()
     except RequestError as exc:
-        raise RequestError(exc.message, hint="Shorten or remove these rows.") from None
+        raise RequestError(exc.message, hint=hint) from None
 
 
 def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from preread.batch.forms import Form
-from preread.batch.journal import Journal, spans
+from preread.batch.journal import Journal
 from preread.batch.schema import Merged
 from preread.errors import PrereadError, Resumable, SourceError
 
@@ -64,28 +64,49 @@ def _mark(journal: Journal) -> None:
 def _groups(journal: Journal) -> Iterator[list[list[Merged]]]:
     """Blocks of rows, each with its requests side by side, that have all ended."""
     total, fan = int(journal.get("rows")) * int(journal.get("fan")), int(journal.get("fan"))
-    for lo, hi in spans(total, max(4096 // fan, 1) * fan):
+    for lo, hi in _spans(total, max(4096 // fan, 1) * fan):
         rows = journal.merged(lo, hi)
         groups = [rows[i : i + fan] for i in range(0, len(rows), fan)]
         yield [group for group in groups if all(row.finish for row in group)]
 
 
+class _Text:
+    """A file that is being written; what goes wrong is told of it, not of one beside it."""
+
+    def __init__(self, file: IO[str], path: Path) -> None:
+        self._file, self._path = file, path
+
+    def write(self, text: str) -> None:
+        with _telling(self._path):
+            self._file.write(text)
+
+
 @contextmanager
-def _replacing(path: Path) -> Generator[IO[str]]:
+def _replacing(path: Path) -> Generator[_Text]:
     """A text file that takes the place of an older one when it is whole."""
     part = path.with_name(f".{path.name}.part")
+    with _telling(path):
+        file = open(part, "w", encoding="utf-8", newline="")
     try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
-            yield file
+        yield _Text(file, path)
+        with _telling(path):
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as exc:
-        part.unlink(missing_ok=True)
-        raise told(path, exc) from exc
+            file.close()
+            os.replace(part, path)
     except BaseException:
+        with suppress(OSError):  # what is still to be written is given up
+            file.close()
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _telling(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise told(path, exc) from exc
 
 
 def told(path: Path, exc: OSError) -> PrereadError:
@@ -98,3 +119,8 @@ def told(path: Path, exc: OSError) -> PrereadError:
     return SourceError(
         f"{path}: cannot be written: {exc.strerror or exc}.", hint="Give another --output."
     )
+
+
+def _spans(total: int, step: int = 4096) -> Iterator[tuple[int, int]]:
+    """[lo, hi) over all requests."""
+    yield from ((lo, min(lo + step, total)) for lo in range(0, total, step))

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
 
-from preread.backend import Backend, Leaving, RequestBatch, ResultBatch
-from preread.batch.budget import NONE, Budget, Reserved
-from preread.batch.doubts import keep
+from preread.backend import Backend, RequestBatch, ResultBatch
+from preread.batch.block import Block, counted
+from preread.batch.budget import Budget
 from preread.batch.feed import Feed
 from preread.batch.journal import Journal
 from preread.batch.keys import model_digest, prefix_of
+from preread.batch.ledger import Bills, Ledger
 from preread.batch.order import Order
 from preread.batch.pace import TASKS, Pace
 from preread.batch.schema import Result, Waiting
+from preread.batch.slate import Owed, Slate, path_of, settle
 from preread.batch.streak import Streak
 from preread.batch.tally import Tally
 from preread.errors import RequestError, Resumable
-from preread.types import Finish, Prefix
+from preread.types import Prefix
 
 T = TypeVar("T")
 KEPT = 256  # orders and prefixes remembered
@@ -47,18 +49,6 @@ class Stop:
 
     def ask(self, reason: str) -> None:
         self.reason = self.reason or reason
-
-
-@dataclass(slots=True, eq=False)
-class _Block:
-    """Requests in flight. open: of each the text so far, until it ends. leaving: tells the backend
-    that what has not begun shall wait."""
-
-    rows: list[Waiting]
-    leaving: Leaving = field(default_factory=Leaving)
-    reserved: Reserved = NONE
-    open: dict[int, str] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
 
 
 class Runner:
@@ -87,19 +77,22 @@ class Runner:
         self._budget = budget or Budget()
         self._feed = Feed(journal, self._model, self._do)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sent: set[_Block] = set()
+        self._sent: set[Block] = set()
         self._flying = 0
         self._ended: list[Result] = []
-        self._doubts: list[tuple[int, int]] = []  # see ResultBatch.unsure
         self._failure: Exception | None = None
         self._orders: dict[bytes, Order] = {}
         self._prefixes: dict[bytes, Prefix] = {}
         self._heads: dict[bytes, int] = {}  # tokens of prefixes, where there is a budget
         self._aside = ThreadPoolExecutor(1, "preread-journal")
+        self._ledger: Ledger  # from `run` on
+        self._over = threading.Event()
 
     async def run(self) -> None:
         """Raises Resumable when the disk is full, and what the backend raises; results that came
         before are kept, as they are when this is cancelled."""
+        slate = await self._do(Slate.open, self._journal, self._model)
+        self._ledger = Ledger(self._budget, self._tally, slate, self._used_up, self._unwritten)
         keeper = asyncio.create_task(self._keep_time())
         try:
             while (block := await self._next()) is not None:
@@ -111,28 +104,28 @@ class Runner:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(keeper, *self._tasks, return_exceptions=True)
-            await asyncio.shield(self._finish())
+            await asyncio.shield(self._finish(slate))
         if self._failure is not None:
             raise self._failure
 
-    async def _next(self) -> _Block | None:
+    async def _next(self) -> Block | None:
         """What is sent next; None at the end, and when it must not be."""
         while not (self._stop.reason or self._failure):
             rows = await self._feed.peek(self._pace.rows)
             if not rows:
                 return None
-            block = _Block(rows)
+            block = Block(rows, Bills(self._ledger))
             if self._budget.limited:
                 await self._admit(block)
             if block.rows:
                 self._feed.take(len(block.rows))
                 return block
             if not self._tasks:
-                self._stop.ask("the budget is used up; give a larger one")
+                self._used_up()
             await self._one()
         return None
 
-    async def _admit(self, block: _Block) -> None:
+    async def _admit(self, block: Block) -> None:
         """Cut a block down to rows on one prefix for which there is money, and reserve that."""
         first = block.rows[0].prefix
         rows = list(takewhile(lambda row: row.prefix == first, block.rows))
@@ -143,7 +136,7 @@ class Runner:
         n, block.reserved = self._budget.admit(rows, order, self._heads[first], self._tally)
         block.rows = rows[:n]
 
-    def _send(self, block: _Block) -> None:
+    def _send(self, block: Block) -> None:
         block.open = dict.fromkeys(range(len(block.rows)), "")
         task = asyncio.create_task(self._run(block))
         self._tasks.add(task)
@@ -165,11 +158,13 @@ class Runner:
         while self._tasks and not isinstance(self._failure, Resumable):
             await asyncio.wait(self._tasks, timeout=self._journal.commit_s)
 
-    async def _run(self, block: _Block) -> None:
+    async def _run(self, block: Block) -> None:
         """One batch. What fails as a whole because it is malformed is the failure of its rows;
         anything else ends the run."""
         try:
-            batch = replace(await self._batch(block.rows), leaving=block.leaving)
+            batch = replace(
+                await self._batch(block.rows), leaving=block.leaving, spending=block.bills
+            )
             async with aclosing(self._backend.submit(batch)) as stream:  # type: ignore[type-var]
                 async for news in stream:
                     self._take(block, news)
@@ -180,6 +175,7 @@ class Runner:
         except Exception as exc:
             self._failure = self._failure or exc
         finally:
+            block.bills.close()
             self._sent.discard(block)
             self._flying -= len(block.rows)
             self._budget.release(block.reserved)
@@ -209,47 +205,17 @@ class Runner:
             self._prefixes[key] = prefix_of(await self._do(self._journal.body, "prefixes", key))
         return self._prefixes[key]
 
-    def _take(self, block: _Block, news: ResultBatch) -> None:
-        n = len(news.rows)
-        probs: list[bytes] | list[None] = [None] * n
-        if news.label_probs is not None:
-            data = np.ascontiguousarray(news.label_probs, np.float32)
-            probs = [row.tobytes() for row in data]
-        mass = [None] * n if news.mass is None else news.mass.tolist()
-        written = [0] * n if news.written is None else news.written.tolist()
-        ended: list[Result] = []
-        columns = (news.rows.tolist(), news.finish, news.texts, news.usage.tolist(), written)
-        for row, finish, text, usage, wrote, prob, held in zip(*columns, probs, mass, strict=True):
-            text = block.open.pop(row) + text
-            if finish is None:
-                block.open[row] = text
-            elif finish is not Finish.CANCELLED:  # else nobody has run it: it goes on waiting
-                failed = finish is Finish.ERROR
-                error = news.errors.get(row, "failed without a reason") if failed else ""
-                context, cached, computed, output = usage
-                how = news.responses.get(row)
-                result = Result(
-                    block.rows[row].idx, finish._value_, text, context, cached, computed, output,
-                    wrote, None if failed else prob, None if failed else held, error,
-                    json.dumps(how._asdict(), ensure_ascii=False) if how else "",
-                )  # fmt: skip
-                ended.append(result)
-                if self._budget.limited and not failed:
-                    self._budget.saw(block.rows[row].prefix, computed)
-        for computed, output in news.unsure.values():
-            self._tally.doubt(computed, output)
-            self._doubts.append((computed, output))
-        self._keep_these(ended)
+    def _take(self, block: Block, news: ResultBatch) -> None:
+        ended = list(block.take(news))
+        self._keep_these([result for _, result in ended if result is not None])
+        for row, result in ended:
+            block.bills.settle(row, counted(result))
+            if self._budget.limited and result is not None and not result.error:
+                self._budget.saw(block.rows[row].prefix, result.computed)
 
-    def _fail(self, block: _Block, why: str) -> None:
+    def _fail(self, block: Block, why: str) -> None:
         """What has not ended yet."""
-        ended: list[Result] = []
-        for row in block.open:
-            idx = block.rows[row].idx
-            result = Result(idx, Finish.ERROR.value, "", 0, 0, 0, 0, 0, None, None, why)
-            ended.append(result)
-        block.open.clear()
-        self._keep_these(ended)
+        self._keep_these(block.left(why))
 
     def _keep_these(self, ended: list[Result]) -> None:
         self._ended += ended
@@ -274,23 +240,44 @@ class Runner:
 
     async def _keep(self) -> None:
         ended, self._ended = self._ended, []
-        if ended:
-            await self._do(self._journal.record, ended)
-        doubts, self._doubts = self._doubts, []
-        if doubts:
-            await self._do(keep, self._journal, self._model, doubts)
-        await self._do(self._journal.tick)
+        await self._do(self._store, ended, self._ledger.owed())
 
-    async def _finish(self) -> None:
+    def _store(self, ended: list[Result], owed: Owed | None) -> None:
+        """In the journal's thread. What was in doubt or owed ends with the results it was for."""
+        with self._journal.together():
+            if ended:
+                self._journal.record(ended)
+            if owed is not None:
+                settle(self._journal, self._model, owed)
+        self._journal.tick()
+
+    async def _finish(self, slate: Slate) -> None:
         """The last results, kept; an older failure counts."""
         try:
             await self._keep()
             await self._do(self._journal.commit)
+            await self._do(slate.close, self._journal)
         except Exception as exc:
             self._failure = self._failure or exc
         self._aside.shutdown(wait=False)
         if self._tell:
             self._tell(self._tally)
+        self._over.set()
+
+    def wait(self, seconds: float) -> bool:
+        """For another thread that has cancelled `run` and is about to read the journal: whether it
+        has let go of it by then."""
+        return self._over.wait(seconds)
+
+    def _used_up(self) -> None:
+        self._stop.ask("the budget is used up; give a larger one")
+
+    def _unwritten(self, exc: Exception) -> None:
+        """Nothing is sent of which the next session would not know."""
+        self._failure = self._failure or Resumable(
+            f"{path_of(self._journal)}: {exc}. What was committed is kept.",
+            hint="Free some space, then the same command with --resume.",
+        )
 
     async def _do(self, work: Callable[..., T], *values: object) -> T:
         """In the journal's thread. Who is cancelled meanwhile leaves it to its end: results on

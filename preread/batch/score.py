@@ -18,7 +18,7 @@ from preread.backend import Choose
 from preread.batch.journal import Journal
 from preread.batch.order import Order
 from preread.batch.schema import Merged
-from preread.batch.strict import parse
+from preread.batch.strict import NotFinite, Twice, parse
 from preread.errors import RequestError
 from preread.types import Prefix
 
@@ -95,6 +95,8 @@ def read_questions(path: Path) -> list[Question]:
 def _question(line: str, where: str) -> Question:
     try:
         value = parse(line)
+    except (NotFinite, Twice) as exc:
+        raise RequestError(f"{where}: {exc.field}: {exc}.", hint="Mend the line.") from exc
     except (ValueError, RecursionError) as exc:
         raise RequestError(f"{where}: not JSON: {exc}.", hint="Mend the line.") from exc
     hint = 'Give {"name": …, "question": …, "labels": […]} or "scale": "1-5".'

@@ -1,5 +1,6 @@
 """JSON as its standard has it (RFC 8259). Python's reader also takes NaN, Infinity and numbers too
-large for 64 bits, and would write them again as lines that no other reader takes."""
+large for 64 bits, and would write them again as lines that no other reader takes. Of two fields of
+one name it drops the first without a word."""
 
 from __future__ import annotations
 
@@ -16,6 +17,14 @@ class NotFinite(ValueError):
         self.field = field
 
 
+class Twice(ValueError):
+    """A field that an object has twice."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__("is there twice; which is meant?")
+        self.field = field
+
+
 class _Found(ValueError):
     """The number as it is written."""
 
@@ -29,11 +38,20 @@ def _float(text: str) -> float:
     return value if isfinite(value) else _refuse(text)
 
 
-_STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_float)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Twice(next(name for i, name in enumerate(names) if name in names[:i]))
+    return made
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_float, object_pairs_hook=_object)
 
 
 def parse(text: str) -> Any:
-    """The value of a text. Raises NotFinite, ValueError for what is no JSON, RecursionError."""
+    """The value of a text. Raises NotFinite, Twice, ValueError for what is no JSON,
+    RecursionError."""
     try:
         return _STRICT.decode(text)
     except _Found as exc:

@@ -65,10 +65,10 @@ class Faults:
         """Raises RequestError if there are any."""
         if not self.count:
             return
-        more = self.count - len(self.messages)
+        noun, more = "fault" if self.count == 1 else "faults", self.count - len(self.messages)
         told = "\n  ".join([*self.messages, *([f"and {more:,} more"] if more else [])])
         raise RequestError(
-            f"{self.count:,} faults in the input; nothing was run.\n  {told}\n",
+            f"{self.count:,} {noun} in the input; nothing was run.\n  {told}\n",
             hint="Mend these lines and run it again.",
         )
 

@@ -27,6 +27,7 @@ class Tally:
     computed: int = 0
     output: int = 0
     written: int = 0
+    warmed: int = 0  # of the computed ones, those read before the first row, for all to find
     responses: int = 0  # requests that the response cache has answered
     unsure: int = 0  # tokens, at most, of requests that were sent and not answered
     unsure_money: float = 0.0
@@ -58,8 +59,15 @@ class Tally:
     def doubt_money(self, computed: int, output: int) -> None:
         """At the prices of the backend that runs now, as if everything had been written."""
         if (prices := self.prices) is not None:
-            dear = max(prices.computed, prices.written)
-            self.unsure_money += (computed * dear + output * prices.output) / 1e6
+            self.unsure_money += prices.most(computed, output)
+
+    def spend(self, cached: int, computed: int, output: int, written: int) -> None:
+        """So much was billed that no result counts."""
+        self.cached += cached
+        self.computed += computed
+        self.output += output
+        self.written += written
+        self.pay(computed, cached, output, written)
 
     def pay(self, computed: int, cached: int, output: int, written: int) -> None:
         """At the prices of the backend that runs now."""
@@ -78,9 +86,19 @@ class Tally:
         return self.now / self.seconds if self.now else 0.0
 
     @property
+    def reused(self) -> int:
+        """Tokens of prompts that were computed for none: what was read for all rows counts as the
+        first one's."""
+        return max(self.cached - self.warmed, 0)
+
+    @property
+    def prompt(self) -> int:
+        return self.reused + self.computed
+
+    @property
     def cached_share(self) -> float:
         """Of the prompt tokens."""
-        return self.cached / max(self.cached + self.computed, 1)
+        return self.reused / max(self.prompt, 1)
 
     @property
     def left_s(self) -> float | None:

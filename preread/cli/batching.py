@@ -20,7 +20,8 @@ from preread.batch.forecast import Forecast, forecast
 from preread.batch.forms import Form
 from preread.batch.job import begin, models, priced, same_model, tallied, warm
 from preread.batch.journal import Journal
-from preread.batch.misfits import check_fit
+from preread.batch.misfits import check_asked, check_fit
+from preread.batch.misses import WHY, Miss, misses
 from preread.batch.output import write_errors, write_in_order
 from preread.batch.report import Report, make_report
 from preread.batch.run import Runner, Stop
@@ -36,6 +37,7 @@ from preread.config import load_config, local_model
 from preread.errors import RequestError
 
 T = TypeVar("T")
+LEAVE_S = 5.0  # for what runs to be given up
 Open = Callable[[str], Any]  # model -> context manager of an Opened
 
 
@@ -118,6 +120,7 @@ class Batch:
     open: Open
     stop: Stop = field(default_factory=Stop)
     forecasts: list[Forecast] = field(default_factory=list)
+    misses: list[Miss] = field(default_factory=list)
     rate: float = 0.0  # tokens a second at which the longest prefix was read
     _backends: ExitStack = field(default_factory=ExitStack)
     _held: dict[str, Opened] = field(default_factory=dict)
@@ -136,7 +139,7 @@ class Batch:
             self._begin(journal)
             self._foresee(journal)
             if options.dry_run:
-                show_forecast(journal, self.forecasts, json=options.json)
+                show_forecast(journal, self.forecasts, self.misses, json=options.json)
                 return OK, None
             return self._go(journal)
 
@@ -154,19 +157,25 @@ class Batch:
         kept = journal.get("forecasts")
         if kept:
             self.forecasts = [Forecast.from_json(value) for value in json_module.loads(kept)]
+            told = json_module.loads(journal.get("misses") or "[]")
+            self.misses = [Miss(**value) for value in told]
             return
         todo = models(journal)
         for model, _ in todo:
             with ExitStack() as stack:
                 held = stack.enter_context(self.open(model))
+                held.run(check_asked(journal, held.backend, model))
                 held.run(check_fit(journal, held.backend, model))
                 made = held.run(forecast(journal, held.backend, model))
                 self.forecasts.append(replace(made, seconds=foreseen_s(made, held.backend.info)))
+                self.misses += held.run(misses(journal, held.backend, model))
                 if len(todo) == 1:  # it runs next
                     self._held[model] = held
                     self._backends.push(stack.pop_all())
         values = [made.to_json() for made in self.forecasts]
         journal.put("forecasts", json_module.dumps(values))
+        self.misses = sorted(self.misses, key=lambda miss: -miss.size)[:WHY]
+        journal.put("misses", json_module.dumps([miss._asdict() for miss in self.misses]))
 
     def _go(self, journal: Journal) -> tuple[int, Report]:
         tally, options = tallied(journal), self.options
@@ -176,7 +185,7 @@ class Batch:
                 stack.enter_context(Streamed(journal, form, options.output))
             self._run_all(journal, tally)
         left = journal.count("line") - journal.count("results")
-        report = make_report(journal, tally, self.forecasts, self.rate)
+        report = make_report(journal, tally, self.forecasts, self.rate, self.misses)
         if not left:
             self._write(journal)
         if not options.quiet:
@@ -213,7 +222,11 @@ class Batch:
                 self.rate = held.run(warm(journal, held.backend, model, tally)) or self.rate
             runner = Runner(journal, held.backend, model, tally, self.stop, tell, budget)
             with remembered(info, tally):
-                held.run(runner.run())
+                try:
+                    held.run(runner.run())
+                except KeyboardInterrupt:
+                    runner.wait(LEAVE_S)  # it writes down what was sent
+                    raise
 
     def _budget(self, model: str, info: BackendInfo) -> Budget:
         """Raises RequestError for money where nothing is paid."""

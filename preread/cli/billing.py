@@ -8,21 +8,26 @@ from pathlib import Path
 
 from preread.batch.forecast import Forecast
 from preread.batch.journal import Journal
-from preread.batch.report import Miss, Report
+from preread.batch.misses import Miss
+from preread.batch.report import Report
 from preread.cli.output import ago, emit, note, table
 
 
-def show_forecast(journal: Journal, forecasts: Sequence[Forecast], *, json: bool) -> None:
+def show_forecast(
+    journal: Journal, forecasts: Sequence[Forecast], misses: Sequence[Miss], *, json: bool
+) -> None:
     """Of a dry run: on stdout, it is the result."""
     requests, twins = journal.count("requests"), journal.count("twins")
     if json:
         made = [forecast.to_json() for forecast in forecasts]
-        emit({"requests": requests, "twins": twins, "models": made})
+        told = [miss._asdict() for miss in misses]
+        emit({"requests": requests, "twins": twins, "models": made, "misses": told})
         return
     print(f"{requests:,} requests; {twins:,} are equal to others and run with them")
     for forecast in forecasts:
         print(
-            f"\n{forecast.model}: {forecast.requests:,} requests, {forecast.group_count:,} groups"
+            f"\n{forecast.model or 'the model'}: {forecast.requests:,} requests, "
+            f"{forecast.group_count:,} groups"
         )
         rows = [(f"{g.rows:,}", f"{g.tokens:,}", g.begins or "(nothing)") for g in forecast.groups]
         table(("rows", "tokens", "begin with"), rows)
@@ -39,6 +44,8 @@ def show_forecast(journal: Journal, forecasts: Sequence[Forecast], *, json: bool
             )
         for text in forecast.notes:
             note(f"note: {text}")
+    for miss in misses:
+        note(f"note: {_miss(miss)}")
 
 
 def _tokens(forecast: Forecast) -> str:
@@ -68,7 +75,7 @@ def show_report(report: Report, output: Path, left: int, stopped: str, *, json: 
         f"{tally.now / max(tally.seconds, 1e-9):,.1f} requests/s"
     )
     note(
-        f"  prompt {tally.cached + tally.computed:,} tokens: {tally.cached:,} cached + "
+        f"  prompt {tally.prompt:,} tokens: {tally.reused:,} cached + "
         f"{tally.computed:,} computed ({tally.cached_share:.1%} cached), {tally.output:,} out"
     )
     if tally.responses:
@@ -78,26 +85,35 @@ def show_report(report: Report, output: Path, left: int, stopped: str, *, json: 
         saved = tally.whole - tally.money
         note(f"  {tally.money:,.4f} {tally.prices.currency}, {saved:,.4f} saved")
     if tally.unsure:
-        note(f"  requests without an answer may have been billed {tally.unsure:,} tokens more")
-    if report.saved_s is not None:
+        money = f", {tally.unsure_money:,.4f} {tally.prices.currency}" if tally.prices else ""
+        note(f"  in doubt: at most {tally.unsure:,} tokens{money} more, of requests not answered")
+    if report.saved_s:
         note(f"  reading the cached tokens would have taken {ago(report.saved_s)} more")
     if report.cut_off:
         note(f"  {report.cut_off:,} answers were cut off by max_tokens")
     for miss in report.misses:
-        note(f"  not shared: {_miss(miss)}")
+        note(f"  {_miss(miss)}")
 
 
 def _compared(report: Report) -> None:
     """Predicted against actual."""
-    if report.forecasts and report.tally.done == report.tally.total:
-        cached = sum(forecast.cached for forecast in report.forecasts)
-        computed = sum(forecast.computed for forecast in report.forecasts)
-        note(f"  foreseen were {cached:,} cached + {computed:,} computed")
+    made = report.forecasts
+    if not made or report.tally.done < report.tally.total:
+        return
+    cached, computed = sum(one.cached for one in made), sum(one.computed for one in made)
+    output = sum(one.output for one in made)
+    parts = [f"{cached:,} cached + {computed:,} computed", f"at most {output:,} out"]
+    seconds, money = ([getattr(one, what) for one in made] for what in ("seconds", "money"))
+    if None not in seconds:
+        parts.append(ago(sum(seconds)))
+    if report.tally.prices is not None and None not in money:
+        parts.append(f"{sum(money):,.4f} {report.tally.prices.currency}")
+    note(f"  foreseen were {', '.join(parts)}")
 
 
 def _miss(miss: Miss) -> str:
     here, there = (json_module.dumps(text, ensure_ascii=False) for text in (miss.here, miss.there))
     return (
-        f"the beginnings of lines {miss.line} and {miss.other_line} differ from character "
-        f"{miss.at:,} on: {here} and {there}"
+        f"not shared: {miss.file}:{miss.line} and {miss.other_file}:{miss.other_line} begin alike "
+        f"and differ from character {miss.at:,} (about token {miss.token:,}) on: {here} and {there}"
     )

@@ -132,7 +132,7 @@ def print_break_even(found: BreakEven) -> None:
         cells: list[str] = []
         for name, _, pace in found.tiers:
             cells += _cells(found, name, pace, n, computing)
-        rows.append((f"{n:,}", size(int(n * found.token_bytes)), _ms(computing), *cells))
+        rows.append((f"{n:,}", size(int(n * found.token_bytes)), time_text(computing), *cells))
     heads = (head for name, _, _ in found.tiers for head in (name, "both"))
     table(("tokens", "KV", "computing", *heads), rows)
     print()
@@ -170,9 +170,12 @@ def _cells(
     if pace is None:
         return "not yet", ""
     load, both = found.load(pace, tokens), found.both(name, pace, tokens)
-    alone = _ms(load) + " *" * (both is None and load <= computing)
-    return alone, "" if both is None else f"{_ms(both)} *"
+    alone = time_text(load) + " *" * (both is None and load <= computing)
+    return alone, "" if both is None else f"{time_text(both)} *"
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.3g} ms" if seconds < 10 else f"{seconds:,.3g} s"
+def time_text(seconds: float) -> str:
+    """Three digits, never as a power of ten: longer times are in whole seconds."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:,.0f} s"

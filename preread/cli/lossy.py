@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from preread.cli.demo import demo_folder
 from preread.cli.output import emit, note
+from preread.errors import UsageError
+from preread.store.keys import CODECS
 
 if TYPE_CHECKING:
     from preread.app.lossy import CodecReport
@@ -15,6 +17,11 @@ def codec_command(codec: str, *, model: str, json: bool) -> None:
     """On the example handbook and its questions."""
     from preread.app.lossy import check_codec
 
+    lossy = [name for name in CODECS if name != "raw"]
+    if codec not in lossy:
+        raise UsageError(
+            f"--codec {codec}: nothing to measure.", hint=f"Give {' or '.join(lossy)}."
+        )
     folder = demo_folder()
     note(f"reading {folder.name}/ and asking its questions with exact KV and with {codec}")
     report = check_codec(model, codec, folder, folder.parent / "handbook_questions.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from preread.errors import UsageError
 
 if TYPE_CHECKING:
     from preread.contexts.catalog.base import ContextSummary
+    from preread.store.upkeep import VerifyReport
 
 
 def list_command(*, json: bool) -> None:
@@ -131,9 +133,16 @@ def verify_command(name: str, *, json: bool) -> None:
     if name:
         record = manage.known(open_catalog(config), name)
         keys = record.chunk_keys
-    report = open_upkeep(config).verify(keys)
+    tell_verified(open_upkeep(config).verify(keys), json=json)
+
+
+def tell_verified(
+    report: VerifyReport, left: Sequence[tuple[str, str]] = (), *, json: bool
+) -> None:
+    """left: (name, why) of contexts that were not looked at. Exits with FAILURES where anything is
+    wrong."""
     if json:
-        emit(report._asdict())
+        emit(report._asdict() | {"left": [{"name": name, "why": why} for name, why in left]})
     else:
         print(f"{report.ok:,} of {report.checked:,} chunks are sound ({size(report.nbytes)})")
         for tier, key, reason in report.bad:
@@ -142,6 +151,8 @@ def verify_command(name: str, *, json: bool) -> None:
             note(f"  {len(report.missing):,} chunks are missing; they will be computed again")
         for error in report.errors:
             note(f"  {error}")
+        for name, why in left:
+            note(f"  {name} was left out: {why}")
     if report.bad or report.missing or report.errors:
         raise SystemExit(FAILURES)
 

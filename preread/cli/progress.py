@@ -16,7 +16,7 @@ EVERY_S = 10.0  # between plain lines
 def line(tally: Tally) -> str:
     """`1,200 of 5,000 · 340.0 req/s · 97.1 % cached · 11 s left · 2 failed · 0.41 USD`."""
     parts = [f"{tally.done:,} of {tally.total:,}", f"{tally.per_s:,.1f} req/s"]
-    if tally.cached + tally.computed:
+    if tally.prompt:
         parts.append(f"{tally.cached_share:.1%} cached")
     if tally.left_s is not None and tally.done < tally.total:
         parts.append(f"{ago(tally.left_s)} left")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preread.backend import Generate
-from preread.batch.bodies import Defaults
+from preread.batch.bodies import Defaults, Wrong, generate
 from preread.batch.files import expand, kind
 from preread.batch.forms import (
     ANSWER,
@@ -28,7 +28,9 @@ from preread.cli.asking import read_schema
 from preread.cli.batching import Batch, Options, model_of, opener, read_text
 from preread.config import load_config, local_model
 from preread.errors import RequestError
-from preread.types import Prefix, Sampling
+from preread.types import Prefix
+
+OTHERS = (".csv", ".tsv", ".parquet")  # names of files that hold no JSON lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,12 @@ def batch_command(asked: Asked, options: Options) -> None:
         files = json.loads(journal.get("files"))
         return TableRows(options.output.suffix, columns, added, cells, files)
 
-    if not _is_openai(asked):
+    if not isinstance(table, BatchFile):
         TableRows(options.output.suffix, [], added, cells, [])  # a suffix that can be had
+    elif options.output.suffix in OTHERS:
+        raise RequestError(
+            f"{options.output}: batch lines are answered by JSON lines.", hint="Name it .jsonl."
+        )
     reads = tuple(path for path in (asked.prompt, asked.schema) if path)
     options = replace(options, reads=reads)
     code, _ = Batch(table, options, form, opener(options.backend, options.cache)).run()
@@ -97,19 +103,27 @@ def _batch_file(asked: Asked) -> BatchFile:
         raise RequestError(
             "--schema is for rows of a table.", hint="Give each body its response_format."
         )
+    defaults, _ = _defaults(asked, local_model(asked.model))
+    return BatchFile(asked.inputs, defaults)
+
+
+def _defaults(asked: Asked, model: str = "") -> tuple[Defaults, Generate]:
+    """What requests are answered with that do not say it. Raises RequestError for options that
+    nothing could be answered with."""
     tokens = asked.max_tokens or load_config().context.max_tokens
-    model = local_model(asked.model)
-    return BatchFile(asked.inputs, Defaults(model, tokens, asked.temperature, asked.seed))
+    defaults = Defaults(model, tokens, asked.temperature, asked.seed)
+    try:
+        return defaults, generate({}, defaults)
+    except Wrong as exc:
+        option, wrong = exc.args
+        raise RequestError(
+            f"--{option.replace('_', '-')}: {wrong}.", hint="See preread batch --help."
+        ) from None
 
 
 def _rows(asked: Asked, model: str, reserved: Sequence[str]) -> RowTable:
-    config = load_config()
-    work = Generate(
-        asked.max_tokens or config.context.max_tokens,
-        Sampling(temperature=asked.temperature, seed=asked.seed),
-        schema=read_schema(asked.schema),
-    )
-    order = Order(model, work)
+    _, work = _defaults(asked)
+    order = Order(model, replace(work, schema=read_schema(asked.schema)))
     shared = Prefix(read_text(asked.prompt, "--prompt") if asked.prompt else "")
     given = "" if asked.format == "auto" else asked.format
     asks: list[tuple[Order, Prefix, str]] = [(order, shared, "")]

@@ -70,6 +70,11 @@ def score_command(asked: Asked, options: Options) -> None:
 
 def run_score(asked: Asked, options: Options, open: Open) -> Outcome:
     """Score the rows of a table into a file and a page."""
+    if asked.format == "openai":
+        raise RequestError(
+            "--format openai: batch lines are whole requests; what is scored are rows.",
+            hint="Give --format jsonl for rows of that kind.",
+        )
     html = asked.html or options.output.with_suffix(".html")
     reads = tuple(path for path in (asked.rubric, asked.questions) if path)
     options = replace(options, page=html, reads=reads)

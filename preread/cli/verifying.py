@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preread.config import local_model
+from preread.config import load_config, local_model
 from preread.errors import UsageError
 
 if TYPE_CHECKING:
     from preread.app.approximate import ApproximateReport
+    from preread.contexts.catalog.base import ContextRecord
+    from preread.store.upkeep import VerifyReport
 
 commands = typer.Typer()
 
@@ -21,6 +23,10 @@ commands = typer.Typer()
 @commands.command()
 def verify(
     name: Annotated[str, typer.Argument(help="One context; all chunks when left out.")] = "",
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="As the next load would: open seals, compare every field."),
+    ] = False,
     codec: Annotated[
         str, typer.Option(help="Measure what this codec does to answers instead: fp8, int8.")
     ] = "",
@@ -36,8 +42,10 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
 ) -> None:
     """Read and check every kept chunk; damaged ones are set aside and will be recomputed."""
-    if codec and approximate:
-        raise UsageError("--codec and --approximate are two measurements.", hint="Give one.")
+    if sum((deep, bool(codec), approximate)) > 1:
+        raise UsageError(
+            "--deep, --codec and --approximate are different things to verify.", hint="Give one."
+        )
     if questions is not None and not approximate:
         raise UsageError("--questions goes with --approximate.", hint="Leave it out.")
     if codec:
@@ -46,10 +54,40 @@ def verify(
         codec_command(codec, model=model, json=json)
     elif approximate:
         approximate_command(name, questions, model=local_model(model), json=json)
+    elif deep:
+        deep_command(name, model=model, json=json)
     else:
         from preread.cli.managing import verify_command
 
         verify_command(name, json=json)
+
+
+def deep_command(name: str, *, model: str, json: bool) -> None:
+    """One context, or all: each by the model that read it and in its codec."""
+    from preread.app import open as open_engine
+    from preread.app.auditing import audit_contexts
+    from preread.cli.managing import tell_verified
+    from preread.cli.target import resolve
+    from preread.contexts.manage import known
+    from preread.home import open_catalog
+    from preread.store.auditing import together
+
+    config = load_config()
+    catalog = open_catalog(config)
+    found = [known(catalog, name)] if name else [catalog.get(s.name) for s in catalog.summaries()]
+    configured = config.model.model, config.store.codec
+    by_engine: dict[tuple[str, str], list[ContextRecord]] = {}
+    for record in filter(None, found):  # one may just have been removed
+        meant = resolve(catalog, record.name, os.getcwd(), model, configured)
+        by_engine.setdefault((meant.model, meant.codec), []).append(record)
+    reports: list[VerifyReport] = []
+    left: list[tuple[str, str]] = []
+    for (wanted, codec), records in by_engine.items():
+        with open_engine(wanted, codec=codec) as engine:
+            audited = audit_contexts(engine, records)
+        reports.append(audited.report)
+        left += audited.left
+    tell_verified(together(reports), left, json=json)
 
 
 def approximate_command(target: str, questions: Path | None, *, model: str, json: bool) -> None:

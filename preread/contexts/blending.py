@@ -22,11 +22,13 @@ from preread.errors import ConfigError
 
 
 class Joined(NamedTuple):
-    """What contexts are together. notes: what the user should know."""
+    """What contexts are together. notes: what the user should know; expires_at: when the first of
+    them does, None: never."""
 
     sources: Sources
     instructions: str
     notes: list[str]
+    expires_at: float | None
 
 
 def join(parts: Sequence[ContextRecord], instructions: str) -> Joined:
@@ -40,7 +42,8 @@ def join(parts: Sequence[ContextRecord], instructions: str) -> Joined:
         tuple(dict.fromkeys(source for part in parts for source in part.sources)),
         tuple(dict.fromkeys(pattern for part in parts for pattern in part.patterns)),
     )
-    return Joined(sources, chosen, notes)
+    ends = [part.expires_at for part in parts if part.expires_at is not None]
+    return Joined(sources, chosen, notes, min(ends, default=None))
 
 
 async def blend_contexts(
@@ -50,7 +53,6 @@ async def blend_contexts(
     ConfigError for a share or a choice that there is not, and what plan_shards raises."""
     plan = await plan_shards(backend, joined.sources.records, joined.instructions, config.context)
     info = backend.info
-    ends = [part.expires_at for part in parts if part.expires_at is not None]
     rates = [part.prefill_tok_s for part in parts if part.prefill_tok_s]
     record = ContextRecord(
         name=target,
@@ -71,7 +73,7 @@ async def blend_contexts(
             for layout, tokens in zip(plan.shards, plan.tokens, strict=True)
         ),
         created_at=max(part.created_at for part in parts),
-        expires_at=min(ends, default=None),
+        expires_at=joined.expires_at,
         patterns=joined.sources.patterns,
         dtype=info.dtype,
         prefill_tok_s=min(rates, default=0.0),

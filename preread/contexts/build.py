@@ -34,7 +34,8 @@ RATE_SHARE = 0.5  # of the tokens must have been computed for their rate to desc
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """What to build. name: of one context, or several that are joined; patterns: the PATH
-    arguments; ttl_s: seconds until it expires, None: never; force: publish a new version even if
+    arguments; ttl_s: seconds until it expires, or until: when, of the clock of the build, None:
+    never; force: publish a new version even if
     nothing changed; stdin: the bytes of "-"; sources: what was read already; on_plan: told the fit
     and the shards before anything is computed."""
 
@@ -42,6 +43,7 @@ class BuildRequest:
     patterns: tuple[str, ...]
     instructions: str = DEFAULT_INSTRUCTIONS
     ttl_s: float | None = None
+    until: float | None = None
     force: bool = False
     stdin: bytes | None = None
     sources: Sources | None = None
@@ -243,14 +245,14 @@ def _publish(
     force = request.force
     while True:
         at = now()
-        if newest and not force and _says_the_same(newest, record, request.ttl_s, at):
+        if newest and not force and _says_the_same(newest, record, request, at):
             return newest, False
         expected = newest.version if newest else 0
         mine = replace(
             record,
             version=expected + 1,
             created_at=at,
-            expires_at=None if request.ttl_s is None else at + request.ttl_s,
+            expires_at=request.until if request.ttl_s is None else at + request.ttl_s,
         )
         try:
             catalog.put(mine, expected=expected)
@@ -261,14 +263,13 @@ def _publish(
 
 
 def _says_the_same(
-    newest: ContextRecord, record: ContextRecord, ttl_s: float | None, at: float
+    newest: ContextRecord, record: ContextRecord, request: BuildRequest, at: float
 ) -> bool:
     """Whether the newest version is valid and differs from ours in nothing but its age."""
     valid = state_of(newest, at).label == "fresh"
-    lasts = None if newest.expires_at is None else newest.expires_at - newest.created_at
-    same_ttl = lasts == ttl_s or (
-        lasts is not None and ttl_s is not None and abs(lasts - ttl_s) < 1e-3
-    )
+    ends, ttl_s = newest.expires_at, request.ttl_s
+    lasts = None if ends is None else ends - newest.created_at
+    same_end = ends == request.until if ttl_s is None else abs((lasts or 0.0) - ttl_s) < 1e-3
     aged = replace(
         record,
         version=newest.version,
@@ -276,4 +277,4 @@ def _says_the_same(
         expires_at=newest.expires_at,
         prefill_tok_s=newest.prefill_tok_s,
     )
-    return valid and same_ttl and aged == newest
+    return valid and same_end and aged == newest

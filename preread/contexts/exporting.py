@@ -40,6 +40,8 @@ def export_context(
     they are read. Raises UnknownName, StateError for an invalidated one, SourceError when the file
     cannot be written."""
     record = known(catalog, name)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # it would be replaced by the file
+        raise SourceError(f"{path}: cannot be written: no regular file.", hint="Name another FILE.")
     if record.invalidated:
         raise StateError(
             f"Context {name!r} was invalidated ({record.invalidated}): nobody should use it.",

@@ -121,6 +121,10 @@ class _Reader:
     _texts: dict[str, str] = field(default_factory=dict)
     _manifest: Manifest | None = None
     _ended: bool = False
+    _left: Sequence[Tier] = ()  # tiers that have not failed
+
+    def __post_init__(self) -> None:
+        self._left = self.tiers
 
     def read(self, file: IO[bytes]) -> ContextRecord:
         """All members in order. Raises SourceError."""
@@ -181,13 +185,13 @@ class _Reader:
         except ChunkFault as fault:
             raise damaged(self.path, f"chunk {key[:16]}…: {fault.reason.value}") from fault
         self.sealed += opening(value)[0] == SEALED
-        for tier in self.tiers:
+        for tier in self._left:
             try:
                 if tier.write(name, [value]):
                     self.stored.add(key)
-            except TierError as exc:
-                if str(exc) not in self.errors:
-                    self.errors.append(str(exc))
+            except TierError as exc:  # it gets no more of this file: each try may cost a deadline
+                self._left = [other for other in self._left if other is not tier]
+                self.errors.append(str(exc))
 
     def _record(self, manifest: Manifest) -> ContextRecord:
         try:

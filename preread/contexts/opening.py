@@ -128,13 +128,15 @@ class _Door:
         """One context of the documents of several, in their order: exact, as if it had been built
         from all of them. What it has in common with the first is read no second time."""
         _, joined = await self._parts(names)
-        sources, instructions, notes = joined
+        sources, instructions, notes, until = joined
         kept = await asyncio.to_thread(self.catalog.get, target)
-        said = (sources.records, sources.patterns, instructions)
-        if kept and (kept.sources, kept.patterns, kept.instructions) == said:
+        said = (sources.records, sources.patterns, instructions, until)
+        if kept and (kept.sources, kept.patterns, kept.instructions, kept.expires_at) == said:
             if (await self._state(kept)).label == "fresh":
                 return kept, notes
-        outcome = await self._build(BuildRequest(target, (), instructions, sources=sources))
+        outcome = await self._build(
+            BuildRequest(target, (), instructions, until=until, sources=sources)
+        )
         return outcome.record, [*notes, f"joined: {outcome.describe()}", *outcome.notes]
 
     async def blended(self, target: str) -> tuple[ContextRecord, list[str], Blended]:

@@ -53,7 +53,7 @@ class Arena:
         thread may, while somebody holds the slots. wait: see KV.fill."""
         part, at = _part(cell), 0
         for slot, tokens in runs:
-            some = kv[:, :, :, at : at + tokens]
+            some = kv[:, :, :, at : at + tokens] if len(runs) > 1 else kv
             self.kv.fill(slice(slot, slot + tokens), some, *part, wait=wait)
             at += tokens
 

@@ -21,12 +21,12 @@ from preread.engine.meeting import Meeting
 from preread.engine.reading import Reading
 from preread.engine.slots import Slots
 from preread.engine.thread import EngineThread
-from preread.engine.uploads import Away, Uploads
+from preread.engine.uploads import Uploads
 from preread.metrics import Metrics
 from preread.store.keys import Box
 from preread.store.loading import Found
 from preread.store.policy import Choice
-from preread.store.reports import LoadReport, brought
+from preread.store.reports import brought
 from preread.store.store import Store
 from preread.types import Brought
 
@@ -88,7 +88,7 @@ class Bringer:
         """Alone: nobody computes any of it meanwhile."""
         upto = choice.upto
         # At once: what others compute meanwhile must not be written over.
-        start = self._thread.call(lambda engine: engine.loading(reading, upto))
+        start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
         if upto <= start:
             return brought(None, 0.0, found.chosen(choice))
         self._uploads.begin()
@@ -98,7 +98,6 @@ class Bringer:
             self._write(reading, max(box.token_start, start), box, kv)
             self._uploads.ease()
 
-        report: LoadReport | None = None
         try:
             report = self._store.load(
                 reading.tokens, upto, sink, start=start, found=found, choice=choice,
@@ -106,12 +105,11 @@ class Bringer:
                 came=partial(caller.check, reading), listen=caller.listen,
                 layers=streamed.came if streamed else None,
             )  # fmt: skip
+            done = report.tokens
         finally:
-            done = start
             try:
                 self._uploads.settle()  # nobody may compute where something is still written
                 asked = streamed is not None and streamed.end()
-                done = report.tokens if report else start  # not before: a copy may have failed
             finally:
                 self._thread.call(lambda engine: engine.loaded(reading, done))
         return brought(report, choice.load_s)._replace(by_layer=asked)
@@ -160,22 +158,18 @@ class Bringer:
                 seconds = moved.at - before.at
                 self._store.computed(before.ready, moved.ready, seconds, beside=tiers)
 
-    def _place(self, reading: Reading, box: Box, start: int) -> Slots | Away | None:
-        """Where a box may be written by who reads it: not where somebody reads already. Any thread,
-        during a load alone of tokens from `start` on: nobody else reads or writes these."""
+    def _place(self, reading: Reading, box: Box, start: int) -> Slots | None:
+        """Where a box may be written before it is verified: not where somebody reads already. Any
+        thread, during a load alone of tokens from `start` on: nobody else reads or writes these."""
         if box.token_start < start:
             return None
-        runs, shape = clip(reading.runs, box.token_start, box.token_end), self._arena.shape
-        if self._uploads.waits:
-            return self._arena.slots(runs, box.cell)
-        write = partial(self._arena.write, runs, cell=box.cell, wait=False)
-        return Away(self._uploads, write, box.shape(shape.head_dim), shape.dtype)
+        return self._arena.slots(clip(reading.runs, box.token_start, box.token_end), box.cell)
 
     def _write(self, reading: Reading, first: int, box: Box, kv: torch.Tensor) -> None:
         """Tokens of a verified box, from `first` on, into the arena: what was ready before stays as
         it is."""
         runs, wait = clip(reading.runs, first, box.token_end), self._uploads.waits
-        some = kv[:, :, :, first - box.token_start :]
+        some = kv if first == box.token_start else kv[:, :, :, first - box.token_start :]
         self._uploads.copy(lambda: self._arena.write(runs, some, box.cell, wait=wait), kv)
 
 

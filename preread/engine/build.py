@@ -16,6 +16,7 @@ from preread.engine.arena import clip
 from preread.engine.bringing import Bringer
 from preread.engine.caller import Caller, Moved
 from preread.engine.engine import Engine
+from preread.engine.hiding import Hiding
 from preread.engine.layers import Tail
 from preread.engine.reading import Reading
 from preread.engine.sharing import LOOK_S, Sharing, Turn
@@ -26,6 +27,7 @@ from preread.store.claims import Claims
 from preread.store.keys import Box
 from preread.store.reports import Miss
 from preread.store.store import Store
+from preread.store.upkeep import VerifyReport
 from preread.types import Brought, Built
 
 if TYPE_CHECKING:
@@ -36,13 +38,14 @@ if TYPE_CHECKING:
 class Ready:
     """A prefix that is in memory and held. brought: what came from the tiers; computed: tokens
     that were computed for this call; the rest was there or is somebody else's work; turn: what
-    other processes may wait for until it is released."""
+    other processes may wait for until it is released; due: see Hiding."""
 
     reading: Reading
     brought: Brought
     computed: int
     seconds: float
     turn: Turn | None
+    due: float | None = None
 
 
 class Builder:
@@ -51,10 +54,11 @@ class Builder:
 
     def __init__(
         self, thread: EngineThread, engine: Engine, store: Store | None, metrics: Metrics,
-        claims: Claims | None = None,
+        claims: Claims | None = None, *, hides: bool = False,
     ) -> None:  # fmt: skip
         """engine: for its arena, whose held slots any thread may fill and read. claims: with which
-        other processes on the same tiers are told what is computed here."""
+        other processes on the same tiers are told what is computed here. hides: hits do not show,
+        see Hiding; others are told nothing."""
         self._save_every_s = engine.config.save_every_s
         self._thread = thread
         self._arena = engine.arena
@@ -66,17 +70,20 @@ class Builder:
         self._bringer: Bringer | None = None
         if store is not None:
             uploads = engine.parts.uploads(self._arena.shape.device)
-            self._bringer = Bringer(thread, self._arena, uploads, store, metrics)
-        self._sharing = Sharing(store, claims, metrics)
+            told = Metrics() if hides else metrics
+            self._bringer = Bringer(thread, self._arena, uploads, store, told)
+        self._hiding = Hiding(store) if store is not None and hides else None
+        self._sharing = Sharing(store, None if hides else claims, metrics)
 
     def build(
         self, tokens: Int32Array, lease_s: float, caller: Caller, progress: Progress | None = None
     ) -> Built:
         """See Backend.build. seconds: until the prefix was ready; saving comes after. Raises
         ContextTooLong, OutOfMemory, EngineError, and Cancelled when the caller leaves."""
-        ready = self.prepare(tokens, caller, progress)
+        ready = self.prepare(tokens, caller, progress, even=False)
         try:
             keys, stored = self.save(tokens, ready.reading)
+            self._even(ready, caller)  # after: what was computed takes longer to store
         finally:
             self.release(ready, lease_s)
         return Built(
@@ -100,10 +107,12 @@ class Builder:
         *,
         stores: bool = True,
         tail: Tail | None = None,
+        even: bool = True,
     ) -> Ready:
         """Have the prefix in memory and hold it; the caller releases it. stores: what is computed
         for it is saved, as it goes here and in the end by the caller. tail: see Bringer.bring; it
-        was computed where `brought.by_layer` says so. Raises as `build` does."""
+        was computed where `brought.by_layer` says so. even: where hits do not show, not before it
+        is due. Raises as `build` does."""
         if len(tokens) >= self._limit:
             raise ContextTooLong(
                 f"The prefix has {len(tokens):,} tokens, the model's limit is {self._limit:,} with "
@@ -115,6 +124,8 @@ class Builder:
         reading = self._thread.call(lambda engine: engine.hold(tokens, caller.tell, stores=stores))
         try:
             caller.wait(reading)  # until it has its place
+            if self._hiding is not None:
+                return self._hidden(tokens, reading, caller, even)
             brought = self._bring(tokens, reading, caller, tail)
             turn = self._sharing.turn(tokens, self._ready(reading)) if stores else None
             with contextlib.ExitStack() as failing:
@@ -129,11 +140,33 @@ class Builder:
         self._metrics.add("engine.prefix_computed_tokens", computed)
         return Ready(reading, brought, computed, time.perf_counter() - began, turn)
 
+    def _hidden(self, tokens: Int32Array, reading: Reading, caller: Caller, even: bool) -> Ready:
+        """The rest of `prepare`, where it must not show whether a tier had it."""
+        assert self._hiding is not None
+        began = self._hiding.clock()
+        due = self._hiding.due(self._ready(reading), len(tokens))
+        brought = Brought() if due is None else self._bring(tokens, reading, caller)
+        computed = brought.tokens + self._compute(tokens, reading, caller, None)
+        self._metrics.add("engine.prefix_computed_tokens", computed)
+        seconds = max(self._hiding.clock(), due or 0.0) - began
+        ready = Ready(reading, Brought(), computed, seconds, None, due)
+        if even:
+            self._even(ready, caller)
+        return ready
+
+    def _even(self, ready: Ready, caller: Caller) -> None:
+        if self._hiding is not None:
+            self._hiding.wait(ready.due, caller, ready.reading)
+
     def release(self, ready: Ready, lease_s: float) -> None:
         """What was computed has been saved, if it ever is."""
         if ready.turn is not None:
             ready.turn.leave()
         self._thread.send(lambda engine: engine.release(ready.reading, lease_s))
+
+    def audit(self, tokens: Int32Array) -> VerifyReport | None:
+        """See Store.audit; None where nothing is kept."""
+        return self._store.audit(tokens) if self._store else None
 
     def close(self) -> None:
         if self._store is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from preread.engine.rows import Rows
 from preread.kernels.kv import FORMATS, quantise, restored, rounded
 from preread.models.interface import Decoder
 
@@ -52,6 +53,7 @@ class KV:
     def __init__(self, shape: KVShape, *tokens: int) -> None:
         self.shape = shape
         self.values = self._made(shape.dtype, *tokens, shape.head_dim)
+        self._rows = Rows.of(self.values) if len(tokens) == 1 else None
 
     def _made(self, dtype: torch.dtype, *sizes: int) -> torch.Tensor:
         shape = self.shape
@@ -82,7 +84,8 @@ class KV:
     ) -> None:  # fmt: skip
         """kv [layers, 2, heads, n, D], on any device, becomes tokens `at`. wait: until it has been
         read, where it is not on this device; else it must stay as it is until then."""
-        self.values[layers, :, heads, at].copy_(kv, non_blocking=not wait)
+        if wait or self._rows is None or not self._rows.fill(at, kv, layers, heads):
+            self.values[layers, :, heads, at].copy_(kv, non_blocking=not wait)
 
     def raw(self) -> NDArray[np.uint8] | None:
         """All of `values` as bytes [layers, 2, G, bytes] that anybody may write; None where they

@@ -30,6 +30,7 @@ from preread.models.load import LoadedModel
 from preread.store.claims import Claims
 from preread.store.keys import fingerprint
 from preread.store.store import Store
+from preread.store.upkeep import VerifyReport
 from preread.tokens.parity import ParityReport
 from preread.tokens.reply import Replies
 from preread.tokens.requests import Block, Part, Requests
@@ -58,27 +59,29 @@ class LocalBackend:
         name: str = "",
         parts: Parts | None = None,
         claims: Claims | None = None,
+        hides: bool = False,
     ) -> None:
         """store: None keeps prefixes in memory only. name: what the user calls the model. parts:
-        see Engine; closed with this. claims: see Builder."""
+        see Engine; closed with this. claims, hides: see Builder."""
         self.metrics = metrics or Metrics()
         self._model = model
         self._lease_s = config.lease_s
         self._closed = False
         self._callers: set[Caller] = set()  # of work that is under way
+        counted = Metrics() if hides else self.metrics  # steps say what was not computed
         engine = Engine(
-            model.decoder, config, metrics=self.metrics, parts=parts,
-            kv_precision=model.kv_precision,
-        )  # fmt: skip
+            model.decoder, config, metrics=counted, parts=parts, kv_precision=model.kv_precision
+        )
         self._parts = engine.parts
         self._alone = parts is None  # one device: the ranks of a group wait for nobody
         self._ahead = 2 * engine.config.max_sequences
         self._thread = EngineThread(engine)
-        self._builder = Builder(self._thread, engine, store, self.metrics, claims)
+        self._builder = Builder(self._thread, engine, store, self.metrics, claims, hides=hides)
         self._unstored = Builder(self._thread, engine, None, self.metrics)
         builders = self._builder, self._unstored
         blends = (self._thread, engine, model.decoder, model.chat, builders, config.lease_s)
-        self._blender = None if parts is not None else Blender(*blends, self.metrics)
+        self._hides = hides
+        self._blender = None if parts or hides else Blender(*blends, self.metrics)
         self._workers = ThreadPoolExecutor(BUILDS, "preread-build")
         self._cleaner = ThreadPoolExecutor(1, "preread-forget")  # waits for no build
         self._requests = Requests(
@@ -94,7 +97,8 @@ class LocalBackend:
     @property
     def _blends(self) -> Blender:
         if self._blender is None:
-            raise no_blends("A model on several devices")
+            hides = "A process with store.constant_time"  # to store a part takes time that shows
+            raise no_blends(hides if self._hides else "A model on several devices")
         return self._blender
 
     async def count(self, prefixes: Sequence[Prefix], questions: Sequence[str] = ()) -> list[int]:
@@ -123,6 +127,10 @@ class LocalBackend:
         if self._closed:
             raise EngineError("The engine was closed.", hint="Open another one.")
         await asyncio.get_running_loop().run_in_executor(self._cleaner, work)
+
+    async def audit(self, prefix: Prefix) -> VerifyReport | None:
+        """Read what the tiers hold of a prefix as a load would; None where nothing is kept."""
+        return await self._aside(lambda _: self._builder.audit(self._model.chat.prefix(prefix)))
 
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,6 @@ class Slots:
 
     rows: Rows
     ends: list[tuple[int, int]]
-    away: ClassVar[bool] = False
 
     def pieces(self) -> list[memoryview]:
         return [row[a:b] for row in self.rows.each for a, b in self.ends]
@@ -60,6 +59,3 @@ class Slots:
             whole[..., a:b] = flat[..., at : at + b - a]
             at += b - a
         assert at == flat.shape[-1], "a payload of another size"
-
-    def ease(self) -> None:
-        pass

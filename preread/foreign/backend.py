@@ -24,6 +24,7 @@ from preread.foreign.stream import Stream
 from preread.foreign.worker import ModelThread
 from preread.metrics import Metrics
 from preread.store.store import Store
+from preread.store.upkeep import VerifyReport
 from preread.tokens.reply import Replies
 from preread.tokens.requests import Part, Requests
 from preread.tokens.texts import Texts
@@ -107,6 +108,11 @@ class ForeignBackend:
         if self._closed:
             raise EngineError("The engine was closed.", hint="Open another one.")
         await asyncio.get_running_loop().run_in_executor(self._cleaner, work)
+
+    async def audit(self, prefix: Prefix) -> VerifyReport | None:
+        """Read what the tiers hold of a prefix as a load would; None where nothing is kept."""
+        tokens = self._model.text.chat.prefix(prefix)
+        return await self._aside(lambda _: self._builder.audit(tokens))
 
     def prefill(self, tokens: Int32Array, *, store: bool = True) -> Built:
         """Make a raw token prefix ready, as `build` does for a Prefix; sync. store: use the

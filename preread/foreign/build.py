@@ -24,6 +24,7 @@ from preread.metrics import Metrics
 from preread.store.keys import Box
 from preread.store.reports import brought
 from preread.store.store import Store
+from preread.store.upkeep import VerifyReport
 from preread.types import Brought, Built
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ class Builder:
         if ready.kv is None or not self._stores:
             return (), False
         return self._save(tokens, ready.kv, self._net.regime(len(tokens)))
+
+    def audit(self, tokens: Int32Array) -> VerifyReport | None:
+        """See Store.audit; None where nothing is kept."""
+        return self._stores[self._net.regime(len(tokens))].audit(tokens) if self._stores else None
 
     def close(self) -> None:
         for store in self._stores:

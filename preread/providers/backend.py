@@ -32,6 +32,10 @@ UNKNOWN_LIMIT = 131_072  # tokens; where neither server nor table says
 SIZES = 65_536  # prefixes whose counted length is remembered
 TOUCH = (Message("user", "."),)  # what follows a prefix that is only to be read
 READ = Generate(max_tokens=1)
+SILENT = (
+    "{} does not say what it reused: all of it counts as computed. Start vLLM with "
+    "--enable-prompt-tokens-details, SGLang with --enable-cache-report."
+)
 
 log = logging.getLogger("preread")
 
@@ -166,6 +170,8 @@ class RemoteBackend:
                 yield result
         finally:
             self._running.discard(running)
+            if self._wire.silent:
+                self._say(SILENT.format(self.facts.server or self._info.name))
             await news.aclose()
 
     async def close(self) -> None:

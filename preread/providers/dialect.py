@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from preread.backend import RequestBatch, Work
+from preread.backend import Attempt, Billed, RequestBatch, Spending, Work
 from preread.providers.usage import Counts
 from preread.types import Finish, Message
 
@@ -42,30 +42,37 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
+class Unbilled:
+    """An attempt that nobody counts. See preread.backend.Attempt."""
+
+    def sent(self) -> bool:
+        return True
+
+    def free(self) -> None:
+        return
+
+    def billed(self, counts: Billed) -> None:
+        return
+
+    def over(self) -> None:
+        return
+
+
+UNBILLED = Unbilled()
+
+
 @dataclass(slots=True)
 class Flight:
-    """What is known of a row's requests: how many are under way, and whether no more are sent.
-    unsure: input and output tokens, at most, of those that were sent and are not answered (yet);
-    answered: of those that are."""
+    """A row's requests: how many are under way, whether no more are sent, and who pays."""
 
+    spending: Spending | None = None
+    row: int = 0
     under_way: int = 0
     grounded: bool = False
-    unsure: tuple[int, int] = (0, 0)
-    answered: tuple[int, int] = (0, 0)
 
-    def sent(self, tokens: tuple[int, int]) -> None:
-        """One more; tokens: what it takes at most."""
-        self.unsure = (self.unsure[0] + tokens[0], self.unsure[1] + tokens[1])
-
-    def told(self, tokens: tuple[int, int], took: tuple[int, int] = (0, 0)) -> None:
-        """One that was sent is in doubt no longer. took: what its answer says."""
-        self.unsure = (self.unsure[0] - tokens[0], self.unsure[1] - tokens[1])
-        self.answered = (self.answered[0] + took[0], self.answered[1] + took[1])
-
-    def beyond(self, told: bool) -> tuple[int, int]:
-        """What may be billed besides what the row's own counts say, or if they say nothing."""
-        more = (0, 0) if told else self.answered
-        return self.unsure[0] + more[0], self.unsure[1] + more[1]
+    async def attempt(self, most: tuple[int, int]) -> Attempt | None:
+        """See preread.backend.Spending."""
+        return UNBILLED if self.spending is None else await self.spending.attempt(self.row, most)
 
 
 @dataclass(frozen=True, slots=True)

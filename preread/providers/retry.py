@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 OVERLOADED = frozenset({429, 503, 529})
 PASSING = OVERLOADED | {408, 500, 502, 504}
+UNANSWERED = frozenset({502, 504, 524})  # a gateway's: what stands behind it may have answered
 NEVER = frozenset({"insufficient_quota", "billing_hard_limit_reached"})  # 429s that time won't mend
 
 

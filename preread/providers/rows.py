@@ -12,7 +12,7 @@ import numpy as np
 
 from preread.backend import Choose, Generate, LogLikelihood, Ragged, RequestBatch, ResultBatch
 from preread.errors import RequestError
-from preread.providers.dialect import Ask, Said
+from preread.providers.dialect import Ask, Flight, Said
 from preread.types import Finish, Message, Prefix
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Asks:
     def of(self, row: int) -> Ask:
         """What a row asks."""
         batch, which = self._batch, self.prefix_of[row]
+        flight = Flight(batch.spending, row)
         prompts, work = batch.prompts, batch.work
         text = prompts.row(row).tolist() if isinstance(prompts, Ragged) else prompts[row]
         wanted: str | list[int] = ""
@@ -87,24 +88,26 @@ class Asks:
             rows = work.continuations
             wanted = rows.row(row).tolist() if isinstance(rows, Ragged) else rows[row]
         if batch.raw:
-            return Ask(work, raw=text, continuation=wanted, reuse=batch.reuse, keep=batch.keep)
+            return Ask(
+                work, raw=text, continuation=wanted, reuse=batch.reuse, keep=batch.keep,
+                flight=flight,
+            )  # fmt: skip
         messages = self._leads[which] if which >= 0 else ()
         return Ask(
             work, (*messages, Message("user", str(text))), len(messages),
             self.groups[which] if which >= 0 else "", None, wanted, batch.reuse, batch.keep,
+            flight,
         )  # fmt: skip
 
 
 class Ended(NamedTuple):
-    """A row and how it ended. context: its prefix in tokens; ms: from submission to the end;
-    unsure: see ResultBatch."""
+    """A row and how it ended. context: its prefix in tokens; ms: from submission to the end."""
 
     row: int
     said: Said
     finish: Finish
     context: int
     ms: float
-    unsure: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,6 @@ class Columns:
             is_greedy=[s.greedy for s in said] if scored else None,
             errors={e.row: e.said.error for e in ended if e.finish is Finish.ERROR},
             written=np.array(written, np.int32) if any(written) else None,
-            unsure={e.row: e.unsure for e in ended if any(e.unsure)},
         )
 
     def _ids(self, end: Ended) -> list[int]:

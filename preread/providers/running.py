@@ -132,7 +132,7 @@ class Running:
         try:
             said = check_said(await self._dialect.answer(ask, self._wire))
         except Grounded:
-            self._end(row, Said(), Finish.CANCELLED, ask.flight)
+            self._end(row, Said(), Finish.CANCELLED)
             return False
         except (Refused, PrereadError) as exc:
             said = Said(error=str(exc))
@@ -143,7 +143,7 @@ class Running:
         if said.counts.prompt:  # it was read, whatever came of it
             self._learn(ask, said.counts)
         if not self._done[row]:
-            self._end(row, said, Finish.ERROR if said.error else said.finish, ask.flight)
+            self._end(row, said, Finish.ERROR if said.error else said.finish)
         return bool(said.counts.prompt)
 
     def _learn(self, ask: Ask, counts: Counts) -> None:
@@ -152,20 +152,19 @@ class Running:
         if ask.messages:
             self._estimate.learn(ask.messages, counts.prompt)
 
-    def _end(self, row: int, said: Said, finish: Finish, flight: Flight | None = None) -> None:
+    def _end(self, row: int, said: Said, finish: Finish) -> None:
         self._done[row] = True
         which = self._asks.prefix_of[row]
         context = self._contexts[which] if which >= 0 else 0
         context = min(context, said.counts.prompt) if not said.error else 0
         ms = (time.perf_counter() - self._began) * 1e3
-        unsure = flight.beyond(said.counts.prompt > 0) if flight else (0, 0)
-        self._ended.put_nowait(Ended(row, said, finish, context, ms, unsure))
+        self._ended.put_nowait(Ended(row, said, finish, context, ms))
 
     def _leave(self, row: int) -> None:
         """Nobody waits for this row any more."""
         if not 0 <= row < len(self._batch) or self._done[row]:
             return
-        self._end(row, Said(), Finish.CANCELLED, self._flights.get(row))
+        self._end(row, Said(), Finish.CANCELLED)
         if (task := self._of_row.get(row)) is not None:
             task.cancel()
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from preread.backend import Attempt, Billed
 from preread.errors import ProviderError
 from preread.providers.dialect import Call, Flight
 from preread.providers.gate import Gate
@@ -15,12 +16,19 @@ from preread.providers.headers import MOST_S, limits_told, retry_after_s, second
 from preread.providers.http import Broken, Http, Reply, TooLarge, Unsent
 from preread.providers.lanes import Cost
 from preread.providers.limits import Clock, Limiter, Ticket, WallClock, Want
-from preread.providers.retry import OVERLOADED, Retry
+from preread.providers.retry import OVERLOADED, UNANSWERED, Retry
 
 TOLD_S = 60.0  # a wait that is told
 LIKE_A_KEY = re.compile(r"\b(?:sk|AIza|gsk|xai)[-_\w*]{8,}")
 
 log = logging.getLogger("preread")
+
+
+class Used(NamedTuple):
+    """What an answered request took from the limits, and what is billed."""
+
+    cost: Cost
+    billed: Billed
 
 
 class Refused(Exception):
@@ -78,10 +86,10 @@ class Sender:
         self,
         call: Call,
         want: Want,
-        used: Callable[[dict[str, Any]], Cost],
+        used: Callable[[dict[str, Any]], Used],
         flight: Flight | None = None,
     ) -> dict[str, Any]:
-        """The object that was answered. want: reserved for it; used: what an answer did cost.
+        """The object that was answered. want: reserved for it; used: what an answer took.
         flight: of the row. Raises Refused."""
         flight = flight or Flight()
         for attempt in range(1, self._retry.attempts + 1):
@@ -125,44 +133,58 @@ class Sender:
         return LIKE_A_KEY.sub("…", text)
 
     async def _once(
-        self, call: Call, want: Want, used: Callable[[dict[str, Any]], Cost], flight: Flight
+        self, call: Call, want: Want, used: Callable[[dict[str, Any]], Used], flight: Flight
     ) -> tuple[dict[str, Any] | Refused, float | None, bool]:
         """One attempt: the answer or why there is none, how long the server asks to wait, and
         whether it may be tried again."""
         async with self.gate:
-            ticket = await self.limiter.reserve(*want)
-            flight.under_way += 1
-            flight.sent(want.most)  # in doubt until an answer is here, whatever happens until then
+            attempt = await flight.attempt(want.most)
+            if attempt is None:
+                raise Grounded
             try:
-                reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
-                judged = self._judge(reply, ticket, used)
-                if isinstance(judged[0], dict):
-                    flight.told(want.most, used(judged[0]))
-                elif reply.status != 200 or reply.json() is not None:
-                    flight.told(want.most)
-                return judged
-            except Broken as exc:
-                self.gate.was_too_much()
-                if isinstance(exc, Unsent):
-                    flight.told(want.most)
-                refused = Refused(0, "", self.clean(f"no whole answer: {exc}"))
-                return refused, None, not isinstance(exc, TooLarge)
+                ticket = await self.limiter.reserve(*want)
+                return await self._send(call, ticket, attempt, used, flight)
             finally:
-                flight.under_way -= 1
-                self.limiter.done(ticket)
+                attempt.over()
+
+    async def _send(
+        self, call: Call, ticket: Ticket, attempt: Attempt,
+        used: Callable[[dict[str, Any]], Used], flight: Flight,
+    ) -> tuple[dict[str, Any] | Refused, float | None, bool]:  # fmt: skip
+        """What room was found for."""
+        flight.under_way += 1
+        try:
+            if not attempt.sent():
+                raise Grounded
+            reply = await self._http.post(call.path, self._headers(ticket.key), call.body)
+            return self._judge(reply, ticket, attempt, used)
+        except Broken as exc:
+            self.gate.was_too_much()
+            if isinstance(exc, Unsent):
+                attempt.free()
+            refused = Refused(0, "", self.clean(f"no whole answer: {exc}"))
+            return refused, None, not isinstance(exc, TooLarge)
+        finally:
+            flight.under_way -= 1
+            self.limiter.done(ticket)
 
     def _judge(
-        self, reply: Reply, ticket: Ticket, used: Callable[[dict[str, Any]], Cost]
-    ) -> tuple[dict[str, Any] | Refused, float | None, bool]:
+        self, reply: Reply, ticket: Ticket, attempt: Attempt,
+        used: Callable[[dict[str, Any]], Used],
+    ) -> tuple[dict[str, Any] | Refused, float | None, bool]:  # fmt: skip
         self.limiter.sync(ticket, limits_told(reply.headers))
         body = reply.json()
         if reply.status == 200 and body is not None and not body.get("error"):
-            self.limiter.settle(ticket, used(body))
+            told = used(body)
+            attempt.billed(told.billed)
+            self.limiter.settle(ticket, told.cost)
             self.gate.went_well()
             return body, None, False
         if reply.status == 200 and body is None:
             self.gate.was_too_much()
             return Refused(0, "", "no whole answer: the body is not JSON"), None, True
+        if reply.status not in UNANSWERED:
+            attempt.free()
         code, message = reason(body, reply)
         if reply.status == 401 and self._variable:
             message += f" (the key is that of {self._variable})"

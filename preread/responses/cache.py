@@ -20,6 +20,7 @@ from preread.backend import (
     Ragged,
     RequestBatch,
     ResultBatch,
+    SpendingOf,
 )
 from preread.errors import RequestError
 from preread.front import Front
@@ -87,7 +88,7 @@ class Cached(Front):
         began, prefix_of = time.perf_counter(), check(batch)
         if self._similar is not None:
             self._similar.check(batch)
-        if not kept(batch):
+        if not (kept(batch) and len(batch)):  # one without a row asks whether it would be refused
             async with aclosing(self._source(batch)) as source:
                 async for news in source:
                     yield news
@@ -189,9 +190,11 @@ def _part(batch: RequestBatch, prefix_of: Any, rows: Any) -> RequestBatch:
         batch.leaving.listen(
             lambda row: inner.leave(places[row]) if row in places else None, inner.withdraw
         )
+    spending = SpendingOf(batch.spending, rows.tolist()) if batch.spending is not None else None
     return replace(
-        batch, work=work, prompts=_some(prompts, rows), prefix_of=prefix_of[rows], leaving=leaving
-    )
+        batch, work=work, prompts=_some(prompts, rows), prefix_of=prefix_of[rows], leaving=leaving,
+        spending=spending,
+    )  # fmt: skip
 
 
 def _some(values: Sequence[str] | Ragged, rows: Any) -> Sequence[str] | Ragged:

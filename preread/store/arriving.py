@@ -9,9 +9,7 @@ anything, and who gives up shuts it first. What may take however long goes to or
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import Protocol, TypeAlias
 
 from preread.store.chunk import (
@@ -34,22 +32,12 @@ class Slots(Protocol):
     """The memory of one box's KV, as bytes in the order of [layers, 2, heads, tokens, head_dim].
     Any thread."""
 
-    @property
-    def away(self) -> bool:
-        """On a device: not to be read to; and what it is filled from is copied later, and must stay
-        as it is for as long as anybody holds it."""
-        ...
-
     def pieces(self) -> Sequence[memoryview]:
-        """As many as it takes, in that order. Not of what is away."""
+        """As many as it takes, in that order."""
         ...
 
     def fill(self, payload: memoryview) -> None:
         """All of it, from memory that is flat."""
-        ...
-
-    def ease(self) -> None:
-        """After `fill`: wait until no more memory is held than a few boxes take."""
         ...
 
 
@@ -89,29 +77,6 @@ class Gate:
             self._left.wait_for(lambda: not self._inside)
 
 
-class HeldUp:
-    """Entered by who reads when it is its receiver that takes time. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._left = -inf  # of `time.monotonic`
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-
-    def __exit__(self, *exc: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            self._left = time.monotonic()
-
-    def since(self, began: float) -> float:
-        """See landing.Lands."""
-        with self._lock:
-            return inf if self._inside else max(began, self._left)
-
-
 class Arrived(Landed):
     """A chunk that was verified. payload: None where it lies in its place; fault: why it is not the
     chunk expected."""
@@ -136,25 +101,18 @@ class Arrived(Landed):
 class Spot:
     """The place of one chunk, behind the gate."""
 
-    __slots__ = ("_gate", "_held_up", "_nbytes", "_slots")
+    __slots__ = ("_gate", "_nbytes", "_slots")
 
-    def __init__(self, gate: Gate, held_up: HeldUp, slots: Slots, chunk: ChunkHeader) -> None:
+    def __init__(self, gate: Gate, slots: Slots, chunk: ChunkHeader) -> None:
         self._gate = gate
-        self._held_up = held_up
         self._slots = slots
         self._nbytes = chunk.payload_nbytes
-
-    @property
-    def away(self) -> bool:
-        return self._slots.away
 
     def copy(self, payload: memoryview) -> None:
         """From ordinary memory. Raises Abandoned."""
         assert len(payload) == self._nbytes, "a place of another size"
-        with self._held_up:
-            with self._gate:
-                self._slots.fill(payload)
-            self._slots.ease()  # outside the gate: it waits for a device
+        with self._gate:
+            self._slots.fill(payload)
 
     def read(self, fill: Fill, parts: Parts) -> bool:
         """Head and tail of the value go to `parts`, which is told of everything else. Whether it
@@ -188,7 +146,6 @@ class Arrivals(Lands):
         self._room = room
         self._place = place
         self._gate = Gate()
-        self._held_up = HeldUp()
 
     def __call__(self, nbytes: int) -> memoryview:
         return self._room(nbytes)
@@ -199,13 +156,10 @@ class Arrivals(Lands):
         if chunk is None or nbytes != HEADER_BYTES + chunk.payload_nbytes + CHECKSUM_BYTES:
             return InRoom(self._room, nbytes)
         slots = self._place(chunk.box) if self._layout.exact else None
-        spot = None if slots is None else Spot(self._gate, self._held_up, slots, chunk)
-        if spot is None or spot.away or self._layout.sealed:
+        spot = None if slots is None else Spot(self._gate, slots, chunk)
+        if spot is None or self._layout.sealed:
             return Apart(self._layout, chunk, self._room, spot)
         return InPlace(self._layout, chunk, self._room, spot)
-
-    def since(self, began: float) -> float:
-        return self._held_up.since(began)
 
     def shut(self) -> None:
         """From now on nothing is written to any place."""
@@ -227,8 +181,7 @@ class Apart(InRoom):
         self._spot = spot
 
     def take(self, value: memoryview, *, lasts: bool = False) -> Landed:
-        later = self._spot is None or self._spot.away
-        if later and not self._layout.sealed and not lasts:
+        if self._spot is None and not self._layout.sealed and not lasts:
             value = self.kept(value)  # for the payload is a view of it
         try:
             payload = self._layout.unpack(value, self._chunk, self._room)

@@ -14,8 +14,9 @@ from preread.errors import TierError
 T = TypeVar("T")
 
 FEWER = "Answers stay right. Let the process have more threads: `ulimit -u`, or a container's pids."
-DEPTH = 2  # things ahead of the one taken
-TELL_S = 0.002  # between two times that who takes is woken for light things,
+DEPTH = 8  # things that hold memory, ahead of the one taken
+SOME = DEPTH // 2  # of them, for which the other thread is woken: as long as the work on five
+TELL_S = 0.002  # between two times that who takes is woken all the same,
 LOOK_S = 0.005  # and between two looks of its own
 
 Light = Callable[[T], bool]
@@ -64,6 +65,7 @@ class _Line(Generic[T]):
         self._light = light
         self._ready: deque[tuple[T] | BaseException] = deque()
         self._heavy = 0
+        self._full = False  # and the pump waits for room
         # Of the pump's thread, too, while it holds it: there the garbage collector may close.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # never do both wait
@@ -82,18 +84,22 @@ class _Line(Generic[T]):
                 raise got
             if not self._light(got[0]):
                 self._heavy -= 1
-                self._changed.notify()
+                if self._full and self._heavy <= SOME:
+                    self._full = False
+                    self._changed.notify()
             return got[0]
 
     def put(self, thing: T) -> bool:
         """Whether more is wanted."""
         with self._lock:
-            light, now = self._light(thing), time.perf_counter()
-            while not light and self._heavy == DEPTH and not self.closed:
+            light = self._light(thing)
+            self._full = not light and self._heavy == DEPTH
+            while self._full and not self.closed:
                 self._changed.wait()
             self._ready.append((thing,))
             self._heavy += not light
-            if not light or now - self._told > TELL_S:
+            now = time.perf_counter()
+            if self._heavy == SOME or now - self._told > TELL_S:
                 self._told = now
                 self._changed.notify()
             return not self.closed

@@ -11,7 +11,7 @@ from preread.store.tiers.base import Room, fresh
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-KEPT = 32  # buffers: what one load reads ahead of what it delivers, and has under way to a device
+KEPT = 40  # buffers: what one load reads ahead of what it delivers, and has under way to a device
 KEPT_BYTES = 256 << 20  # of all of them: a value that is no chunk may say it has a gigabyte
 
 
@@ -35,7 +35,8 @@ class Recycled:
 
     def __call__(self, nbytes: int) -> memoryview:
         with self._lock:
-            for n in range(len(self._buffers) if self._counted else 0):
+            # The one given last first: of all that are free it is the likeliest to be in the cache.
+            for n in reversed(range(len(self._buffers) if self._counted else 0)):
                 size = memoryview(self._buffers[n]).nbytes
                 # Each view made here refers to the buffer, and its slices refer to the view.
                 if self._holders(n) == self._ours and nbytes <= size <= 2 * nbytes:

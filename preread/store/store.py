@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from preread.metrics import Metrics
 from preread.store.arriving import Place
 from preread.store.asking import Asker
+from preread.store.auditing import audit
 from preread.store.codec import Codec, RawCodec
 from preread.store.keys import Epochs, Geometry
 from preread.store.layout import Layout
@@ -77,6 +78,7 @@ class Store:
         asker = Asker(tiers, self._upkeep, metrics, log)
         self._loader = Loader(asker, self._layout, metrics, self._rates, room or Recycled(), always)
         self._behind = WriteBack(asker.take, metrics, log, limit=behind_bytes, drain_s=drain_s)
+        self._asker = asker
         self._saver = Saver(asker, self._layout, metrics, self._rates, manners or {}, self._behind)
 
     @property
@@ -189,6 +191,10 @@ class Store:
     def verify(self, keys: Iterable[str] | None = None, *, deep: bool = True) -> VerifyReport:
         """See Upkeep.verify."""
         return self._upkeep.verify(keys, deep=deep)
+
+    def audit(self, tokens: Tokens) -> VerifyReport:
+        """Read what every tier holds of these tokens as a load would; see auditing.audit."""
+        return audit(self._asker, self._layout, tokens)
 
     def sweep(self, live: frozenset[str], grace_s: float) -> SweepReport:
         """See Upkeep.sweep."""

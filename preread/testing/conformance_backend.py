@@ -180,6 +180,13 @@ class BackendConformance:
     async def test_an_empty_batch_has_no_news(self, backend: Backend) -> None:
         assert await collect(backend, RequestBatch(SHORT, [], (BOOK,))) == []
 
+    @pytest.mark.parametrize("work", [Generate(max_tokens=0), Choose(()), Choose(("yes", "yes"))])
+    async def test_an_empty_batch_is_refused_as_one_with_rows(
+        self, backend: Backend, work: Generate | Choose
+    ) -> None:
+        with pytest.raises(RequestError):
+            await collect(backend, RequestBatch(work, [], (BOOK,)))
+
     async def test_lengths_are_kept(self, backend: Backend) -> None:
         for row in await run(backend, SHORT, QUESTIONS):
             assert len(row.tokens) == row.usage.output_tokens == SHORT.max_tokens

@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ from preread.testing.simulation.gemini import GeminiSpeaker
 from preread.testing.simulation.job import BadRequest, Job, Outcome
 from preread.testing.simulation.memory import PrefixCache
 from preread.testing.simulation.ollama import OllamaSpeaker
-from preread.testing.simulation.openai import OpenAISpeaker
-from preread.testing.simulation.rates import Rates
+from preread.testing.simulation.openai import SERVERS, OpenAISpeaker
+from preread.testing.simulation.rates import COUNTS, Rates
 from preread.testing.simulation.text import Answer, Words, write
 
 if TYPE_CHECKING:
@@ -35,16 +35,19 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+CHOICES = {"server": SERVERS, "counts": COUNTS}
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """What the provider is like.
 
     model: its name, or several with commas; server: whose additions to OpenAI's dialect it has;
-    limit: tokens of prompt and answer; slots: what llama-server says it has; min_prefix, block,
-    ttl_s, firsts: of its prefix cache; requests to output_tokens: limits per period and
-    organisation (a key `sk-NAME-…` belongs to NAME), 0 for none; counts: how they are counted, see
-    Meter; latency_ms, of every request, read_ms and write_ms, of each computed and each written
-    token.
+    limit: tokens of prompt and answer; slots: what llama-server says it has; tells: what of a
+    prompt was cached (vLLM and SGLang do if told to); min_prefix, block, ttl_s, firsts: of its
+    prefix cache; requests to output_tokens: limits per period and organisation (a key `sk-NAME-…`
+    belongs to NAME), 0 for none; counts: how they are counted, see Meter; latency_ms, of every
+    request, read_ms and write_ms, of each computed and each written token.
     """
 
     model: str = "simulated"
@@ -64,6 +67,7 @@ class Profile:
     latency_ms: float = 0.0
     read_ms: float = 0.0
     write_ms: float = 0.0
+    tells: bool = True
     odds: Odds = field(default_factory=Odds)
     keys: tuple[str, ...] = ()  # known ones; none: every key will do
 
@@ -115,7 +119,7 @@ class Provider:
         self._ending = asyncio.Event()
         self._runner: web.AppRunner | None = None
         size = (self.words, profile.limit)
-        self.openai = OpenAISpeaker(self.words, profile.server, profile.limit)
+        self.openai = OpenAISpeaker(self.words, profile.server, profile.limit, profile.tells)
         self.anthropic = AnthropicSpeaker(*size, profile.min_prefix)
         self.gemini = GeminiSpeaker(*size, profile.min_prefix)
         self.ollama = OllamaSpeaker(self.words, profile.model, profile.limit)
@@ -273,8 +277,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--answer", help="always this text")
     for name, kind in Profile.__annotations__.items():
         default = getattr(Profile(), name)
-        if isinstance(default, str | int | float):
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(option, action=BooleanOptionalAction, default=default)
+        elif isinstance(default, str | int | float):
+            parser.add_argument(
+                option, type=type(default), default=default, choices=CHOICES.get(name)
+            )
         del kind
     for kind in (*KINDS, "seed"):
         default = getattr(Odds(), kind)

@@ -55,7 +55,6 @@ def merged(parts: Sequence[ResultBatch], n: int) -> ResultBatch:
         brought={row: load for part in parts for row, load in part.brought.items()},
         written=written,
         responses={row: how for part in parts for row, how in part.responses.items()},
-        unsure={row: n for part in parts for row, n in part.unsure.items()},
     )
 
 
@@ -86,9 +85,6 @@ def only(news: ResultBatch, which: Int64Array, rows: Int32Array) -> ResultBatch:
             new: news.responses[i]
             for i, new in zip(old, number, strict=True)
             if i in news.responses
-        },
-        unsure={
-            new: news.unsure[i] for i, new in zip(old, number, strict=True) if i in news.unsure
         },
     )
 

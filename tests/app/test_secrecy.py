@@ -147,3 +147,21 @@ def test_key_files_that_do_not_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not UTF-8"):
         opened(PREREAD_STORE_KEY_FILE="keys")
     assert open_keyring(load_config(tmp_path, {})) is None
+
+
+def test_constant_time_is_for_what_is_shared(
+    tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another has stored is used, and told as computed; where nothing is shared it is refused,
+    as it would promise what needs no promise."""
+    env = {"PREREAD_STORE_CONSTANT_TIME": "1", "PREREAD_STORE_LOAD": "always"}
+    with pytest.raises(ConfigError, match=r"store\.shared"):
+        built(tiny, home, monkeypatch, **env)
+    env["PREREAD_STORE_SHARED"] = "library"
+    first = built(tiny, home, monkeypatch, **env, PREREAD_STORE_TENANT="alice")
+    after, parts = with_parts(tiny, home, monkeypatch, env | {"PREREAD_STORE_TENANT": "bob"})
+    assert (after.loaded_tokens, after.computed_tokens) == (0, after.tokens)
+    assert after.chunk_keys == first.chunk_keys and after.brought == first.brought
+    assert set(parts.metrics.snapshot()) == {"engine.prefix_computed_tokens"}
+    open_ = {"PREREAD_STORE_SHARED": "library", "PREREAD_STORE_LOAD": "always"}
+    assert built(tiny, home, monkeypatch, **open_).loaded_tokens == first.tokens

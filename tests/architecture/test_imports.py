@@ -40,7 +40,7 @@ HOMES = {
     "typer": ("cli",),
     "rich": ("cli",),
     "transformers": ("foreign",),
-    "pyarrow": ("batch/files",),
+    "pyarrow": ("batch/parquet",),
     "aiohttp": ("providers/http", "server", "testing/provider", "testing/simulation/routes"),
     "pickle": (),
 }

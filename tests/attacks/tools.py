@@ -97,8 +97,6 @@ def forge(path: Path, name: str, value: bytes | int) -> None:
 class Pieces:
     """The slow, obvious Slots."""
 
-    away = False
-
     def __init__(self, pieces: Iterable[memoryview]) -> None:
         self._pieces = list(pieces)
 
@@ -111,9 +109,6 @@ class Pieces:
             piece[:] = payload[at : at + len(piece)]
             at += len(piece)
         assert at == len(payload)
-
-    def ease(self) -> None:
-        pass
 
 
 class WrongBytes(AssertionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from preread.batch.run import Runner, Stop
 from preread.batch.tally import Tally
 from preread.testing.backend import FakeBackend
 from preread.testing.instant import InstantBackend
-from preread.types import Prices
+from preread.types import Finish, Prices
 
 from .made import RUBRIC, batch_table, chat, written
 
@@ -100,28 +101,37 @@ def test_what_earlier_sessions_have_spent_counts(tmp_path: Path) -> None:
 
 
 class Lossy(InstantBackend):
-    """Every row was asked once more, and that was never answered."""
+    """Every row was asked once before, and that was never answered."""
+
+    sent = 0
 
     async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
+        assert batch.spending is not None
+        room = True
+        for row in range(len(batch)):
+            attempt = await batch.spending.attempt(row, (400, 10)) if room else None
+            if room := attempt is not None:
+                assert attempt is not None and attempt.sent()
+                attempt.over()
+                self.sent += 1
         async for news in super().submit(batch):
-            news.unsure.update(dict.fromkeys(news.rows.tolist(), (400, 10)))
-            yield news
+            yield news if room else replace(news, finish=[Finish.CANCELLED] * len(news.rows))
 
 
 def test_what_was_not_answered_may_have_been_billed_and_counts(tmp_path: Path) -> None:
     lines = [chat(f"r{i}", f"candidate {i}", max_tokens=10) for i in range(ROWS)]
     journal = Journal.open(tmp_path / "d.journal")
     begin(journal, batch_table(written(tmp_path / "in.jsonl", lines)))
-    backend, limit, done = Lossy(prices=PRICES, limit=10**6), 200_000, 0
+    backend, limit = Lossy(prices=PRICES, limit=10**6), 200_000
     for _ in range(2):
         tally = tallied(journal)
         priced(journal, tally, "m", PRICES)
-        assert tally.unsure == 410 * done  # what the session before has lost
-        assert tally.unsure_money == pytest.approx(done * (400 * 1.25 + 10 * 4) / 1e6)
+        assert tally.unsure == 410 * backend.sent  # what the session before has lost
+        assert tally.unsure_money == pytest.approx(backend.sent * (400 * 1.25 + 10 * 4) / 1e6)
         stop = Stop()
         asyncio.run(Runner(journal, backend, "m", tally, stop, budget=Budget(tokens=limit)).run())
-        assert stop.reason.startswith("the budget is used up") and tally.unsure == 410 * tally.done
-        done = tally.done
+        assert stop.reason.startswith("the budget is used up")
+        assert tally.unsure == 410 * backend.sent and tally.unsure <= limit
         limit *= 2
-    assert 0 < done < ROWS
+    assert 0 < tally.done < ROWS
     journal.close()

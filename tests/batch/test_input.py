@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from preread.batch.journal import Journal
 from preread.batch.keys import prefix_json, prefix_of
 from preread.batch.order import Order
 from preread.batch.table import Faults, Rows, Table
-from preread.batch.template import Template
+from preread.batch.template import RowTable, Template
 from preread.errors import RequestError, SourceError
 from preread.types import Message, Prefix, Sampling
 
@@ -194,9 +195,38 @@ def test_empty_items_and_inputs(tmp_path: Path) -> None:
 
 def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(b'{"a": "b"}\n{"a": "\xff"}\n')
-    assert ":2: text: not UTF-8 at byte 7" in refused(tmp_path, row_table(tmp_path / "in.jsonl"))
-    (tmp_path / "in.csv").write_bytes(b"a\nb\n\xff\n")
-    assert "row: cannot be read" in refused(tmp_path, row_table(tmp_path / "in.csv"))
+    said = refused(tmp_path, row_table(tmp_path / "in.jsonl"))
+    assert ":2: text: not UTF-8 (byte 0xff); save the file as UTF-8" in said
+    (tmp_path / "in.csv").write_bytes("name\nAnn\n".encode("utf-16"))
+    assert ":1: row: not UTF-8 (UTF-16)" in refused(tmp_path, row_table(tmp_path / "in.csv"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("before", [0, 1, 700, 5000])
+def test_the_line_of_a_cell_that_is_no_text(tmp_path: Path, before: int, end: str) -> None:
+    """Files are decoded in pieces of some kilobytes, rows are read one by one."""
+    rows = ["name,profile", *(f"Ann{i},sails and rows" for i in range(before)), "José,x", "Bob,y"]
+    (tmp_path / "in.csv").write_bytes(end.join(rows).encode("latin-1"))
+    said = refused(tmp_path, row_table(tmp_path / "in.csv"))
+    assert f"in.csv:{before + 2}: row: not UTF-8 (byte 0xe9)" in said and said.startswith(
+        "1 fault "
+    )
+
+
+def test_a_field_that_is_there_twice_is_not_dropped(tmp_path: Path) -> None:
+    cells = ['{"a": 1, "b": {"c": 1, "d": 2, "c": 3}}', '{"a": 1, "a": 1}', '{"a": {"a": 1}}']
+    said = refused(tmp_path, row_table(written(tmp_path / "in.jsonl", cells)))
+    assert ":1: c: is there twice" in said and ":2: a: is there twice" in said
+    assert said.startswith("2 faults")
+
+
+def test_a_file_is_read_once_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text("n\n1\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
+    monkeypatch.chdir(tmp_path)
+    assert expand(["a.csv", "./a.csv", str(tmp_path / "*.csv"), "-", "-"]) == ["a.csv", "-"]
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
@@ -228,6 +258,37 @@ def test_parquet_rows(tmp_path: Path) -> None:
     assert "bad.parquet" in refused(tmp_path, row_table(tmp_path / "bad.parquet"))
 
 
+def test_parquet_from_a_pipe_and_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read from its end, which neither has."""
+    pyarrow, parquet = (pytest.importorskip(f"pyarrow{n}") for n in ("", ".parquet"))
+    parquet.write_table(pyarrow.table({"n": list(range(3000))}), tmp_path / "in.parquet")
+    data = (tmp_path / "in.parquet").read_bytes()
+    (tmp_path / "in.parquet.gz").write_bytes(gzip.compress(data))
+    rows, faults = all_rows(row_table(tmp_path / "in.parquet.gz"))
+    assert rows.lines == list(range(1, 3001)) and not faults.count
+    read, write = os.pipe()
+    os.write(write, data)  # less than a pipe holds
+    os.close(write)
+    with open(read, "rb") as pipe:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
+        asks = [(Order("m", Choose(("A", "B"))), Prefix(""), "")]
+        again, faults = all_rows(RowTable(["-"], asks, Template(), format="parquet"))
+    assert again.texts == rows.texts and not faults.count
+
+
+def test_bytes_in_parquet_are_texts_or_faults(tmp_path: Path) -> None:
+    """Columns of older writers say nothing of being text."""
+    pyarrow, parquet = (pytest.importorskip(f"pyarrow{n}") for n in ("", ".parquet"))
+    cells = [["é".encode(), None], [b"ok", b"\xff\x00"]]
+    parquet.write_table(
+        pyarrow.table({"name": [b"Ann", b"Bob"], "x": cells}), tmp_path / "in.parquet"
+    )
+    said = refused(tmp_path, row_table(tmp_path / "in.parquet"))
+    assert ":2: x[1]: b'\\xff\\x00' is no UTF-8 text" in said and said.startswith("1 fault ")
+    rows, _ = all_rows(row_table(tmp_path / "in.parquet"))
+    assert rows.texts == ['name: Ann\nx: ["é", null]']
+
+
 def test_numbers_that_json_has_not_are_told(tmp_path: Path) -> None:
     """Cells would otherwise come out as lines that no other reader takes."""
     cells = ['{"a": 1, "b": [0.5, NaN]}', '{"a": 1e400}', '{"a": -1e-400, "b": 1e300}']
@@ -243,6 +304,8 @@ def test_numbers_that_json_has_not_are_told(tmp_path: Path) -> None:
 
 
 def test_unknown_kinds_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "IN.CSV.GZ").write_bytes(gzip.compress(b"a\nb\n"))
+    assert all_rows(row_table(tmp_path / "IN.CSV.GZ"))[0].texts == ["a: b"]
     (tmp_path / "in.txt").write_text("x")
     assert "unknown kind" in refused(tmp_path, row_table(tmp_path / "in.txt"))
     with pytest.raises(SourceError, match="no such file"):

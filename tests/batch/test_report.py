@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from os.path import commonprefix
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preread.backend import Generate, RequestBatch, ResultBatch
 from preread.batch.forecast import Forecast, forecast
-from preread.batch.job import begin, tallied
+from preread.batch.job import begin, tallied, warm
 from preread.batch.journal import Journal
 from preread.batch.keys import alike
-from preread.batch.misfits import check_fit
-from preread.batch.report import make_report, misses
+from preread.batch.misfits import check_asked, check_fit
+from preread.batch.misses import misses
+from preread.batch.report import make_report
 from preread.batch.run import Runner, Stop
 from preread.errors import RequestError
 from preread.testing.backend import FakeBackend
 from preread.testing.instant import InstantBackend
-from preread.types import Prices
+from preread.types import Built, Prefix, Prices
 
 from .made import RUBRIC, batch_table, chat, row_table, written
 
@@ -105,16 +108,44 @@ def test_a_shared_beginning_of_user_texts_is_told(journal: Journal, tmp_path: Pa
     assert made.cached > 0.9 * made.prompt
 
 
+@pytest.mark.parametrize(("found", "rate"), [(0, 300.0), (5, 295.0), (290, 0.0), (300, 0.0)])
+def test_a_rate_of_reading_is_that_of_a_prefix_that_was_read(
+    journal: Journal, tmp_path: Path, found: int, rate: float
+) -> None:
+    """Of one that was found but for its last tokens it would promise days that nobody saves."""
+
+    class Found(InstantBackend):
+        async def build(self, prefix: Prefix, **how: Any) -> Built:
+            return Built(300, found, 0, 300 - found, 0, 0.0, 1.0)
+
+    begin(journal, batch_table(written(tmp_path / "in.jsonl", [chat("r", "c")])))
+    assert asyncio.run(warm(journal, Found(), "m", tallied(journal))) == rate
+
+
 def test_where_two_beginnings_part_is_told(journal: Journal, tmp_path: Path) -> None:
     """A date in the rules: the classic that makes caches useless."""
     systems = [f"You score.\nToday is 2026-11-{day}.\n{RUBRIC}" for day in (21, 22)]
     lines: list[object] = [chat(f"r{i}", f"c{i}", systems[i % 2]) for i in range(20)]
     begin(journal, batch_table(written(tmp_path / "in.jsonl", lines)))
-    (miss,) = misses(journal)
+    backend = InstantBackend()
+    (miss,) = asyncio.run(misses(journal, backend, "m"))
+    assert miss.token == asyncio.run(backend.count([Prefix(systems[0][: miss.at])]))[0]
+    assert miss.file == miss.other_file == str(tmp_path / "in.jsonl")
     assert miss.at == systems[0].index("21.") + 1
     assert "2026-11-21" in miss.here and "2026-11-22" in miss.there
     assert {miss.line, miss.other_line} == {1, 2}
     assert miss.lost == len(RUBRIC) + 3
+
+
+def test_a_beginning_is_told_by_its_first_row(journal: Journal, tmp_path: Path) -> None:
+    """Lines of several files, and rows that are not of the input (line 0)."""
+    systems = [f"Today is 2026-11-{day}.\n{RUBRIC}" for day in (21, 22)]
+    two = written(tmp_path / "b.jsonl", [chat("x", "x", systems[1])])
+    one = written(tmp_path / "a.jsonl", [chat(f"r{i}", f"c{i}", systems[i > 2]) for i in range(4)])
+    begin(journal, batch_table(one, two))
+    (miss,) = asyncio.run(misses(journal, InstantBackend(), "m"))
+    assert {(miss.file, miss.line), (miss.other_file, miss.other_line)} == {
+        (str(one), 1), (str(one), 4)}  # fmt: skip
 
 
 def test_the_bill(journal: Journal, tmp_path: Path) -> None:
@@ -134,6 +165,41 @@ def test_the_bill(journal: Journal, tmp_path: Path) -> None:
     assert money["spent"] + money["saved"] == pytest.approx(
         PRICES.of(tokens["prompt"], 0, tokens["output"]), abs=1e-6
     )
+
+
+def test_what_was_read_for_all_rows_is_of_the_first(journal: Journal, tmp_path: Path) -> None:
+    """The prompts are no longer for it: what is foreseen is what comes."""
+    lines: list[object] = [chat(f"r{i}", f"c{i}") for i in range(10)]
+    backend = InstantBackend()
+    made = foreseen(journal, tmp_path, lines, backend)
+    tally = tallied(journal)
+    asyncio.run(warm(journal, backend, "m", tally))
+    asyncio.run(Runner(journal, backend, "m", tally, Stop()).run())
+    for seen in (tally, tallied(journal)):
+        tokens = make_report(journal, seen, [made], 0.0).to_json()["tokens"]
+        assert tokens["prompt"] == tokens["cached"] + tokens["computed"] == made.prompt
+        assert tokens["cached"] == made.cached and tokens["computed"] == made.computed
+        assert seen.cached_share == made.cached / made.prompt
+
+
+def test_what_a_backend_does_not_take_is_refused_before_it_is_sent(
+    journal: Journal, tmp_path: Path
+) -> None:
+    class Picky(InstantBackend):
+        async def submit(self, batch: RequestBatch) -> AsyncGenerator[ResultBatch, None]:
+            if isinstance(batch.work, Generate) and batch.work.sampling.seed == 3:
+                raise RequestError("picky: it takes no seed.", hint="See elsewhere.")
+            async for news in super().submit(batch):
+                yield news
+
+    backend, seeds = Picky(), [1, 3, None, 3]
+    lines = [chat(f"r{i}", f"c{i}", seed=seed) for i, seed in enumerate(seeds)]
+    begin(journal, batch_table(written(tmp_path / "in.jsonl", lines)))
+    with pytest.raises(RequestError) as caught:
+        asyncio.run(check_asked(journal, backend, "m"))
+    assert "in.jsonl:2: request: picky: it takes no seed (2 rows ask for it)" in str(caught.value)
+    assert caught.value.hint == "See elsewhere." and backend.rows == 0
+    asyncio.run(check_asked(journal, InstantBackend(), "m"))
 
 
 def test_rows_that_do_not_fit(journal: Journal, tmp_path: Path) -> None:

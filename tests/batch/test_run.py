@@ -472,6 +472,25 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_later(tmp_path: Path) -> None:
     roomy.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["out.jsonl", "out.errors.jsonl"])
+def test_an_output_that_finds_no_room_is_named_and_written_later(
+    tmp_path: Path, journal: Journal, name: str
+) -> None:
+    out = tmp_path / "out.jsonl"
+    lines = [chat(f"r{i}", "fail" if i % 2 else f"candidate {i}") for i in range(400)]
+    table = batch_table(written(tmp_path / "in.jsonl", lines))
+    (tmp_path / f".{name}.part").symlink_to("/dev/full")
+    with pytest.raises(Resumable, match="the disk is full") as caught:
+        finished(table, journal, InstantBackend(), out)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert {path.name for path in tmp_path.glob("*out*")} == set()
+    assert not [*tmp_path.glob(".*")]
+    none = InstantBackend()
+    _, counts = finished(table, journal, none, out, resume=True)
+    assert counts == (200, 200) and not none.texts and len(objects(out)) == 200
+
+
 def test_a_disk_that_is_full_while_reading_leaves_no_half_plan(tmp_path: Path) -> None:
     lines = [chat(f"r{i}", "much text " * 50 + str(i)) for i in range(2000)]
     table = batch_table(written(tmp_path / "in.jsonl", lines))

@@ -185,6 +185,8 @@ def test_scales_that_are_none(text: str) -> None:
 @pytest.mark.parametrize(("line", "told"), [
     ("{", "not JSON"),
     ("[]", "expected an object"),
+    ('{"name": "x", "name": "y", "question": "z", "scale": "1-2"}', "name: is there twice"),
+    ('{"name": "x", "question": "y", "scale": NaN}', "scale: NaN is no finite number"),
     ('{"question": "x", "labels": ["a", "b"]}', "name"),
     ('{"name": "x", "labels": ["a", "b"]}', "question"),
     ('{"name": "x", "question": "y"}', "labels"),

@@ -109,14 +109,28 @@ def test_what_was_foreseen_is_what_came(call: Call, tiny: Path, tmp_path: Path) 
 
 
 def test_failed_rows_are_told_by_the_exit_code(call: Call, tiny: Path, tmp_path: Path) -> None:
-    bad = {"type": "json_schema", "json_schema": {"schema": {"type": "no such type"}}}
+    bad = {"custom_id": "bad", "method": "POST", "url": "/v1/completions",
+           "body": {"model": "any", "prompt": "many words " * 5000}}  # fmt: skip
     path = tmp_path / "in.jsonl"
-    path.write_text(f"{chat('good', 'x')}\n{chat('bad', 'x', response_format=bad)}\n")
+    path.write_text(f"{chat('good', 'x')}\n{json.dumps(bad)}\n")
     done = call("batch", path, "-o", tmp_path / "out.jsonl", "-m", tiny)
     assert done.exit_code == 3, done.output
     (wrong,) = (tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()
     assert json.loads(wrong)["custom_id"] == "bad"
     assert json.loads((tmp_path / "out.jsonl").read_text())["custom_id"] == "good"
+
+
+def test_what_the_model_cannot_be_asked_is_refused_before_anything_runs(
+    call: Call, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {"type": "json_schema", "json_schema": {"schema": {"type": "no such type"}}}
+    path = tmp_path / "in.jsonl"
+    path.write_text(f"{chat('good', 'x')}\n{chat('bad', 'x', response_format=bad)}\n")
+    for more in ([], ["--cache"], ["--dry-run"]):
+        done = call("batch", path, "-o", tmp_path / "out.jsonl", "-m", tiny, *more)
+        assert done.exit_code == 2
+        assert f"{path}:2: request: schema: Invalid type" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_rows_that_do_not_fit_are_refused_before_anything_runs(
@@ -320,3 +334,24 @@ def test_a_run_that_was_never_begun_is_said(
         done = call("batch", table, "-o", out, "--max-tokens", "1", "--resume")
         said = done.output + capsys.readouterr().err
         assert done.exit_code == 0 and ("holds no run to go on with" in said) is told, said
+
+
+@pytest.mark.parametrize("option", [
+    ("--max-tokens", str(2**31)), ("--temperature", "nan"), ("--temperature", "3"),
+    ("--seed", str(2**63)),
+])  # fmt: skip
+def test_options_that_no_row_could_be_answered_with(
+    call: Call, table: Path, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    option: tuple[str, str],
+) -> None:  # fmt: skip
+    for source in (table, lines):
+        done = call("batch", source, "-o", tmp_path / f"o{source.suffix}", *option)
+        assert done.exit_code == 2 and f"{option[0]}: " in capsys.readouterr().err
+    assert not [*tmp_path.glob("o.*")]
+
+
+def test_json_lines_are_not_called_a_table(
+    call: Call, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = call("batch", lines, "-o", tmp_path / "o.csv")
+    assert done.exit_code == 2 and "Name it .jsonl" in capsys.readouterr().err

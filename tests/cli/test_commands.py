@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import xxhash
 from typer.testing import Result
 
 from preread import __version__
@@ -132,6 +134,33 @@ def test_verify_rm_and_gc(call: Call, docs: Path, home: Path) -> None:
     assert one_json(call("rm", "handbook", "--json"))["versions_removed"] == 1
     freed = one_json(call("gc", "--grace", "0", "--json"))
     assert freed["removed"] > 0 and freed["kept"] == 0
+
+
+def test_verify_deep(call: Call, docs: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the next load would: with the key, and by the tokens of the texts."""
+    monkeypatch.setenv("PREREAD_KEY", "ab12" * 16)
+    call("build", "handbook", docs)
+    call("build", "other", docs / "leave.md")
+    sound = one_json(call("verify", "--deep", "--json"))
+    assert sound["checked"] == sound["ok"] == one_json(call("verify", "--json"))["ok"] > 1
+    assert sound["left"] == []
+    chunk = next((home / "kv" / "chunks").rglob("*.kv"))
+    value = bytearray(chunk.read_bytes())
+    value[300] ^= 1  # and whoever knows the format makes its checksum right again
+    value[240:256] = xxhash.xxh3_128(bytes(value[:240] + value[256:])).digest()
+    chunk.write_bytes(value)
+    assert call("verify").exit_code == 0
+    found = call("verify", "--deep", "--json")
+    assert found.exit_code == 3
+    assert json.loads(found.stdout)["faults"] == {"broken_seal": 1}
+    call("invalidate", "other")
+    assert one_json(call("verify", "other", "--deep", "--json"))["left"] == [
+        {"name": "other", "why": "by hand"}
+    ]
+    monkeypatch.delenv("PREREAD_KEY")
+    lost = call("verify", "handbook", "--deep")
+    assert lost.exit_code == 3 and "0 of 0 chunks" in lost.stdout, "a plain store has none of it"
+    assert call("verify", "--deep", "--codec", "fp8").exit_code == 2
 
 
 @pytest.mark.parametrize(

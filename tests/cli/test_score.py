@@ -74,3 +74,5 @@ def test_wrong_calls(call: Call, items: Path, tmp_path: Path) -> None:
     taken.write_text("label\nx\n")
     done = call("score", taken, "-o", out, "--labels", "A,B")
     assert done.exit_code == 2 and "rename it" in done.message  # type: ignore[attr-defined]
+    done = call("score", items, "-o", out, "--labels", "A,B", "--format", "openai")
+    assert done.exit_code == 2 and "whole requests" in done.message  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from preread.capacity.remembered import Remembered
 from preread.capacity.trial import Sample
 from preread.capacity.tuning import Tuned
 from preread.cli import sequences
-from preread.cli.breakeven import pace_text
+from preread.cli.breakeven import pace_text, time_text
 from preread.cli.plots import BOTTOM, LEFT, RIGHT, TOP, line_plot, text_bars
 from preread.cli.sampled import HEADERS, Report
 from preread.config import SEQUENCES
@@ -402,3 +402,17 @@ def test_a_bandwidth_that_nobody_measured_is_not_said() -> None:
     assert pace_text(Pace(1.2e-3, 5e-10)) == "1.2 ms + 2 GB/s"
     assert pace_text(Pace(1.2e-3, 5e-10, 3e-4)) == "1.2 ms + 0.3 ms a chunk + 2 GB/s"
     assert pace_text(Pace(1.2e-3, 1e-18)).startswith("1.2 ms whatever the size")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.00258, "2.58 ms"),
+        (0.16, "160 ms"),
+        (2.56, "2.56 s"),
+        (40.9, "40.9 s"),
+        (12345, "12,345 s"),
+    ],
+)
+def test_times_are_no_powers_of_ten(seconds: float, text: str) -> None:
+    assert time_text(seconds) == text

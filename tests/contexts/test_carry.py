@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -177,7 +178,11 @@ def test_what_cannot_be_exported(here: Site, file: Path) -> None:
     file.mkdir()
     with pytest.raises(SourceError, match="cannot be written"):
         here.export(file)
-    assert sorted(p.name for p in file.parent.iterdir()) == ["handbook.tar", "here"]
+    pipe = file.parent / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(SourceError, match="no regular file"):  # as a device: it would be replaced
+        here.export(pipe)
+    assert sorted(p.name for p in file.parent.iterdir()) == ["handbook.tar", "here", "pipe"]
 
 
 def test_tiers_that_fail(here: Site, tmp_path: Path, file: Path) -> None:
@@ -188,12 +193,14 @@ def test_tiers_that_fail(here: Site, tmp_path: Path, file: Path) -> None:
     assert (done.chunks, done.missing, len(done.errors)) == (0, 8, 1)
     here.tiers = [here.memory]
     here.export(file)
-    there = Site(
-        tmp_path / "there",
-        FaultyTier(MemoryTier(), at({("write", n): Trouble.FULL for n in range(6)})),
-    )
-    taken = there.take_in(file)
+    full = FaultyTier(MemoryTier(), at({("write", 2): Trouble.FULL}))
+    there = Site(tmp_path / "there", full)
+    taken = there.take_in(file)  # no try for each of the others: each might cost a deadline
     assert (taken.chunks, taken.missing, len(taken.errors)) == (2, 6, 1)
+    beside = Site(tmp_path / "beside", FaultyTier(MemoryTier(), at({("write", 0): Trouble.RAISE})))
+    beside.tiers = [*beside.tiers, MemoryTier()]
+    taken = beside.take_in(file)
+    assert (taken.chunks, taken.missing, len(taken.errors)) == (8, 0, 1)
     assert there.catalog.get("handbook")
 
 

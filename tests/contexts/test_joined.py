@@ -9,7 +9,7 @@ import pytest
 from preread.contexts.ask import ask
 from preread.contexts.build import BuildRequest, build_context
 from preread.contexts.names import joined_names
-from preread.errors import UnknownName, UsageError
+from preread.errors import StateError, UnknownName, UsageError
 from tests.contexts.made import Shop
 
 
@@ -56,6 +56,26 @@ async def test_a_change_of_one_is_a_change_of_all(bench: Shop) -> None:
     assert (await ask(bench.backend, opened, "owner?")).text == "Bo"
     bench.catalog.invalidate("prices", "recall")
     assert "recall" in (await bench.open("shop+prices")).notes[0]
+
+
+async def test_it_expires_with_the_first_of_them(bench: Shop) -> None:
+    """Also where it is held open, and whoever lists or exports it: a hit of the whole never makes a
+    part last longer."""
+    first = (await bench.open("shop+prices")).record
+    assert first.expires_at is None
+    await named(bench, "prices", str(bench.docs.parent / "more"), ttl_s=60)
+    held = await bench.open("shop+prices")
+    assert held.record.expires_at == bench.now + 60 and held.record.version == 2
+    assert bench.built[-1].computed_tokens == 0
+    bench.now += 30
+    assert (await bench.open("shop+prices")).record == held.record, "not from this use on"
+    held.check()
+    bench.now += 31
+    with pytest.raises(StateError, match="expired"):
+        held.check()
+    again = await bench.open("shop+prices")  # the part is renewed, and so is the whole
+    assert again.record.version == 3 and again.record.expires_at == bench.now + 60
+    again.check()
 
 
 async def test_documents_of_both_are_read_once(bench: Shop) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from itertools import chain
 
 import pytest
 
 from preread.backend import Choose, Generate, Leaving, LogLikelihood, RequestBatch
 from preread.contexts.rows import collect
 from preread.errors import ConfigError, EngineError, ModelNotFound, ProviderError, RequestError
-from preread.providers.dialect import Flight
 from preread.providers.opening import connect, open_remote
 from preread.testing.provider import Profile, Provider
 from preread.testing.replies import Reply
 from preread.testing.simulation.faults import Odds
 from preread.types import Finish, Prefix, Sampling
+
+from .purse import Purse
 
 RUBRIC = Prefix("Judge the candidate.\n" + "\n".join(f"point {n}: value {n}" for n in range(60)))
 OTHER = Prefix("Another rubric.\n" + "\n".join(f"point {n}: value {n}" for n in range(60)))
@@ -99,12 +102,13 @@ async def test_no_answer_at_all_is_tried_again_and_then_said(opened):
     assert row.finish is Finish.ERROR and "no answer within 0.1 s (after 2 attempts)" in row.error
 
 
-async def news_of(backend, batch: RequestBatch) -> dict[int, tuple[int, int]]:
-    """What may have been billed of its rows besides their answers."""
-    unsure: dict[int, tuple[int, int]] = {}
-    async for news in backend.submit(batch):
-        unsure |= news.unsure
-    return unsure
+async def spent(backend, batch: RequestBatch) -> Purse:
+    """What may have been billed for it."""
+    purse = Purse()
+    async for _ in backend.submit(replace(batch, spending=purse)):
+        pass
+    assert not purse.open
+    return purse
 
 
 async def test_what_was_sent_and_not_answered_is_told_of(opened):
@@ -112,14 +116,25 @@ async def test_what_was_sent_and_not_answered_is_told_of(opened):
     asked for, each time."""
     for odds, each in ((Odds(hang=1.0), 2), (Odds(half=1.0), 2), (Odds(error=1.0), 0)):
         _, backend = await opened(odds=odds, config={"timeout_s": 0.1, "attempts": 2})
-        ((prompt, output),) = (await news_of(backend, ask(1, RUBRIC))).values() or [(0, 0)]
+        purse = await spent(backend, ask(1, RUBRIC))
+        ((prompt, output),) = purse.doubts.values() or [(0, 0)]
         assert output == each * ONE.max_tokens and (prompt > 200) == (each > 0)
+        assert purse.sent[0] == 2 and not purse.billed
+
+
+async def test_what_was_answered_is_what_was_billed(opened):
+    server, backend = await opened()
+    purse = await spent(backend, ask(5, RUBRIC))
+    billed = [sum(column) for column in zip(*chain(*purse.billed.values()), strict=True)]
+    assert not purse.doubts and {*map(len, purse.billed.values())} == {1}
+    assert billed == [*(server.tokens[name] for name in ("cached", "computed", "output")), 0]
 
 
 async def test_what_never_arrived_is_not(opened):
     server, backend = await opened(config={"attempts": 2})
     await server.stop()
-    assert await news_of(backend, ask(1, RUBRIC)) == {}
+    purse = await spent(backend, ask(1, RUBRIC))
+    assert purse.sent[0] == 2 and not purse.doubts and not purse.billed
 
 
 @pytest.mark.parametrize("fault", [{"half": 1.0}, {"hang": 1.0}, {"error": 1.0}, {}])
@@ -136,16 +151,18 @@ async def test_what_was_sent_is_answered_or_in_doubt_when_a_row_leaves(opened, f
         for row in range(40):
             leaving.leave(row)
 
-    batch = RequestBatch(ONE, [f"point {i}?" for i in range(40)], leaving=leaving)
-    stopping, doubted = asyncio.create_task(stop()), 0
+    prompts, purse = [f"point {i}?" for i in range(40)], Purse()
+    batch = RequestBatch(ONE, prompts, leaving=leaving, spending=purse)
+    stopping = asyncio.create_task(stop())
     async with asyncio.timeout(20):
         async for news in backend.submit(batch):
-            doubted += sum(output for _, output in news.unsure.values())
             finish += news.finish
     await stopping
     await asyncio.sleep(0.05)
     sent, refused = sum(server.asked.values()), server.faults.met["error"]
     well = finish.count(Finish.STOP) + finish.count(Finish.LENGTH)
+    doubted = sum(output for _, output in purse.doubts.values())
+    assert not purse.open
     assert len(finish) == 40 and doubted % ONE.max_tokens == 0
     assert sent - refused <= well + doubted // ONE.max_tokens <= sent
 
@@ -154,23 +171,23 @@ async def test_what_a_row_of_several_requests_was_answered_is_told_of(opened):
     """Labels of several tokens take several requests; who stops between them has paid for the
     first."""
     _, backend = await opened(server="vllm", config={"rpm": 2})
-    leaving, unsure = Leaving(), dict[int, tuple[int, int]]()
+    leaving, purse = Leaving(), Purse()
     labels = Choose(("very good", "very bad", "bad"))
-    batch = RequestBatch(labels, ["How?", "Who?"], leaving=leaving)
+    batch = RequestBatch(labels, ["How?", "Who?"], leaving=leaving, spending=purse)
 
     async def stop() -> None:
-        flights = list[Flight]()
-        while len(flights) < 2 or not all(sum(flight.answered) for flight in flights):
+        while len(purse.billed) < 2:
             await asyncio.sleep(0.002)
-            flights = [f for running in backend._running for f in running._flights.values()]
         leaving.withdraw()
 
     stopping = asyncio.create_task(stop())
     async for news in backend.submit(batch):
         assert {*news.finish} == {Finish.CANCELLED}
-        unsure |= news.unsure
     await stopping
-    assert {*unsure} == {0, 1} and all(prompt > 0 for prompt, _ in unsure.values())
+    assert {*purse.billed} == {0, 1} and all(b.computed for bs in purse.billed.values() for b in bs)
+    while purse.open:
+        await asyncio.sleep(0)
+    assert not purse.doubts
 
 
 async def test_nothing_more_is_sent_for_a_batch_that_was_left(opened):
@@ -334,6 +351,26 @@ async def test_servers_are_recognised(opened, server):
     assert backend.info.model == "simulated"
     assert backend.info.exact_counts is (server in ("vllm", "llama-server"))
     assert backend.info.limit == (2048 if server in ("vllm", "llama-server") else 131_072)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_a_server_that_does_not_say_what_it_reused_is_told_of(opened, caplog, tells):
+    """Nothing cached would otherwise look like nothing reused."""
+    server, backend = await opened(server="vllm", tells=tells)
+    rows = await collect(backend, ask(3, RUBRIC))
+    assert server.tokens["cached"] and all(row.finish is Finish.STOP for row in rows)
+    assert any(row.usage.cached_tokens for row in rows) is tells
+    await collect(backend, ask(3, RUBRIC))
+    said = [text for text in caplog.messages if "--enable-prompt-tokens-details" in text]
+    assert len(said) == (0 if tells else 1)
+
+
+async def test_what_reuses_nothing_is_not_expected_to_say_so(opened, caplog):
+    """vLLM leaves the field out where nothing was cached."""
+    _, backend = await opened(server="vllm", tells=False)
+    await collect(backend, ask(3))
+    await collect(backend, ask(3, Prefix("short")))
+    assert not caplog.messages or all("reuses beginnings of at least" in m for m in caplog.messages)
 
 
 async def test_llama_server_says_what_its_slot_held(opened):

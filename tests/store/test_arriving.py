@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -44,8 +43,7 @@ from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.landing import landing
 from preread.store.tiers.memory import MemoryTier
 from preread.store.tiers.object import ObjectTier
-from preread.testing.faulty import FaultyTier
-from tests.attacks.tools import FINGERPRINT, GEOMETRY, Den, Pieces, Truth
+from tests.attacks.tools import FINGERPRINT, GEOMETRY, Den, Truth
 
 TOKENS = Den.tokens
 SEAL = Keyring.parse(sha256(b"a test").hexdigest(), "a test")
@@ -159,112 +157,6 @@ def test_what_is_in_memory_is_sunk_from_where_it_lies() -> None:
     assert store.load(TOKENS, 29, lambda box, kv: came.append(kv.data_ptr())).tokens == 29
     assert len(came) == len(lies) == 8
     assert all(any(a <= at < b for a, b in lies) for at in came)
-
-
-class Away(Pieces):
-    """Slots of a device that copies whenever it likes, here at the very end."""
-
-    away = True
-
-    def __init__(self, pieces: Iterable[memoryview], given: list[Callable[[], None]]) -> None:
-        super().__init__(pieces)
-        self.given = given
-
-    def pieces(self) -> list[memoryview]:
-        raise AssertionError("nobody reads to a device")
-
-    def fill(self, payload: memoryview) -> None:
-        self.given.append(partial(super().fill, payload))
-
-
-class Device(Everywhere):
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.given: list[Callable[[], None]] = []
-
-    def place(self, box: Box) -> Away | None:
-        slots = super().place(box)
-        return slots and Away(slots.pieces(), self.given)
-
-    def settle(self) -> None:
-        while self.given:
-            self.given.pop(0)()
-
-
-class Passing(MemoryTier):
-    """Lands each value from one buffer."""
-
-    def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        buffer = memoryview(bytearray(1 << 20))
-        for key in keys:
-            (value,) = super().read([key])
-            assert isinstance(value, memoryview)
-            flat = buffer[: len(value)]
-            flat[:] = value
-            yield landing(room, key, len(value)).take(flat)
-
-
-@pytest.mark.parametrize("kind", ["ram", "passing", "disk", "one", "faulty"])
-@pytest.mark.parametrize("options", [{}, {"keyring": SEAL}], ids=["plain", "sealed"])
-@pytest.mark.parametrize("cached", [True, False])
-def test_what_is_copied_later_is_still_what_it_was(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    options: dict[str, object],
-    cached: bool,
-) -> None:
-    """On the way to a device memory is used again for as long as nobody holds it."""
-    if not cached:
-        monkeypatch.setattr(files, "_AT_ONCE", 0)
-    truth = Device.of(GEOMETRY, len(TOKENS))
-    tiers = tiers_of(tmp_path) | {"passing": Passing()}
-    tiers["faulty"] = FaultyTier(MemoryTier(), lambda method, n: None, bytes_per_s=1e12)
-    store = opened(truth, tiers[kind], **options)
-    for _ in range(2):  # the second time what the first has read to is there to be used again
-        truth.clear()
-        report = store.load(TOKENS, 29, truth.sink, place=truth.place)
-        assert (report.tokens, report.end, truth.boxes) == (29, None, [])
-        assert len(truth.given) == 8 and bool(truth.arena.isnan().all())
-        truth.settle()
-        assert torch.equal(truth.arena, truth.kv)
-
-
-class Slow(Device):
-    """Each copy is waited for, and takes its time."""
-
-    def place(self, box: Box) -> Away | None:
-        slots = super().place(box)
-        if slots is not None:
-            slots.ease = lambda: time.sleep(0.3)  # type: ignore[method-assign]
-        return slots
-
-
-@pytest.mark.parametrize("window", [1, 2])
-def test_a_device_that_is_busy_is_not_taken_for_a_medium_that_hangs(
-    tmp_path: Path, window: int
-) -> None:
-    """Who reads waits for it, and the medium for neither."""
-    truth = Slow.of(GEOMETRY, len(TOKENS))
-    disk = DiskTier(tmp_path, fsync=False, window=window, deadline_s=0.1)
-    report = opened(truth, disk).load(TOKENS, 29, truth.sink, place=truth.place)
-    assert (report.tokens, report.end) == (29, None) and not disk.hanging
-    truth.settle()
-    assert torch.equal(truth.arena, truth.kv)
-
-
-def test_a_bad_chunk_is_never_on_its_way_to_a_device() -> None:
-    truth, tier = Device.of(GEOMETRY, len(TOKENS)), MemoryTier()
-    store = opened(truth, tier)
-    key = ChunkKey(bytes.fromhex(store.keys(TOKENS)[2]))
-    (value,) = tier.read([key])
-    assert isinstance(value, memoryview)
-    value[HEADER_BYTES] ^= 1
-    tier.write(key, [value])
-    report = store.load(TOKENS, 29, truth.sink, place=truth.place)
-    assert report.tokens == 8 and len(report.faults) == 1
-    truth.settle()
-    assert bool(truth.arena[:1, :, :, 8:16].isnan().all())
 
 
 def test_a_lossy_chunk_is_sunk(tmp_path: Path) -> None:

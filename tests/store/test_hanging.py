@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from preread.errors import TierError
-from preread.store.arriving import HeldUp
 from preread.store.store import Store
 from preread.store.tiers import files
 from preread.store.tiers.base import Tier, fresh, light
@@ -206,25 +205,6 @@ def test_slow_is_not_hanging(disk: DiskTier) -> None:
         time.sleep(1.5 * DEADLINE_S)
         taken.append(bytes(value))  # type: ignore[arg-type]
     assert taken == [b"value %d" % (n % 3) for n in range(6)] and not disk.hanging
-
-
-def test_what_holds_up_who_reads_is_none_of_the_mediums_time() -> None:
-    guard, go, held = Guard("here", DEADLINE_S), threading.Event(), HeldUp()
-
-    def things() -> Iterator[str]:
-        with held:
-            time.sleep(3 * DEADLINE_S)
-        yield "a"
-        go.wait(600)  # now it hangs
-        yield "b"
-
-    stream = guard.stream("read", things(), light, held.since)
-    assert next(stream) == "a" and not guard.hanging
-    with pytest.raises(TierError, match="no answer within"):
-        next(stream)
-    assert guard.hanging == 1
-    go.set()
-    eventually(lambda: not guard.hanging)
 
 
 def test_a_store_goes_on_by_computing(tmp_path: Path, mount: Mount) -> None:

@@ -54,7 +54,8 @@ def test_what_is_not_given_has_the_openers_default() -> None:
     ("text", "said"),
     [
         ("tape:/dev/st0", "'tape' is no kind of tier"),
-        ("/var/kv", "'?' is no kind"),
+        ("/var/kv", "Tier 1 of the list begins with no kind of tier. Commas between"),
+        ("ram:1GB,disk redis://u@x", "Tier 2 of the list begins"),
         ("ram", "ram: needs how much"),
         ("ram:lots", "ram = 'lots'"),
         ("file:", "file: needs a path"),

@@ -25,7 +25,6 @@ from preread.store.tiers.base import (
 )
 from preread.store.tiers.folder import TOUCH_S, FolderTier
 from preread.store.tiers.guard import Guard
-from preread.store.tiers.landing import Lands
 
 DEADLINE_S = 2.0
 # Deadlines that a call may take which has to look through the whole folder, or to write and to make
@@ -73,8 +72,7 @@ class DiskTier:
         return self._guard.call("look into", lambda _: self._folder.find(keys, touch=touch))
 
     def read(self, keys: Sequence[ChunkKey], room: Room = fresh) -> Iterator[Outcome]:
-        since = room.since if isinstance(room, Lands) else None
-        return self._guard.stream("read", self._folder.read(keys, room), light, since)
+        return self._guard.stream("read", self._folder.read(keys, room), light)
 
     def write(self, key: ChunkKey, value: Sequence[bytes | memoryview]) -> bool:
         """What is not written in time never shows: by then the value may be another."""

@@ -21,27 +21,18 @@ from preread.store.pump import FEWER, Light, Pump
 from preread.store.tiers.breaker import Breaker, Circuit
 
 T = TypeVar("T")
-Since = Callable[[float], float]
 
 MOST = 8  # calls that hang; no more are sent after them
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call into the medium. began: of `time.monotonic`; inf while it does nothing there.
-    seconds: it may take. since: see Guard.stream. wanted: somebody still waits for what it does.
-    late: it was noted as such."""
+    """One call into the medium. until: when it is late, of `time.monotonic`; inf while it does
+    nothing there. wanted: somebody still waits for what it does. late: it was noted as such."""
 
-    began: float
-    seconds: float
-    since: Since
+    until: float = inf
     wanted: bool = True
     late: bool = False
-
-    @property
-    def until(self) -> float:
-        """When it is late."""
-        return self.since(self.began) + self.seconds
 
     def waited_for(self) -> bool:
         return self.wanted
@@ -71,7 +62,7 @@ class Guard:
         and at once where others did so a moment ago."""
         if not self._deadline_s:
             return work(_always)
-        call = self._begin(what, times, _then)
+        call = self._begin(what, times)
         future: Future[T] = Future()
 
         def run() -> None:
@@ -102,34 +93,31 @@ class Guard:
                 self._late()
             raise self._too_late(what, seconds) from None
 
-    def stream(
-        self, what: str, things: Iterator[T], light: Light[T], since: Since | None = None
-    ) -> Iterator[T]:
+    def stream(self, what: str, things: Iterator[T], light: Light[T]) -> Iterator[T]:
         """These things, made in a thread of their own, some ahead of what is taken (light: see
-        Pump); each is waited for one deadline. since: from when on the medium takes its time, where
-        something else may hold up who makes them (see landing.Lands). Raises TierError as `call`
-        does, at the first or any later one. Closing it does not wait."""
+        Pump); each is waited for one deadline. Raises TierError as `call` does, at the first or any
+        later one. Closing it does not wait."""
         if not self._deadline_s:
             return things
-        since, late = since or _then, self._too_late(what, self._deadline_s)
-        return Stream(self._made(what, things, since), light, self._deadline_s, since, late)
+        late = self._too_late(what, self._deadline_s)
+        return Stream(self._made(what, things), light, self._deadline_s, late)
 
-    def _made(self, what: str, things: Iterator[T], since: Since) -> Iterator[T]:
+    def _made(self, what: str, things: Iterator[T]) -> Iterator[T]:
         """In that thread: under way while the next one is made, not while it waits to be taken."""
-        call = self._begin(what, 1.0, since)
+        call = self._begin(what, 1.0)
         try:
             for thing in things:
-                call.began = inf
+                call.until = inf
                 self._answered()
                 yield thing
-                call.began = time.monotonic()
+                call.until = time.monotonic() + self._deadline_s
             self._answered()
         finally:
             self._end(call)
             if isinstance(things, Generator):
                 things.close()
 
-    def _begin(self, what: str, times: float, since: Since) -> Call:
+    def _begin(self, what: str, times: float) -> Call:
         with self._lock:
             hanging = len(self._late())
             if hanging >= MOST:
@@ -137,7 +125,7 @@ class Guard:
             if not self._breaker.admit():
                 again = f"asked again in {self._breaker.left():.1f} s"
                 raise self._error(what, f"{self._breaker.cause} ({again})")
-            call = Call(time.monotonic(), times * self._deadline_s, since)
+            call = Call(time.monotonic() + times * self._deadline_s)
             self._under_way.add(call)
         return call
 
@@ -176,25 +164,21 @@ class Stream(Pump[T]):
     """See Guard.stream."""
 
     def __init__(
-        self, things: Iterator[T], light: Light[T], deadline_s: float, since: Since, late: TierError
+        self, things: Iterator[T], light: Light[T], deadline_s: float, late: TierError
     ) -> None:
         self._deadline_s = deadline_s
-        self._since = since
         self._late = late
         super().__init__(things, light)
 
     def take(self, until: float) -> T:
         """As a Pump does, and TierError where its own deadline comes first."""
-        began, left = time.monotonic(), self._deadline_s
-        while left > 0:
-            mine = time.perf_counter() + min(left, self._deadline_s)
-            try:
-                return super().take(min(until, mine))
-            except TimeoutError:
-                if self.closed or until <= mine:
-                    raise
-            left = self._since(began) + self._deadline_s - time.monotonic()
-        raise self._late
+        mine = time.perf_counter() + self._deadline_s
+        try:
+            return super().take(min(until, mine))
+        except TimeoutError:
+            if self.closed or until <= mine:
+                raise
+            raise self._late from None
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -211,7 +195,3 @@ class Stream(Pump[T]):
 
 def _always() -> bool:
     return True
-
-
-def _then(began: float) -> float:
-    return began

@@ -41,11 +41,6 @@ class Lands:
     def landing(self, key: ChunkKey, nbytes: int) -> Landing:
         raise NotImplementedError
 
-    def since(self, began: float) -> float:
-        """`began`, of `time.monotonic`; or, where that is later, when who reads was last held up by
-        who receives, inf while it is: a medium is not to blame for that."""
-        return began
-
 
 class InRoom:
     """A value that lies where the room says, in one piece."""

@@ -150,7 +150,10 @@ def _parse(part: str, taken: list[str]) -> TierUrl:
     if scheme not in OPTIONS:
         shown = scheme if re.fullmatch(r"[a-z0-9+.-]{1,20}", scheme) else "?"
         raise ConfigError(
-            f"{shown!r} is no kind of tier.", hint=f"Known: {', '.join(sorted(OPTIONS))}. {HINT}"
+            f"{shown!r} is no kind of tier."
+            if shown != "?"
+            else f"Tier {len(taken) + 1} of the list begins with no kind of tier.",
+            hint=f"Commas between tiers; known: {', '.join(sorted(OPTIONS))}. {HINT}",
         )
     name = _unique(scheme.replace("+", "-"), taken)
     hosts: tuple[Host, ...] = ()

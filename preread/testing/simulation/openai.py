@@ -25,14 +25,19 @@ KNOWN = frozenset(
 )
 
 
+SERVERS = ("openai", "vllm", "sglang", "llama-server", "deepseek", "")
+
+
 class OpenAISpeaker:
-    """server: "openai", "vllm", "sglang", "llama-server", "deepseek" or "" for any other."""
+    """server: one of SERVERS, "" for any other."""
 
     pattern = HEADERS
     stamps = False
 
-    def __init__(self, words: Words, server: str, limit: int) -> None:
+    def __init__(self, words: Words, server: str, limit: int, tells: bool = True) -> None:
+        """tells: what of a prompt was cached, where it was anything."""
         self._words, self._server, self._limit = words, server, limit
+        self._tells = tells
 
     def job(self, body: dict[str, Any], now: float) -> Job:
         self._check(body)
@@ -80,7 +85,7 @@ class OpenAISpeaker:
             "prompt_tokens": out.prompt,
             "completion_tokens": out.output,
             "total_tokens": out.prompt + out.output,
-            "prompt_tokens_details": {"cached_tokens": out.cached},
+            "prompt_tokens_details": {"cached_tokens": out.cached} if self._tells else None,
         }
         if self._server == "deepseek":
             usage["prompt_cache_hit_tokens"] = out.cached
