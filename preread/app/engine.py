@@ -35,6 +35,7 @@ from preread.bridge import LoopThread
 from preread.config import Config
 from preread.contexts.build import BuildOutcome, BuildRequest, build_context
 from preread.contexts.catalog.base import Catalog
+from preread.contexts.counting import Counting
 from preread.contexts.crowd import Crowd
 from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.names import parse_ttl
@@ -313,6 +314,8 @@ class Engine:
         one freed, so that opening a name a million times costs no memory."""
         self._events.guard(opened)
         before = self._opened.get(opened.key)
+        counting = before.counting if before else None
+        opened.counting = counting or Counting(self._parts.metrics, opened.record.name)
         if before and before.same(opened):
             return Context(self, before)
         if before:

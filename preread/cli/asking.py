@@ -187,12 +187,14 @@ def _finish(result: dict[str, Any], streamed: str, wall: float) -> None:
 
 def summary_line(result: dict[str, Any]) -> str:
     """`TTFT 0.05 s · 2,410 cached + 31 computed + 18 out · saved 1.9 s`; begins with "approximate"
-    where the answer is; ends with what came from which tier."""
+    where the answer is; ends with what came from which tier, and what that was foreseen to take."""
     usage, timing, brought = result["usage"], result["timing"], result["brought"]
     tiers = brought["tiers"] if brought else []
     loaded = "".join(
         f" · {row['tokens']:,} from {row['tier']} in {row['ms'] / 1e3:.2f} s" for row in tiers
     )
+    if tiers and brought["predicted_ms"]:
+        loaded += f" ({brought['predicted_ms'] / 1e3:.2f} s foreseen)"
     if brought and brought["by_layer"]:
         loaded += " (asked while the last layers came)"
     label = "approximate · " if result.get("approximate") else ""

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
 
-from preread.backend import Backend, BackendInfo, Choose, Generate, RequestBatch
+from preread.backend import Backend, BackendInfo, Choose, Generate, RequestBatch, ResultBatch
 from preread.config import ContextSection
 from preread.contexts.choices import Choices
 from preread.contexts.merge import merge
@@ -103,6 +103,7 @@ async def ask_many(
     if not questions:
         return []
     whole = await gather(backend, batch)
+    _count(context, whole)
 
     def finished() -> Iterator[Completion]:
         for lo in range(0, len(asks), BLOCK):
@@ -133,6 +134,10 @@ async def stream(
         async for text in texts:
             if len(rows) == 1:
                 yield text
+    if (counting := context.counting) is not None:
+        cached = sum(row.usage.cached_tokens for row in rows)
+        counting.asked(len(rows), cached, sum(row.usage.computed_tokens for row in rows))
+        counting.brought(row.timing.brought for row in rows if row.timing.brought)
     yield await asyncio.to_thread(_finish, context, backend.info, asks[0], rows, work, options)
 
 
@@ -149,6 +154,7 @@ async def choose(
     options = replace(options or AskOptions(), shards=1)
     asks, batch = await asyncio.to_thread(_plan, context, questions, work, options)
     whole = await gather(backend, batch)
+    _count(context, whole)
 
     def made(i: int, row: Row) -> Choice:
         return _choice(context, info, asks[i], row, work.labels)
@@ -188,6 +194,13 @@ def _plan(
         prefix_of=_int32([place[shard] for ask in asks for shard in ask.shards]),
         keep=options.keep,
     )
+
+
+def _count(context: Opened, whole: ResultBatch) -> None:
+    if (counting := context.counting) is not None:
+        _, cached, computed, _ = whole.usage.sum(axis=0, dtype=int).tolist()
+        counting.asked(len(whole.rows), cached, computed)
+        counting.brought(whole.brought.values())
 
 
 def _topic(question: str, history: Sequence[Message]) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from preread.blends import Approximate
 from preread.contexts.catalog.base import Catalog, ContextRecord, Part
 from preread.contexts.cite import Evidence
+from preread.contexts.counting import Counting
 from preread.contexts.layout import GAP, file_line
 from preread.contexts.route import Embedder, Router
 from preread.contexts.state import state_of
@@ -49,6 +50,7 @@ class Opened:
         self._now = now
         self._evidence: dict[int, Evidence] = {}
         self.look: Callable[[], None] | None = None  # before each use, see Watcher.look
+        self.counting: Counting | None = None
 
     def check(self) -> None:
         """Raises StateError when the context may not answer any more: it has expired, or was

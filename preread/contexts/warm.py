@@ -27,4 +27,6 @@ async def warm(
 
         built.append(await backend.build(opened.prefix(number), lease_s=lease_s, progress=report))
         done += shard.tokens
+    if opened.counting is not None:
+        opened.counting.brought(one.brought for one in built)
     return summed(built)

@@ -296,4 +296,9 @@ def _operational(path: Path, exc: sqlite3.OperationalError, waited_s: float) -> 
             f"{path}: this home cannot be written.",
             hint="Mend its permissions, or set PREREAD_HOME to another folder.",
         )
+    if "full" in text:
+        return HomeError(
+            f"{path}: the disk is full.",
+            hint="Free some space (preread gc), or set PREREAD_HOME to another folder.",
+        )
     return HomeError(f"{path}: {text}.", hint="See: preread doctor")

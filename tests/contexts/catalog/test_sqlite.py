@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,3 +210,23 @@ def test_a_read_only_catalog_of_an_earlier_release_can_be_read() -> None:
 
 def test_one_of_many_processes_wins_each_version(tmp_path: Path) -> None:
     race(SqliteCatalog, tmp_path / "c.sqlite")
+
+
+class Full(SqliteCatalog):
+    """On a disk that has no page left."""
+
+    def _open(self, options: str = "") -> sqlite3.Connection:
+        db = super()._open(options)
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        return db
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    catalog = SqliteCatalog(tmp_path / "catalog.sqlite")
+    catalog.put(record(), expected=0)
+    text = "".join(random.Random(1).choices("abcdefghij", k=200_000))
+    large = replace(record(version=2), shards=(replace(record().shards[0], system=text),))
+    with pytest.raises(HomeError, match=r"disk is full.*preread gc"):
+        Full(catalog.path).put(large, expected=1)
+    assert catalog.get("handbook") == record()
