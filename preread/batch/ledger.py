@@ -5,24 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from preread.backend import Billed
 from preread.batch.budget import NONE, Budget, Reserved
-from preread.batch.slate import BILLED, UNSURE, Owed, Slate
+from preread.batch.slate import BILLED, UNSURE, Owed, Slate, Sums
 from preread.batch.tally import Tally
 
 NOTHING = Billed()
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """sums: as on the slate, of the requests of one row; held: reserved for them."""
-
-    sums: list[int] = field(default_factory=lambda: [0] * 6)
-    held: Reserved = NONE
-    settled: bool = False
 
 
 class Ledger:
@@ -44,7 +34,8 @@ class Ledger:
         self._live = 0  # reserved for, and the outcome is still to come
         self._waiting: deque[tuple[tuple[int, int], asyncio.Future[Reserved | None]]] = deque()
         self._shut = False
-        self._share, self._unsure, self._billed = [0] * 6, [0] * 2, [0] * 4
+        self._shares: list[Sums] = []  # settled, as they are on the slate
+        self._beyond: list[Sums] = []  # billed, and counted by no result
 
     async def reserve(self, most: tuple[int, int]) -> Reserved | None:
         """Room for a request of (input, output) tokens at most, in the order of asking; None: no
@@ -71,13 +62,15 @@ class Ledger:
         self.give(unused)
 
     def give(self, held: Reserved) -> None:
-        self._budget.let_go(held)
-        self._wake()
+        if held is not NONE:
+            self._budget.let_go(held)
+        if self._waiting:
+            self._wake()
 
-    def write(self, share: list[int], times: int = 1) -> bool:
+    def write(self, share: Sums) -> bool:
         """On the slate; False: it could not be, and the run ends."""
         try:
-            self.slate.add(share, times)
+            self.slate.add(share)
         except OSError as exc:
             self._shut = True
             self._failed(exc)
@@ -87,25 +80,29 @@ class Ledger:
     def price(self, counts: Billed) -> Reserved:
         return self._budget.price(counts, self._tally.prices)
 
-    def settle(self, row: _Row, counted: Billed = NOTHING) -> None:
-        """Nothing more is to come of a row; counted: by its result."""
-        row.settled = True
-        beyond = [max(a - b, 0) for a, b in zip(row.sums[BILLED], counted, strict=True)]
-        for sums, more in (
-            (self._share, row.sums), (self._unsure, row.sums[UNSURE]), (self._billed, beyond),
-        ):  # fmt: skip
-            sums[:] = [a + b for a, b in zip(sums, more, strict=True)]
-        self._tally.doubt(*row.sums[UNSURE])
-        self._tally.spend(*beyond)
-        self.give(row.held)
+    def settle(self, entries: Sequence[Entry], counted: Billed = NOTHING) -> None:
+        """Nothing more is to come of a row's requests; counted: by its result."""
+        shares = [entry.share for entry in entries]
+        self._shares += shares
+        sums = tuple(map(sum, zip(*shares, strict=True))) if len(shares) > 1 else shares[0]
+        if sums[0] or sums[1]:
+            self._tally.doubt(*sums[UNSURE])
+        if sums[BILLED] != counted:
+            beyond = [max(a - b, 0) for a, b in zip(sums[BILLED], counted, strict=True)]
+            self._beyond.append(beyond)
+            self._tally.spend(*beyond)
+        for entry in entries:
+            entry.settled = True
+            self.give(entry.held)
 
     def owed(self) -> Owed | None:
         """What was settled since this was last asked."""
-        if not any(self._share):
+        if not self._shares:
             return None
-        owed = Owed(self._share, self._unsure, self._billed)
-        self._share, self._unsure, self._billed = [0] * 6, [0] * 2, [0] * 4
-        return owed
+        share = [sum(column) for column in zip(*self._shares, strict=True)]
+        beyond = [sum(column) for column in zip((0,) * 4, *self._beyond, strict=True)]
+        self._shares, self._beyond = [], []
+        return Owed(share, share[UNSURE], beyond)
 
     def _wake(self) -> None:
         while self._waiting:
@@ -130,22 +127,20 @@ class Bills:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, list[Entry]] = {}
         self.closed = False
 
     async def attempt(self, row: int, most: tuple[int, int]) -> Entry | None:
         held = await self._ledger.reserve(most)
         return None if held is None else Entry(self._ledger, self, row, most, held)
 
-    def of(self, row: int) -> _Row:
-        if row not in self._rows:
-            self._rows[row] = _Row()
-        return self._rows[row]
+    def sent(self, row: int, entry: Entry) -> None:
+        self._rows.setdefault(row, []).append(entry)
 
     def settle(self, row: int, counted: Billed) -> None:
         """A row has ended; counted: by its result, nothing where none is kept."""
-        if (known := self._rows.pop(row, None)) is not None:
-            self._ledger.settle(known, counted)
+        if (entries := self._rows.pop(row, None)) is not None:
+            self._ledger.settle(entries, counted)
 
     def close(self) -> None:
         """The batch is over: nothing is sent any more, what has no answer will have none."""
@@ -155,46 +150,45 @@ class Bills:
 
 
 class Entry:
-    """See preread.backend.Attempt."""
+    """One request. See preread.backend.Attempt. share: of the slate, () until it is sent; held: in
+    the budget; settled: its row has ended, and it is too late to say what it was."""
 
-    __slots__ = ("_bills", "_held", "_ledger", "_most", "_number", "_row", "_told")
+    __slots__ = ("_bills", "_ledger", "_most", "_row", "_told", "held", "settled", "share")
 
     def __init__(
-        self, ledger: Ledger, bills: Bills, number: int, most: tuple[int, int], held: Reserved
+        self, ledger: Ledger, bills: Bills, row: int, most: tuple[int, int], held: Reserved
     ) -> None:
-        self._ledger, self._bills, self._number = ledger, bills, number
-        self._most, self._held = most, held
-        self._row: _Row | None = None  # from when it is sent
-        self._told = False
+        self._ledger, self._bills, self._row, self._most = ledger, bills, row, most
+        self._told = self.settled = False
+        self.share: Sums = ()
+        self.held = held
 
     def sent(self) -> bool:
-        if self._bills.closed or not self._ledger.write([*self._most, 0, 0, 0, 0]):
+        share = (*self._most, 0, 0, 0, 0)
+        if self._bills.closed or not self._ledger.write(share):
             return False
-        self._row = self._bills.of(self._number)
-        self._move([*self._most, 0, 0, 0, 0], self._held)
+        self.share = share
+        self._bills.sent(self._row, self)
         return True
 
     def free(self) -> None:
-        self._known([0, 0, 0, 0], NONE)
+        self._known(NOTHING, NONE)
 
     def billed(self, counts: Billed) -> None:
         self._known(counts, self._ledger.price(counts))
 
     def over(self) -> None:
-        self._ledger.ended(NONE if self._row else self._held)
+        self._ledger.ended(NONE if self.share else self.held)
 
-    def _known(self, counts: tuple[int, ...] | list[int], price: Reserved) -> None:
-        """It is in doubt no longer. Once its row is settled it is too late: it counts at most."""
-        if self._row is None or self._row.settled or self._told:
+    def _known(self, counts: Billed, price: Reserved) -> None:
+        """It is in doubt no longer."""
+        if not self.share or self.settled or self._told:
             return
-        share = [-self._most[0], -self._most[1], *counts]
-        if not self._ledger.write(share):
+        tokens, output = self._most
+        if not self._ledger.write((-tokens, -output, *counts)):
             return
         self._told = True
-        self._move(share, price.minus(self._held))
-        self._ledger.give(self._held.minus(price))
-
-    def _move(self, share: list[int], held: Reserved) -> None:
-        assert self._row is not None
-        self._row.sums = [a + b for a, b in zip(self._row.sums, share, strict=True)]
-        self._row.held = self._row.held.plus(held)
+        self.share = (0, 0, *counts)
+        held, self.held = self.held, price
+        if held is not NONE:
+            self._ledger.give(held.minus(price))

@@ -15,6 +15,7 @@ import logging
 import os
 import struct
 from collections.abc import Sequence
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,10 +70,10 @@ class Slate:
         journal.commit()
         return slate
 
-    def add(self, share: Sums, times: int = 1) -> None:
-        """Write down (1) or take back (-1). Raises OSError: then it is not there."""
-        before = self.sums
-        self.sums = [a + b * times for a, b in zip(before, share, strict=True)]
+    def add(self, share: Sums) -> None:
+        """Write down; what is taken back is below 0. Raises OSError: then it is not there."""
+        before, sums = self.sums, list(map(add, self.sums, share))
+        self.sums = sums
         try:
             self._write()
         except OSError:
