@@ -20,16 +20,21 @@ class Estimate:
 
     def tokens(self, messages: Sequence[Message]) -> int:
         """Of messages as the template lays them out, roughly."""
-        size = sum(len(message.content.encode()) for message in messages)
+        size = sum(_bytes(message.content) for message in messages)
         return int(size * self._ratio) + PER_MESSAGE * len(messages)
 
     def of_text(self, text: str) -> int:
-        return int(len(text.encode()) * self._ratio) + 1
+        return int(_bytes(text) * self._ratio) + 1
 
     def learn(self, messages: Sequence[Message], tokens: int) -> None:
         """A prompt had so many."""
-        size = sum(len(message.content.encode()) for message in messages)
+        size = sum(_bytes(message.content) for message in messages)
         told = (tokens - PER_MESSAGE * len(messages)) / size if size else 0.0
         if told > 0:
             self._seen += 1
             self._ratio += (told - self._ratio) * max(WEIGHT, 1 / self._seen)
+
+
+def _bytes(text: str) -> int:
+    """In UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())

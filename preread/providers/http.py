@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 LONG = 512  # characters
 LARGEST = 1 << 26  # bytes of a response
+BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 INSTALL = "pip install 'preread[providers]'"
 
@@ -33,7 +35,7 @@ class Reply(NamedTuple):
         """The body as an object; None if it is none. Texts are whole characters: what is none is
         U+FFFD, because it could not be kept or sent."""
         try:
-            value = json.loads(self.body.decode("utf-8-sig", "replace"))
+            value = json.loads(self.body.removeprefix(BOM).decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return None
         if SURROGATE.search(self.body):
@@ -119,7 +121,7 @@ class Http:
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """The body, unpacked. Raises TooLarge."""
     parts, size = [], 0
-    async for part in response.content.iter_any():
+    while part := await response.content.readany():
         parts.append(part)
         size += len(part)
         if size > LARGEST:
@@ -130,14 +132,30 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def dump(value: Any) -> str:
     """JSON, as json.dumps has it. Long texts are encoded once: rows share most of what they send,
     and it is the same object in each."""
+    parts: list[str] = []
+    _dump(value, parts.append)
+    return "".join(parts)
+
+
+def _dump(value: Any, put: Callable[[str], None]) -> None:
     if isinstance(value, str):
-        return _long(value) if len(value) >= LONG else json.dumps(value)
-    if isinstance(value, dict):
-        pairs = (f"{json.dumps(name)}: {dump(inner)}" for name, inner in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"[{', '.join(map(dump, value))}]"
-    return json.dumps(value)
+        put(_long(value) if len(value) >= LONG else quote(value))
+    elif isinstance(value, dict) and value:
+        before = "{"
+        for name, inner in value.items():
+            put(f"{before}{quote(name)}: ")
+            _dump(inner, put)
+            before = ", "
+        put("}")
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        before = "["
+        for inner in value:
+            put(before)
+            _dump(inner, put)
+            before = ", "
+        put("]")
+    else:
+        put(json.dumps(value))
 
 
 @lru_cache(64)

@@ -55,6 +55,13 @@ class Lane:
         self.waiting = dict.fromkeys(self.buckets, 0)
         self.turn = asyncio.Lock()
 
+    def free(self, now: float) -> bool:
+        """Nothing is known to hold a request up: neither a limit, nor a pause, nor who came
+        before."""
+        if self.paused_until > now or self.turn.locked():
+            return False
+        return not any(bucket.limit for bucket in self.buckets.values())
+
     def wait_s(self, cost: Cost, now: float, behind: bool = False) -> float:
         """Seconds until a request may go; behind: after those that wait here already."""
         wait = self.paused_until - now

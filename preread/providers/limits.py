@@ -101,6 +101,8 @@ class Limiter:
     async def _through(self, place: Place, cost: Cost, group: str) -> Ticket | Place:
         """Wait for a lane; another place, if there is a better one by now."""
         lane = place.lane
+        if lane.free(now := self._clock.now()):
+            return Ticket(place, lane.next_key(), cost, group, now, {})
         lane.waits(cost, 1)
         try:
             async with lane.turn:
@@ -136,9 +138,11 @@ class Limiter:
 
     def settle(self, ticket: Ticket, actual: Cost) -> None:
         """It was answered or refused: what it did cost."""
-        now, actually, lane = self._clock.now(), amounts(actual), ticket.lane
         if actual.input or actual.output:
             self._left(ticket.group, ticket.place, answered=True)
+        if not ticket.spent:
+            return
+        now, actually, lane = self._clock.now(), amounts(actual), ticket.lane
         reserved, took_s = amounts(ticket.cost), now - ticket.sent
         for name, spent in ticket.spent.items():
             bucket = lane.buckets[name]

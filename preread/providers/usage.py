@@ -96,6 +96,8 @@ def _inclusive(
 
 def _int(table: Mapping[str, Any] | None, key: str) -> int:
     """Absent, null, negative and endless counts are none."""
-    value = (table or {}).get(key)
+    value = table.get(key) if table else None
+    if type(value) is int:
+        return min(max(0, value), MOST)
     finite = isinstance(value, int) or (isinstance(value, float) and isfinite(value))
     return min(max(0, int(value)), MOST) if finite and value is not None else 0
