@@ -44,8 +44,9 @@ class Running:
         self._began = time.perf_counter()
         self._ended: asyncio.Queue[Ended] = asyncio.Queue()
         self._ready: asyncio.Queue[int] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._of_row: dict[int, asyncio.Task[bool]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._of_row: dict[int, asyncio.Task[Any]] = {}  # who answers it
+        self._stopped = False
         self._flights: dict[int, Flight] = {}  # of rows that are being answered
         self._done = [False] * len(batch)
 
@@ -104,20 +105,26 @@ class Running:
             async with self._warmth.turn(group) as done:
                 if done is None:
                     break
-                done(await self._row(rows.popleft()))
+                done(await self._alone(rows.popleft()))
         for row in rows:
             self._ready.put_nowait(row)
 
     async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         while True:
-            await self._row(await self._ready.get())
+            row = await self._ready.get()
+            if not self._done[row]:
+                self._of_row[row] = task
+                try:
+                    await self._answer(row)
+                finally:
+                    del self._of_row[row]
 
-    async def _row(self, row: int) -> bool:
-        """Answer one row; True if it was answered."""
+    async def _alone(self, row: int) -> bool:
+        """Answer a row on which others wait: they go on when it leaves. True if it was answered."""
         if self._done[row]:
             return False
-        if self._batch.leaving is None:
-            return await self._answer(row)
         task = self._of_row[row] = asyncio.ensure_future(self._answer(row))
         try:
             await asyncio.wait([task])
@@ -127,6 +134,7 @@ class Running:
         return not task.cancelled() and task.result()
 
     async def _answer(self, row: int) -> bool:
+        """True if it was answered."""
         ask = self._asks.of(row)
         self._flights[row] = ask.flight
         try:
@@ -167,6 +175,8 @@ class Running:
         self._end(row, Said(), Finish.CANCELLED)
         if (task := self._of_row.get(row)) is not None:
             task.cancel()
+            if task in self._tasks and not self._stopped:
+                self._spawn(self._work())  # in the place of one that would have gone on
 
     def _withdraw(self) -> None:
         """Nothing more is sent; what is under way is waited for."""
@@ -181,7 +191,7 @@ class Running:
         self._tasks.add(task := asyncio.create_task(work))
         task.add_done_callback(self._gone)
 
-    def _gone(self, task: asyncio.Task[None]) -> None:
+    def _gone(self, task: asyncio.Task[Any]) -> None:
         """A worker that ended by an error of ours must not leave its readers waiting."""
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
@@ -190,5 +200,6 @@ class Running:
                     self._end(row, Said(error=f"{type(exc).__name__}: {exc}"), Finish.ERROR)
 
     def _stop(self) -> None:
+        self._stopped = True
         for task in list(self._tasks):
             task.cancel()
