@@ -150,8 +150,7 @@ class Running:
             del self._flights[row]
         if said.counts.prompt:  # it was read, whatever came of it
             self._learn(ask, said.counts)
-        if not self._done[row]:
-            self._end(row, said, Finish.ERROR if said.error else said.finish)
+        self._end(row, said, Finish.ERROR if said.error else said.finish)
         return bool(said.counts.prompt)
 
     def _learn(self, ask: Ask, counts: Counts) -> None:
@@ -161,6 +160,8 @@ class Running:
             self._estimate.learn(ask.messages, counts.prompt)
 
     def _end(self, row: int, said: Said, finish: Finish) -> None:
+        if self._done[row]:
+            return
         self._done[row] = True
         which = self._asks.prefix_of[row]
         context = self._contexts[which] if which >= 0 else 0
@@ -196,8 +197,7 @@ class Running:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             for row in range(len(self._batch)):
-                if not self._done[row]:
-                    self._end(row, Said(error=f"{type(exc).__name__}: {exc}"), Finish.ERROR)
+                self._end(row, Said(error=f"{type(exc).__name__}: {exc}"), Finish.ERROR)
 
     def _stop(self) -> None:
         self._stopped = True
