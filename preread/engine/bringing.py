@@ -26,7 +26,7 @@ from preread.metrics import Metrics
 from preread.store.keys import Box
 from preread.store.loading import Found
 from preread.store.policy import Choice
-from preread.store.reports import brought
+from preread.store.reports import LoadReport, brought
 from preread.store.store import Store
 from preread.types import Brought
 
@@ -89,6 +89,7 @@ class Bringer:
         upto = choice.upto
         # At once: what others compute meanwhile must not be written over.
         start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
+        report: LoadReport | None = None
         if upto <= start:
             return brought(None, 0.0, found.chosen(choice))
         self._uploads.begin()
@@ -105,11 +106,11 @@ class Bringer:
                 came=partial(caller.check, reading), listen=caller.listen,
                 layers=streamed.came if streamed else None,
             )  # fmt: skip
-            done = report.tokens
         finally:
             try:
                 self._uploads.settle()  # nobody may compute where something is still written
                 asked = streamed is not None and streamed.end()
+                done = report.tokens if report else start  # not before: a copy may have failed
             finally:
                 self._thread.call(lambda engine: engine.loaded(reading, done))
         return brought(report, choice.load_s)._replace(by_layer=asked)

@@ -16,8 +16,9 @@ Behind: TypeAlias = Callable[[], None]
 
 class Uploads:
     """Copies to one device. What is copied from stays as it is until it was copied: whoever holds
-    memory that is used again (store.room) need not know. One thread at a time, whose current stream
-    is this one from the first copy until `settle`: to change it for each costs as much as a copy.
+    memory that is used again (store.room) need not know. One thread at a time, perhaps a caller's
+    own, whose current stream and device are these from the first copy until `settle`: to change
+    them for each costs as much as a copy.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,7 +29,7 @@ class Uploads:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._under_way: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
         self._given: list[torch.Tensor] = []  # sources behind which no event is yet
-        self._current = False
+        self._before: tuple[int, torch.cuda.Stream] | None = None  # current in that thread
 
     @property
     def waits(self) -> bool:
@@ -45,9 +46,10 @@ class Uploads:
         if self._stream is None:
             write()
             return
-        if not self._current:
+        if self._before is None:
+            here = torch.cuda.current_device(), torch.cuda.current_stream(self._device)
             torch.cuda.set_stream(self._stream)
-            self._current = True
+            self._before = here
         self._given.append(source)  # before: what failed half-way may be under way, too
         write()
         if len(self._given) == EACH:
@@ -57,7 +59,8 @@ class Uploads:
     def ease(self) -> None:
         """Wait until no more than a few boxes are under way."""
         while len(self._under_way) > KEPT:
-            self._under_way.popleft()[0].synchronize()
+            self._under_way[0][0].synchronize()
+            self._under_way.popleft()  # not before: memory that nobody holds is read to again
 
     def behind(self) -> Behind:
         """Call what this returns, in any thread: what its current stream does from then on comes
@@ -71,9 +74,11 @@ class Uploads:
         """Wait until all of it was copied, and nothing more is written."""
         if self._stream is None:
             return
-        if self._current:
-            torch.cuda.set_stream(torch.cuda.default_stream(self._device))
-            self._current = False
+        if self._before is not None:
+            device, stream = self._before
+            torch.cuda.set_stream(stream)
+            torch.cuda.set_device(device)
+            self._before = None
         self._stream.synchronize()
         self._under_way.clear()
         self._given = []
