@@ -30,7 +30,8 @@ from preread.batch.forecast import forecast
 from preread.batch.forms import ANSWER, TableRows, answer_cells
 from preread.batch.job import begin, tallied, warm
 from preread.batch.journal import Journal
-from preread.batch.misfits import check_fit
+from preread.batch.misfits import check_asked, check_fit
+from preread.batch.misses import misses
 from preread.batch.order import Order
 from preread.batch.output import write_in_order
 from preread.batch.run import Runner, Stop
@@ -71,8 +72,10 @@ def batched(engine: Engine, source: Path, folder: Path, prompt: Prefix) -> Spent
         [str(source)], [(Order("m", WORK), prompt, "")], Template(ITEM), reserved=ANSWER
     )
     timed("plan", lambda: begin(journal, table))
+    timed("asked", lambda: engine.run(check_asked(journal, backend, "m")))
     timed("fit", lambda: engine.run(check_fit(journal, backend, "m")))
     timed("foresee", lambda: engine.run(forecast(journal, backend, "m")))
+    timed("misses", lambda: engine.run(misses(journal, backend, "m")))
     tally = tallied(journal)
 
     async def run() -> None:

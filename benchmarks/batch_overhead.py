@@ -32,7 +32,8 @@ from preread.batch.forecast import forecast
 from preread.batch.forms import ANSWER, Form, OpenAILines, TableRows, answer_cells
 from preread.batch.job import begin, models, tallied
 from preread.batch.journal import Journal
-from preread.batch.misfits import check_fit
+from preread.batch.misfits import check_asked, check_fit
+from preread.batch.misses import misses
 from preread.batch.openai import BatchFile
 from preread.batch.order import Order
 from preread.batch.output import write_in_order
@@ -101,8 +102,8 @@ def measured(kind: str, folder: Path, source: Path, prompt: str) -> dict[str, An
     begin(journal, table)
     timed("read_and_plan", at)
     at = now()
-    asyncio.run(check_fit(journal, backend, "m"))
-    asyncio.run(forecast(journal, backend, "m"))
+    for look in (check_asked, check_fit, forecast, misses):
+        asyncio.run(look(journal, backend, "m"))
     timed("foresee", at)
     at = now()
     tally = tallied(journal)

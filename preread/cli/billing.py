@@ -102,7 +102,8 @@ def _compared(report: Report) -> None:
         return
     cached, computed = sum(one.cached for one in made), sum(one.computed for one in made)
     output = sum(one.output for one in made)
-    parts = [f"{cached:,} cached + {computed:,} computed", f"at most {output:,} out"]
+    parts = [f"{cached:,} cached + {computed:,} computed"]
+    parts += [f"at most {output:,} out"] if output else []
     seconds, money = ([getattr(one, what) for one in made] for what in ("seconds", "money"))
     if None not in seconds:
         parts.append(ago(sum(seconds)))
