@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,15 +60,18 @@ class OpenAI:
         if any(model.get("owned_by") == "preread" for model in models.values()):
             self.server = "preread"
             self.traits = replace(self.traits, min_prefix=1)
+        notes, slots = [], 0
+        if self.model and models and self.model not in models:
+            notes.append(f"{self.base} names no model {self.model!r}; it has {_named(models)}.")
         if not self.model:
             # A context of ours is a model by its name; the one that reads them is none of them.
             models = {id: m for id, m in models.items() if "context" not in m}
             if len(models) != 1:
-                named = ", ".join(sorted(map(str, models))[:20]) or "none"
-                raise ModelNotFound(f"{self.base} has these models: {named}.", hint="Give --model.")
+                raise ModelNotFound(
+                    f"{self.base} has these models: {_named(models)}.", hint="Give --model."
+                )
             self.model = str(next(iter(models)))
         limit = int(models.get(self.model, {}).get("max_model_len") or 0)
-        notes, slots = [], 0
         if not self.server:
             self.server, more, slots = await self._recognise(wire)
             limit = limit or more
@@ -248,3 +251,8 @@ class OpenAI:
         return (
             "Set OPENAI_API_KEY." if self.name == "openai" else f"Set {self.name.upper()}_API_KEY."
         )
+
+
+def _named(models: Iterable[Any]) -> str:
+    """Some of them."""
+    return ", ".join(sorted(map(str, models))[:20]) or "none"

@@ -388,6 +388,15 @@ async def test_a_server_with_several_models_is_asked_for_one(opened):
             await connect(f"openai:{server.url}", env={})
 
 
+async def test_a_model_that_a_server_does_not_name_is_said(opened, caplog):
+    """Before thousands of rows come back with a 404."""
+    await opened(model="one", server="vllm")
+    assert [m for m in caplog.messages if "names no model 'one'; it has simulated." in m]
+    caplog.clear()
+    await opened(model="simulated", server="vllm")
+    assert not caplog.messages
+
+
 async def test_a_server_that_is_not_there(unused_tcp_port):
     with pytest.raises(ProviderError, match=r"cannot be reached.*Start the server"):
         await connect(f"openai:http://127.0.0.1:{unused_tcp_port}", env={})
