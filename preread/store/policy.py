@@ -82,7 +82,7 @@ def _alone(
             if pace := paces.get(tier):
                 load_s += pace.more(nbytes, chunks) + (0.0 if tier in asked else pace.fixed_s)
             asked.add(tier)
-        total = load_s + (prefill.seconds(piece.end, end) if prefill else 0.0)
+        total = load_s + prefill.seconds(piece.end, end) if prefill else 0.0
         if total <= least:
             least, upto, upto_s = total, piece.end, load_s
     compute_s = prefill.seconds(start, upto) if prefill else float("inf")

@@ -78,6 +78,19 @@ def test_nothing_known_loads_everything_and_is_learnt_from(den: Den) -> None:
     assert choice.upto == 29 and choice.compute_s == pytest.approx(2.9)
 
 
+def test_a_machine_that_has_only_ever_loaded_loads_all_of_it(den: Den) -> None:
+    """What computing would take is not known there, however well the tier is: the second load of
+    such a home used to end with its first span."""
+    rates = Rates()
+    store = opened(den, [den.disk], rates)
+    for _ in range(3):
+        choice = store.choose(store.find(TOKENS), both=True)
+        assert (choice.upto, choice.meets) == (29, None)
+        report = store.load(TOKENS, 29, den.truth.sink, choice=choice)
+        assert (report.tokens, report.end) == (29, None)
+    assert rates.pace("disk") is not None and rates.prefill() is None
+
+
 def test_what_is_quicker_computed_is_not_loaded(den: Den) -> None:
     rates = Rates()
     store = opened(den, [den.disk], rates)

@@ -269,6 +269,15 @@ def test_right_in_500_cases_from_noisy_measurements() -> None:
     assert always <= 400 and never <= 400 and 100 <= together <= 400  # or they would say nothing
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_all_is_loaded_where_nothing_is_known_of_computing(seed: int) -> None:
+    start, pieces, paces, _, _ = case(random.Random(seed))
+    choice = decide(start, pieces, paces, None, lambda tiers: Slowed())
+    took = loading([piece for piece in pieces if piece.end > start], paces)
+    assert (choice.upto, choice.compute_s) == (pieces[-1].end, math.inf)
+    assert choice.load_s == pytest.approx(took[choice.upto])
+
+
 def test_nothing_known_is_tried() -> None:
     pieces = [Piece(256, (("near", 1000, 1),)), Piece(512, (("far", 1000, 1),))]
     choice = decide(0, pieces, {}, Prefill(0.0, 1e-3, 0.0))
