@@ -145,7 +145,8 @@ def _cells(number: int, name: str, delimiter: str, faults: Faults) -> Iterator[R
                 else:
                     yield Record(number, line, dict(zip(header, cells, strict=True)))
         except csv.Error as exc:  # what follows cannot be told apart
-            faults.add(name, at, "row", f"cannot be read: {exc}")
+            unended = "; a quote is opened and never closed" if "end of data" in str(exc) else ""
+            faults.add(name, at, "row", f"cannot be read: {exc}{unended}")
         except UnicodeDecodeError as exc:  # met while more was read than the rows so far
             faults.add(name, rows.line_num + 1 + _line_ends(exc), "row", _not_utf_8(exc))
 

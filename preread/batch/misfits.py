@@ -77,7 +77,7 @@ async def check_fit(journal: Journal, backend: Backend, model: str) -> None:
             lengths = await backend.count([known[name] for _, _, name, _ in rest], texts)
             for (file, line, _, _), tokens in zip(rest, lengths, strict=True):
                 if tokens >= info.limit:
-                    what = f"{tokens:,} tokens, {model} reads less than {info.limit:,}"
+                    what = f"{tokens:,} tokens, {info.model} reads less than {info.limit:,}"
                     faults.add(files[file], line, "prompt", what)
     _refuse(faults, "Shorten or remove these rows.")
 

@@ -175,7 +175,7 @@ def test_wrong_rows_of_a_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "told"), [
     ("name,name\na,b\n", "'name' is named twice"),
     ("name,\na,b\n", "'' is without a name"),
-    ('name\n"open\n', "row: cannot be read"),
+    ('name\n"open\n', ":2: row: cannot be read: unexpected end of data; a quote is opened"),
     ("name,answer\na,b\n", "answer: the output adds a column of that name"),
     ("other\na\n", "name: no such column; there are other"),
 ])  # fmt: skip

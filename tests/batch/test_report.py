@@ -215,7 +215,7 @@ def test_rows_that_do_not_fit(journal: Journal, tmp_path: Path) -> None:
         asyncio.run(check_fit(journal, InstantBackend(limit=4096), "m"))
     told = str(caught.value)
     assert told.startswith("2 faults") and ":3: prompt: 5,350 tokens" in told
-    assert ":4: prompt: 5,001 tokens" in told and "less than 4,096" in told
+    assert ":4: prompt: 5,001 tokens" in told and "instant reads less than 4,096" in told
     asyncio.run(check_fit(journal, InstantBackend(limit=6000), "m"))
 
 
