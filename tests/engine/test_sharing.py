@@ -202,7 +202,7 @@ def test_processes_that_start_cold_at_once(model, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     running = [
         subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(20)
     ]
     said = [json.loads(process.communicate(timeout=240)[0]) for process in running]
     assert all(process.returncode == 0 for process in running)
