@@ -32,10 +32,14 @@ def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 class Valkey:
-    """One server process in `folder`, with these settings besides the port."""
+    """One server process in `folder`, with these settings besides the port. program: of the server,
+    such as redis-server; Valkey's where none is named."""
 
-    def __init__(self, folder: Path, *settings: str, port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *settings: str, port: int = 0, program: str | None = None
+    ) -> None:
         self.folder = folder
+        self.program = program or get_binary_path()
         self.settings = settings
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,7 +59,7 @@ class Valkey:
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    get_binary_path(),
+                    self.program,
                     *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
                     *("--save", "", "--appendonly", "no", *self.settings),
                 ],

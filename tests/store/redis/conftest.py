@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -68,6 +69,16 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
     yield servers
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
+    """Redis itself, where it is installed."""
+    if (program := shutil.which("redis-server")) is None:
+        pytest.skip("redis-server is not installed")
+    server = Valkey(tmp_path_factory.mktemp("redis"), program=program)
+    yield [server]
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""One server, three servers and a cluster through the suite of all tiers."""
+"""One server (Valkey, and Redis where it is installed), three and a cluster through the suite of
+all tiers."""
 
 from __future__ import annotations
 
@@ -31,6 +32,15 @@ class TestOneServer(TierConformance):
 
     def open(self, place: Path, budget: int, clock: Clock) -> RedisTier:
         return self.opened(list_url(self.servers, f"?budget={budget}&deadline=10s"), clock)
+
+
+class TestRedis(TestOneServer):
+    @pytest.fixture
+    def clock(self, opened: Opener, redis_server: list[Valkey]) -> Clock:
+        self.servers = redis_server
+        emptied(self.servers)
+        self.opened = opened
+        return ServerClock(self.servers)
 
 
 class TestThreeServers(TestOneServer):
