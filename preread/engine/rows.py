@@ -66,6 +66,8 @@ class Rows:
         flat = (2 * count * pitch, count * pitch, pitch, self._dim, 1)
         if kv.device.type != "cpu" or kv.dtype != self._dtype or kv.stride() != flat:
             return False
+        if kv.shape != (j - i, 2, count, at.stop - at.start, self._dim):
+            return False  # torch says so; here it would be written over what lies beside it
         source, step = kv.data_ptr(), pitch * kv.itemsize
         width, stream = kv.shape[3] * self._token, self._stream()
         to = self._base + at.start * self._token

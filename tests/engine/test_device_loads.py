@@ -3,11 +3,13 @@ end is what was computed."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,10 +21,10 @@ from preread.contexts.rows import collect
 from preread.engine.local import LocalBackend
 from preread.models.load import LoadedModel, load_model
 from preread.store.codec import codec_of
-from preread.store.room import Recycled
+from preread.store.room import KEPT, Recycled
 from preread.store.seal import Keyring
 from preread.store.store import Store
-from preread.store.tiers.base import Tier
+from preread.store.tiers.base import Tier, fresh
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
 from preread.testing.conformance_backend import BOOK
@@ -149,6 +151,70 @@ async def test_whatever_goes_wrong_nothing_is_copied_late(model, device, seed, k
         await backend.build(BOOK)
         assert torch.allclose(kept(backend, model.chat.prefix(BOOK)), want, atol=1e-4)
         await backend.close()
+
+
+async def test_engines_that_load_from_one_tier_at_once_are_apart(model, device, tmp_path):
+    """Each has its own way to the device."""
+    tier = tier_of("disk", tmp_path)
+    want = await computed(model, tier)
+    room = Recycled()
+    backends = [opened(model, tier, kind=kind, room=room) for kind in (Store, ByLayer, Both)]
+    for rows in await asyncio.gather(*(collect(b, WORKS["generate"]) for b in backends)):
+        assert not rows[0].error
+    for backend in backends:
+        assert torch.allclose(kept(backend, model.chat.prefix(BOOK)), want, atol=1e-4)
+        await backend.close()
+
+
+async def test_memory_under_way_is_bounded_whatever_the_device_does(model, device, tmp_path):
+    """Threads read ahead, and nothing is copied before somebody waits for it."""
+    made: list[int] = []
+
+    def make(nbytes: int) -> memoryview:
+        made.append(nbytes)
+        return fresh(nbytes)
+
+    tier, options = tier_of("disk", tmp_path), {"box": 10_000}
+    await computed(model, tier, **options)
+    backend = opened(model, tier, room=Recycled(make, kept=1000), **options)
+    built = await backend.build(BOOK)
+    assert built.loaded_tokens == built.tokens
+    assert device.copies > 2 * KEPT and 0 < len(made) <= KEPT, len(made)
+    await backend.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    over = time.monotonic() + SOON_S
+    while not true():
+        assert time.monotonic() < over, "it never came to that"
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", [Store, Both])
+async def test_who_leaves_lets_go_of_places_when_what_was_given_is_copied(model, device, kind):
+    tier = MemoryTier()
+    want = await computed(model, tier)
+    entered, go = threading.Event(), threading.Event()
+
+    def before() -> None:
+        entered.set()
+        assert go.wait(SOON_S)
+
+    device.before = before
+    backend = opened(model, tier, kind=kind)
+    building = asyncio.create_task(backend.build(BOOK))
+    await until(entered.is_set)
+    building.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await building
+    assert backend._thread.call(lambda engine: bool(engine.readings.outside)), "who left waits"
+    go.set()
+    await until(lambda: not backend._thread.call(lambda engine: engine.readings.outside))
+    copies, device.before = device.copies, lambda: None
+    built = await backend.build(BOOK)  # to the same places
+    assert built.loaded_tokens > 0 and device.copies > copies
+    assert torch.allclose(kept(backend, model.chat.prefix(BOOK)), want, atol=1e-4)
+    await backend.close()
 
 
 def fails(device: Device, nth: int, error: Exception) -> None:

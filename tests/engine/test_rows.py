@@ -50,6 +50,17 @@ def test_what_lies_otherwise_is_left_to_torch() -> None:
     assert not values.any()
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 3, 6, 4), (1, 2, 3, 5, 4), (3, 2, 3, 5, 4), (2, 2, 2, 5, 4)]
+)
+def test_what_is_of_another_size_writes_over_nothing(shape: tuple[int, ...]) -> None:
+    """Torch says what is wrong."""
+    values = torch.zeros(2, 2, 3, 8, 4)
+    rows = Rows(values, copied, lambda: 7)
+    assert not rows.fill(slice(1, 6), torch.ones(shape), slice(None), slice(None))
+    assert not values.any()
+
+
 def test_an_error_is_raised() -> None:
     rows = Rows(torch.zeros(1, 2, 1, 4, 2), lambda *given: 700, lambda: 7)
     with pytest.raises(RuntimeError, match="700"):

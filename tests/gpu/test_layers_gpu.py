@@ -248,6 +248,12 @@ def test_who_settles_has_its_own_stream_again():
     assert torch.cuda.current_stream() != torch.cuda.default_stream()
     uploads.settle()
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    with torch.cuda.stream(torch.cuda.Stream()):  # a caller may have chosen one
+        own = torch.cuda.current_stream()
+        uploads.copy(lambda: there.copy_(source, non_blocking=True), source)
+        assert torch.cuda.current_stream() != own
+        uploads.settle()
+        assert torch.cuda.current_stream() == own
 
 
 @pytest.mark.parametrize("seed", range(12))
