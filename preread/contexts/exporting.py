@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,10 @@ from preread.contexts.manage import known
 from preread.errors import SourceError, StateError, TierError
 from preread.store.chunk import SEALED, ChunkFault, opening
 from preread.store.seal import check
+from preread.store.tiers import files
 from preread.store.tiers.base import ChunkKey, Tier
+
+PARTIAL = ".partial"  # how a file ends that is not whole yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +61,12 @@ def export_context(
     chunks = sealed = 0
     errors: list[str] = []
     try:
-        descriptor, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _tidy(path)
+        descriptor, temp = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                with contextlib.suppress(OSError):  # no locks on this file system: age decides
+                    fcntl.flock(file, fcntl.LOCK_EX)  # its writer lives
                 member = Member(file)
                 member.add(MANIFEST, json.dumps(manifest).encode("utf-8", "surrogatepass"))
                 for digest, text in sorted(texts.items()):
@@ -80,6 +90,13 @@ def export_context(
     return Exported(
         str(path), record.version, nbytes, chunks, len(wanted) - chunks, sealed, tuple(errors)
     )
+
+
+def _tidy(path: Path) -> None:
+    """Remove what exports to this file have left that were killed."""
+    for temp in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        if temp.is_file() and files.abandoned(str(temp), time.time()):
+            files.unlink(str(temp))
 
 
 def _values(

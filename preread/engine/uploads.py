@@ -26,7 +26,8 @@ class Uploads:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # Of the streams that torch gives in turn, one that no step is captured on.
+            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         self._under_way: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
         self._given: list[torch.Tensor] = []  # sources behind which no event is yet
         self._before: tuple[int, torch.cuda.Stream] | None = None  # current in that thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -183,6 +184,34 @@ def test_what_cannot_be_exported(here: Site, file: Path) -> None:
     with pytest.raises(SourceError, match="no regular file"):  # as a device: it would be replaced
         here.export(pipe)
     assert sorted(p.name for p in file.parent.iterdir()) == ["handbook.tar", "here", "pipe"]
+
+
+def test_what_a_killed_export_has_left_goes_with_the_next(here: Site, tmp_path: Path) -> None:
+    """What is being written, somebody's own and another file's stay."""
+    here.build()
+    folder = tmp_path / "out"
+    folder.mkdir()
+    path, (temp, written, own, other) = (
+        folder / "a [1].prd",
+        [
+            folder / name
+            for name in (
+                ".a [1].prd.abcd1234.partial",
+                ".a [1].prd.wxyz5678.partial",
+                ".a [1].prd.backup",
+                ".b.prd.abcd1234.partial",
+            )
+        ],
+    )
+    for one in (temp, written, own, other):
+        one.write_bytes(b"x")
+        os.utime(one, (1e9, 1e9))
+    with open(written, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        here.export(path)
+    assert {*folder.iterdir()} == {path, written, own, other}
+    here.export(path)
+    assert {*folder.iterdir()} == {path, own, other}
 
 
 def test_tiers_that_fail(here: Site, tmp_path: Path, file: Path) -> None:

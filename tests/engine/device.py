@@ -36,7 +36,7 @@ class Stream:
 
     _lock: ClassVar = threading.RLock()  # one for all, as streams wait for each other
 
-    def __init__(self, device: object = None, *, eager: bool = False) -> None:
+    def __init__(self, device: object = None, *, priority: int = 0, eager: bool = False) -> None:
         self._eager = eager
         self._todo: deque[Callable[[], object]] = deque()
 
