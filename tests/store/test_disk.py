@@ -13,7 +13,7 @@ from preread.errors import TierError
 from preread.store.tiers import files
 from preread.store.tiers.base import fresh
 from preread.store.tiers.disk import DiskTier
-from preread.store.tiers.folder import QUARANTINE_FILES
+from preread.store.tiers.quarantine import QUARANTINE_FILES
 from preread.testing.conformance_tier import Clock, get, key, put
 
 

@@ -2,7 +2,7 @@
 
     ROOT/chunks/3/f/3f…<64 hex digits>.kv     two levels of sixteen folders
     ROOT/tmp/…                                values being written, locked by their writers
-    ROOT/quarantine/…                         set aside for diagnosis, the newest sixteen
+    ROOT/quarantine/…                         set aside for diagnosis, see quarantine.py
     ROOT/book/…                               what uses have saved and what was evicted, see book.py
 
 The file system is the index: a look-up is one `access`, so what other processes write or remove is
@@ -44,12 +44,12 @@ from preread.store.tiers.book import Book
 from preread.store.tiers.crew import together
 from preread.store.tiers.eviction import Budget, Held, Standing
 from preread.store.tiers.landing import landing
+from preread.store.tiers.quarantine import Quarantine
 from preread.store.tiers.shelves import FolderShelf
 
 WINDOW = 4  # files read at once, where there are as many cores
 TOUCH_S = 60.0  # last use is written at most this often
 AHEAD_S = 3600.0  # machines' clocks may differ by this much
-QUARANTINE_FILES = 16
 _NAME = re.compile(r"[0-9a-f]{64}\.kv")
 # What says that one entry is bad, not that the tier is.
 _ENTRY_ERRNOS = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO}
@@ -80,7 +80,7 @@ class FolderTier:
         self._root = root
         self._chunks = str(root / "chunks")
         self._temp = root / "tmp"
-        self._quarantine = root / "quarantine"
+        self._quarantine = Quarantine(root / "quarantine", clock)
         self._book = Book(clock, FolderShelf(root / "book", root / "tmp"), touch_s)
         self._budget = Budget(budget, share, self, self._book, clock, place=str(root))
         self._fsync = fsync
@@ -132,7 +132,7 @@ class FolderTier:
             return files.write_whole(temp, path, parts, mtime=now, fsync=fsync, wanted=wanted)
 
     def remove(self, keys: Sequence[ChunkKey], *, quarantine: bool = False) -> int:
-        act = self._set_aside if quarantine else files.unlink
+        act = self._quarantine.take if quarantine else files.unlink
         with self._lock, self._border("remove from"):
             gone = [key for key in keys if act(self._path(key))]
         self._book.left(gone, Gone.SET_ASIDE if quarantine else Gone.REMOVED)
@@ -157,7 +157,7 @@ class FolderTier:
         future is set right, so that its chunk can become idle."""
         with self._lock, self._border("tidy"):
             list(self._set_right(self.scan()))
-            return self.sweep_temp() + self._drop_quarantine(self._clock() - older_than_s)
+            return self.sweep_temp() + self._quarantine.drop(self._clock() - older_than_s)
 
     def used(self, saved: Mapping[ChunkKey, float]) -> None:
         """See base.Weighs. Known to other processes at once: what is written next would else be
@@ -241,7 +241,7 @@ class FolderTier:
             files.unlink(self._path(one.key))
 
     def drop_aside(self) -> None:
-        self._drop_quarantine(None)
+        self._quarantine.drop()
 
     # -- looking after the folder --
 
@@ -270,34 +270,8 @@ class FolderTier:
                     key = ChunkKey(bytes.fromhex(entry.name[:64]))
                     yield ChunkEntry(key, info.st_size, info.st_mtime)
 
-    def _set_aside(self, path: str) -> bool:
-        """Move whatever stands there (also a folder or a link) out of the way."""
-        if not files.exists(path):
-            return False
-        self._serial += 1
-        name = f"{int(self._clock() * 1e9):020d}.{self._serial}.{os.path.basename(path)}"
-        try:
-            files.make_folder(self._quarantine, fsync=False)
-            os.rename(path, self._quarantine / name)
-        except FileNotFoundError:
-            return False
-        except OSError:  # no room for quarantine: being rid of it matters more
-            return files.unlink(path)
-        for old in sorted(e.path for e in files.listed(self._quarantine))[:-QUARANTINE_FILES]:
-            files.discard(old)
-        return True
-
     def aside_bytes(self) -> int:
-        total = 0
-        for entry in files.listed(self._quarantine):
-            with contextlib.suppress(FileNotFoundError):
-                total += entry.stat(follow_symlinks=False).st_size
-        return total
-
-    def _drop_quarantine(self, before: float | None) -> int:
-        limit = None if before is None else f"{int(before * 1e9):020d}"
-        entries = files.listed(self._quarantine)
-        return sum(files.discard(e.path) for e in entries if limit is None or e.name < limit)
+        return self._quarantine.nbytes()
 
     def sweep_temp(self) -> int:
         """A living writer holds the lock of its temp file; the kernel frees a dead one's."""
