@@ -153,13 +153,8 @@ class Loader:
         until = began + patience.deadline_s if patience else inf if listen else None
         wanted = [(span, keys) for span, keys in found.spans if start < span.end <= upto]
         order = Order([self._layout.chunks(span, keys) for span, keys in wanted], layers)
-        keys, chunks = [chunk.key for chunk in order.chunks], order.chunks
-        tally = Tally(start)
-        expected = dict(zip(keys, chunks, strict=True))
-        reading = Reading(
-            self._asker, keys, found.places, self._layout.unpack, self._room, found.dead, until,
-            lambda: Arrivals(self._layout, expected, self._room, place),
-        )  # fmt: skip
+        chunks, tally = order.chunks, Tally(start)
+        reading = self._reading(found, chunks, until, place)
         with closing(reading):
             if listen is not None:
                 listen(reading.stop)
@@ -194,12 +189,9 @@ class Loader:
         began, tally, n = time.perf_counter(), Tally(start), 0
         spans = [found for found in found.spans if start < found[0].end <= choice.upto][::-1]
         wanted = [(span, self._layout.chunks(span, keys)) for span, keys in spans]
-        expected = {chunk.key: chunk for _, chunks in wanted for chunk in chunks}
+        every = [chunk for _, chunks in wanted for chunk in chunks]
         # Verified by who reads, but not straight to its place, as the front may be there first.
-        reading = Reading(
-            self._asker, list(expected), found.places, self._layout.unpack, self._room, found.dead,
-            inf, lambda: Arrivals(self._layout, expected, self._room, lambda box: None),
-        )  # fmt: skip
+        reading = self._reading(found, every, inf, lambda box: None)
         front.listen(reading.stop)
         with closing(reading):
             for span, chunks in wanted:
@@ -217,6 +209,17 @@ class Loader:
         whole = tally.report(began, reading.faults, self._asker.tiers)
         self._count(whole, found)
         return whole if whole.end else whole._replace(end=found.chosen(choice))
+
+    def _reading(
+        self, found: Found, chunks: list[ChunkHeader], until: float | None, place: Place
+    ) -> Reading:
+        """One pass over chunks, in this order; what is verified goes to its place."""
+        expected = {chunk.key: chunk for chunk in chunks}
+        return Reading(
+            self._asker, [chunk.key for chunk in chunks], found.places, self._layout.unpack,
+            self._room, found.dead, until,
+            lambda: Arrivals(self._layout, expected, self._room, place),
+        )  # fmt: skip
 
     def _take_span(
         self, reading: Reading, chunks: list[ChunkHeader], n: int, front: Front, tally: Tally
