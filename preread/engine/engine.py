@@ -14,7 +14,7 @@ from preread.config import EngineSection
 from preread.engine.committer import Committer, Promise
 from preread.engine.failing import Failing, too_large
 from preread.engine.fast import fast_covers
-from preread.engine.gathering import Gathers, by_cost, by_rows
+from preread.engine.gathering import by_config
 from preread.engine.jobs import Job
 from preread.engine.keeping import keep_row
 from preread.engine.kv import KVShape
@@ -79,9 +79,10 @@ class Engine:
         self.arena, self.pages = pools = self.parts.pools(self.shape, self.plan)
         self.tree = PrefixTree(self.arena, self.metrics)
         self._ahead = decoder.device.type == "cuda" if ahead is None else ahead
+        gathers = by_config(config, self.shape, fast=fast_covers(decoder, config, kv_precision))
         self._flight: InFlight | None = None
         self._scheduler = Scheduler(
-            config, self.tree, self.pages, self.metrics, clock, self._gathers(),
+            config, self.tree, self.pages, self.metrics, clock, gathers,
             slots=config.max_sequences * (1 + self._ahead), land=self._land,
         )  # fmt: skip
         self._seqs = self._scheduler.seqs
@@ -256,15 +257,6 @@ class Engine:
         """Verify every invariant. Raises AssertionError."""
         self.tree.check()
         self._scheduler.check()
-
-    def _gathers(self) -> Gathers:
-        """What is gathered: as configured, else by cost, which is known for CPUs; nothing where a
-        kernel takes any number of stretches in one call."""
-        if fast_covers(self.decoder, self.config, self.shape.precision):
-            return by_rows(0)
-        if self.config.shared_min_rows or self.shape.device.type != "cpu":
-            return by_rows(self.config.shared_min_rows or 2)
-        return by_cost(self.shape.token_bytes // self.shape.layers)
 
     def _launch(self, step: Step) -> InFlight | None:
         self.marks.lift(step)

@@ -17,6 +17,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from preread.config import EngineSection
+    from preread.engine.kv import KVShape
     from preread.types import Int64Array
 
 # Microseconds: a call on one stretch; a gathered call, and each row in it.
@@ -26,6 +28,16 @@ SHORT = 256  # tokens of the longest stretch gathered where only the number of r
 
 # (rows [n] and tokens [n] of stretches) -> [n], True where they are to be gathered
 Gathers = Callable[["Int64Array", "Int64Array"], "NDArray[np.bool_]"]
+
+
+def by_config(config: EngineSection, shape: KVShape, *, fast: bool) -> Gathers:
+    """What is gathered: as configured, else by cost, which is known for CPUs; nothing where a
+    kernel takes any number of stretches in one call (fast)."""
+    if fast:
+        return by_rows(0)
+    if config.shared_min_rows or shape.device.type != "cpu":
+        return by_rows(config.shared_min_rows or 2)
+    return by_cost(shape.token_bytes // shape.layers)
 
 
 def by_cost(token_bytes: int) -> Gathers:

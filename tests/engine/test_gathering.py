@@ -77,7 +77,7 @@ def test_by_rows():
 @pytest.mark.parametrize("most", [0, 40, 10**9])
 def test_whatever_is_gathered_the_answers_are_the_same(decoder, monkeypatch, most):
     """Nothing, some, all of what single rows see: nested prefixes of several lengths."""
-    monkeypatch.setattr("preread.engine.engine.by_cost", lambda _: lambda rows, n: n <= most)
+    monkeypatch.setattr("preread.engine.gathering.by_cost", lambda _: lambda rows, n: n <= most)
     make = np.random.default_rng(2)
     trunk = make.integers(0, 256, 40).tolist()
     books = [trunk[: 8 * i] + make.integers(0, 256, 5 + 9 * i).tolist() for i in range(6)]
