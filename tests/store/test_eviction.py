@@ -18,12 +18,13 @@ from preread.store.rates import Pace, Prefill, Rates
 from preread.store.saving import Manner
 from preread.store.store import Store
 from preread.store.tiers.base import ChunkKey, Gone, Recalls, Tier, Weighs
-from preread.store.tiers.book import HALF_S, KEPT, MOST, Book, Note, Record
+from preread.store.tiers.book import HALF_S, KEPT, MOST, Book, Note
 from preread.store.tiers.bucket import Bucket
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.eviction import Standing, victims
 from preread.store.tiers.memory import MemoryTier
 from preread.store.tiers.object import ObjectTier
+from preread.store.tiers.pages import Record
 from preread.store.tiers.shelves import BucketShelf, FolderShelf
 from preread.store.worth import LEAST, NEW, saved, use
 from preread.testing.conformance_tier import Clock, key, put

@@ -1,17 +1,17 @@
 """What a tier knows of its chunks beside their bytes: when each was used, what its uses have saved,
 whose it is, and why it went.
 
-Where a medium is shared by processes, each of them adds small immutable pages to a shelf beside the
-chunks, at most one a minute, each a list of records. Who makes room reads all of them, and folds
-them into one when there are many. That one says which it holds: as long as these are there too, for
-who folds is not done yet, or has died, or another folds as well, no use counts twice. What a
-process that died had not yet written is lost: the order of eviction suffers a little, nothing else.
+Where a medium is shared by processes, each of them adds small immutable pages (pages.py) to a shelf
+beside the chunks, at most one a minute, each a list of records. Who makes room reads all of them,
+and folds them into one when there are many. That one says which it holds: as long as these are
+there too, for who folds is not done yet, or has died, or another folds as well, no use counts
+twice. What a process that died had not yet written is lost: the order of eviction suffers a little,
+nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -21,11 +21,9 @@ from uuid import uuid4
 
 from preread.errors import TierError
 from preread.store.tiers.base import ChunkKey, Gone
+from preread.store.tiers.pages import SHARE, Record, counted, page_of, records_of
 
 HALF_S = 86400.0  # what a use has saved counts half after so long
-RECORD = struct.Struct("<32s16sddB7x")  # key, owner, when, saved, what
-HOLDS = 255  # what: the key is the name of a page that this one holds
-SHARE = 254  # what: so many bytes (in the place of `saved`) every owner is to keep here
 PROMISE_S = 86400.0  # a share that was said counts for so long, and is said again well before
 # Pages; more are folded. Who finds a chunk gone reads them all; a use of a long prefix makes one of
 # half a megabyte.
@@ -33,17 +31,6 @@ MOST = 16
 SEEN = 1 << 16  # notes in memory: some 20 MB
 KEPT = 4096  # notes on chunks that are not held: the latest
 AHEAD_S = 3600.0  # machines' clocks may differ by this much
-
-
-class Record(NamedTuple):
-    """One thing that happened to a chunk at `when` (seconds since the epoch). owner: b"" where it
-    is not known; saved: seconds per byte; what: 0 for a use, else why it went."""
-
-    key: ChunkKey
-    owner: bytes
-    when: float
-    saved: float = 0.0
-    what: int = 0
 
 
 class Note(NamedTuple):
@@ -144,7 +131,7 @@ class Book:
             return
         self.heard(share)
         with self._lock:
-            self._pending += [self._said(share, self._clock())]
+            self._pending += [Record.share(share, self._clock())]
         self.flush()
 
     def promises(self) -> bool:
@@ -178,7 +165,7 @@ class Book:
         if page:
             self._unfolded += 1
             with contextlib.suppress(TierError):
-                self._shelf.put(uuid4().hex, _page(page))
+                self._shelf.put(uuid4().hex, page_of(page))
 
     def recall(self, keys: Iterable[ChunkKey]) -> dict[ChunkKey, Note]:
         """What is known without looking at the shelf."""
@@ -214,10 +201,10 @@ class Book:
         pages = self._shelf.get(names) if self._shelf and len(names) > MOST else {}
         if self._shelf is not None and pages and len(pages) == len(names):
             folded = _bounded(_merged({}, self._records(pages)), held)
-            page = [Record(ChunkKey(name.encode()), b"", 0.0, 0.0, HOLDS) for name in names]
+            page = [Record.holds(name) for name in names]
             page += [one for key, note in folded.items() for one in note.records(key)]
-            page += [self._said(share, when) for share, when in self._shares.items()]
-            self._shelf.put(sha256("\n".join(names).encode()).hexdigest()[:32], _page(page))
+            page += [Record.share(share, when) for share, when in self._shares.items()]
+            self._shelf.put(sha256("\n".join(names).encode()).hexdigest()[:32], page_of(page))
             self._shelf.drop(names)
         self._keep(notes)
         self._folded = len(notes)
@@ -257,8 +244,8 @@ class Book:
 
     def _records(self, pages: Mapping[str, bytes]) -> list[Record]:
         latest = self._clock() + AHEAD_S
-        counted = _counted({name: _held(page) for name, page in pages.items()})
-        records = [one for name in counted for one in _records(pages[name]) if one.when <= latest]
+        told = (one for name in counted(pages) for one in records_of(pages[name]))
+        records = [one for one in told if one.when <= latest]
         with self._lock:
             for one in records:
                 if one.what == SHARE:
@@ -267,10 +254,6 @@ class Book:
             oldest = latest - AHEAD_S - PROMISE_S
             self._shares = {n: when for n, when in self._shares.items() if when > oldest}
         return [one for one in records if one.what != SHARE]
-
-    @staticmethod
-    def _said(share: int, when: float) -> Record:
-        return Record(ChunkKey(bytes(32)), b"", when, float(share), SHARE)
 
 
 def _decay(seconds: float) -> float:
@@ -293,36 +276,3 @@ def _bounded(notes: dict[ChunkKey, Note], held: Container[ChunkKey]) -> dict[Chu
     others.sort(key=lambda key: max(notes[key].used, notes[key].left))
     old = set(others[:-KEPT])
     return {key: note for key, note in notes.items() if key not in old}
-
-
-def _counted(holds: Mapping[str, frozenset[str]]) -> list[str]:
-    """Pages of which no other one holds anything. holds: the pages that each of these holds. Of two
-    that hold the same ones, as both were folded at once, the one that holds more has all that the
-    other has: who looks later sees what was there, and more."""
-    within = frozenset[str]().union(*holds.values())
-    seen, counted = set[str](), []
-    for name in sorted(holds.keys() - within, key=lambda name: (-len(holds[name]), name)):
-        if holds[name].isdisjoint(seen):
-            counted.append(name)
-            seen |= holds[name]
-    return counted
-
-
-def _page(records: Iterable[Record]) -> bytes:
-    return b"".join(RECORD.pack(*one) for one in records)
-
-
-def _held(page: bytes) -> frozenset[str]:
-    """The names of the pages that it holds."""
-    whole = len(page) - len(page) % RECORD.size
-    told = RECORD.iter_unpack(page[:whole])
-    return frozenset(key.decode("ascii", "replace") for key, *_, what in told if what == HOLDS)
-
-
-def _records(page: bytes) -> Iterable[Record]:
-    """Whole records; what is damaged or foreign is left out."""
-    whole = len(page) - len(page) % RECORD.size
-    for key, owner, when, saved, what in RECORD.iter_unpack(page[:whole]):
-        known = what <= len(Gone) or what == SHARE
-        if -inf < when < inf and 0.0 <= saved < inf and known:
-            yield Record(ChunkKey(key), owner if any(owner) else b"", when, saved, what)
