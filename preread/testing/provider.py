@@ -16,17 +16,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from preread.testing.replies import Reply, find_line
 from preread.testing.simulation.anthropic import AnthropicSpeaker
 from preread.testing.simulation.faults import KINDS, Faults, Odds
 from preread.testing.simulation.gemini import GeminiSpeaker
-from preread.testing.simulation.job import BadRequest, Job, Outcome
+from preread.testing.simulation.job import BadRequest, Outcome
 from preread.testing.simulation.memory import PrefixCache
 from preread.testing.simulation.ollama import OllamaSpeaker
 from preread.testing.simulation.openai import SERVERS, OpenAISpeaker
-from preread.testing.simulation.rates import COUNTS, Rates
+from preread.testing.simulation.rates import COUNTS, Rates, organisation_of
+from preread.testing.simulation.speaker import Speaker, key_of
 from preread.testing.simulation.text import Answer, Words, write
 
 if TYPE_CHECKING:
@@ -70,31 +71,6 @@ class Profile:
     tells: bool = True
     odds: Odds = field(default_factory=Odds)
     keys: tuple[str, ...] = ()  # known ones; none: every key will do
-
-
-class Speaker(Protocol):
-    """One dialect. pattern: its limit headers; stamps: their resets are times of day."""
-
-    pattern: str
-    stamps: bool
-
-    def job(self, body: dict[str, Any], now: float) -> Job: ...
-
-    def learned(self, out: Outcome, now: float) -> None:
-        """It was answered."""
-        ...
-
-    def reply(self, out: Outcome) -> dict[str, Any]: ...
-
-    def error(self, status: int, code: str, message: str) -> dict[str, Any]: ...
-
-    def amounts(self, job: Job, cached: int) -> dict[str, int]:
-        """What a request takes from the limits when it comes in."""
-        ...
-
-    def unused(self, out: Outcome) -> dict[str, int]:
-        """What of that is given back when it is answered."""
-        ...
 
 
 class Provider:
@@ -254,20 +230,6 @@ class Provider:
         return web.json_response(
             speaker.error(status, code, message), status=status, headers=headers
         )
-
-
-def key_of(headers: Any, query: Any) -> str:
-    """The key of a request, in any dialect's place; "" if there is none."""
-    bearer = headers.get("Authorization", "").removeprefix("Bearer ")
-    return str(
-        bearer or headers.get("x-api-key") or headers.get("x-goog-api-key") or query.get("key", "")
-    )
-
-
-def organisation_of(key: str) -> str:
-    """`sk-NAME-1` belongs to NAME."""
-    parts = key.split("-")
-    return parts[1] if len(parts) > 2 else ""
 
 
 def main(argv: list[str] | None = None) -> None:

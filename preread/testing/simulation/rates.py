@@ -154,3 +154,9 @@ class Rates:
         if key not in self.meters:
             self.meters[key] = Meter(self._limits[name], self._period_s, self._counts)
         return self.meters[key]
+
+
+def organisation_of(key: str) -> str:
+    """`sk-NAME-1` belongs to NAME."""
+    parts = key.split("-")
+    return parts[1] if len(parts) > 2 else ""
