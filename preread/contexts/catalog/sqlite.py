@@ -1,16 +1,10 @@
-"""The catalog on SQLite: one file in the home, shared by threads and processes.
-
-WAL, so that readers never wait for a builder; every change is one BEGIN IMMEDIATE transaction, so
-that compare-and-swap holds between processes; a connection lives for one call, so that there is
-nothing to share and nothing to close. Texts are compressed and kept once under their digest.
-"""
+"""The catalog on SQLite: one file in the home, shared by threads and processes (sqlite_file.py).
+Texts are compressed and kept once under their digest."""
 
 from __future__ import annotations
 
 import sqlite3
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from json import dumps, loads
 from pathlib import Path
@@ -24,14 +18,12 @@ from preread.contexts.catalog.codec import (
     unpack,
 )
 from preread.contexts.catalog.conflicts import (
-    no_unicode,
     published_first,
     removed_meanwhile,
     session_has_grown,
 )
 from preread.contexts.catalog.hints import NoHints
-from preread.contexts.catalog.schema import create, in_memory, migrate, needs_migration
-from preread.errors import HomeError
+from preread.contexts.catalog.sqlite_file import SqliteFile
 
 SUMMARY = """
     SELECT c.name, version, model, fingerprint, tokens, shards, sources, kv_bytes, created_at,
@@ -49,8 +41,12 @@ class SqliteCatalog:
     path: Path
     busy_timeout_s: float = 30.0
 
+    @property
+    def _file(self) -> SqliteFile:
+        return SqliteFile(self.path, self.busy_timeout_s)
+
     def get(self, name: str, version: int | None = None) -> ContextRecord | None:
-        with self._read() as db:
+        with self._file.read() as db:
             row = db.execute(
                 "SELECT body, version, invalidated FROM contexts WHERE name = ?1 AND version = "
                 "coalesce(?2, (SELECT max(version) FROM contexts WHERE name = ?1))",
@@ -72,7 +68,7 @@ class SqliteCatalog:
         if record.version != expected + 1:
             raise ValueError(f"version {record.version} does not follow {expected}")
         body, texts = pack(record)
-        with self._write() as db:
+        with self._file.write() as db:
             newest = _newest(db, record.name)
             if newest != expected:
                 raise published_first(record.name, newest, expected)
@@ -89,7 +85,7 @@ class SqliteCatalog:
             )
 
     def invalidate(self, name: str, reason: str) -> bool:
-        with self._write() as db:
+        with self._file.write() as db:
             changed = db.execute(
                 "UPDATE contexts SET invalidated = ? WHERE name = ? AND version = ?",
                 (reason or "no reason given", name, _newest(db, name)),
@@ -98,14 +94,14 @@ class SqliteCatalog:
 
     def standing(self, held: Sequence[tuple[str, int]]) -> list[Standing]:
         query = "SELECT invalidated FROM contexts WHERE name = ? AND version = ?"
-        with self._read() as db:
+        with self._file.read() as db:
             reasons = [db.execute(query, one).fetchone() for one in held]
             newest = [_newest(db, name) for name, _ in held]
         pairs = zip(newest, reasons, strict=True)
         return [Standing(version, row[0] if row else "") for version, row in pairs]
 
     def remove(self, name: str, *, below: int | None = None) -> int:
-        with self._write() as db:
+        with self._file.write() as db:
             where, values = "name = ?", [name, *([] if below is None else [below])]
             if below is not None:
                 where += " AND version < ?"
@@ -118,11 +114,11 @@ class SqliteCatalog:
             return gone
 
     def summaries(self) -> list[ContextSummary]:
-        with self._read() as db:
+        with self._file.read() as db:
             return [ContextSummary(*row) for row in db.execute(SUMMARY)]
 
     def touch(self, name: str, when: float) -> None:
-        with self._write() as db:
+        with self._file.write() as db:
             db.execute(
                 "INSERT INTO names SELECT ?1, ?2 WHERE EXISTS "
                 "(SELECT 1 FROM contexts WHERE name = ?1) "
@@ -135,19 +131,19 @@ class SqliteCatalog:
             "SELECT chunks FROM contexts "
             "WHERE invalidated = '' AND (expires_at IS NULL OR expires_at > ?)"
         )
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute(query, (now,))
             return frozenset(key for (blob,) in rows for key in loads(decompress(blob)))
 
     def sessions(self, name: str) -> Sequence[str]:
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute(
                 "SELECT DISTINCT session FROM turns WHERE context = ? ORDER BY session", (name,)
             )
             return [session for (session,) in rows]
 
     def session(self, context: str, session: str) -> tuple[tuple[str, str], ...]:
-        with self._read() as db:
+        with self._file.read() as db:
             return tuple(
                 db.execute(
                     "SELECT question, answer FROM turns WHERE context = ? AND session = ? "
@@ -157,7 +153,7 @@ class SqliteCatalog:
             )
 
     def append_turn(self, context: str, session: str, turn: tuple[str, str], *, at: int) -> None:
-        with self._write() as db:
+        with self._file.write() as db:
             if not _newest(db, context):  # else a later context of that name would inherit it
                 raise removed_meanwhile(context)
             (length,) = db.execute(
@@ -169,12 +165,12 @@ class SqliteCatalog:
 
     def epochs(self, scopes: Sequence[str]) -> list[int]:
         asked = "SELECT epoch FROM epochs WHERE scope = ?"
-        with self._read() as db:
+        with self._file.read() as db:
             rows = [db.execute(asked, (scope,)).fetchone() for scope in scopes]
         return [int(row[0]) if row else 0 for row in rows]
 
     def bump(self, scope: str) -> int:
-        with self._write() as db:
+        with self._file.write() as db:
             (epoch,) = db.execute(
                 "INSERT INTO epochs VALUES (?, 1) "
                 "ON CONFLICT (scope) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
@@ -184,78 +180,6 @@ class SqliteCatalog:
 
     def listen(self) -> Hints:
         return NoHints()  # asking the file is as cheap as a message
-
-    @contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
-        """One snapshot. A home without a catalog reads as an empty one and stays untouched."""
-        with self._guard(), closing(self._open_to_read()) as db:
-            db.execute("BEGIN")
-            yield db
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all or nothing, one writer at a time."""
-        with self._guard():
-            if not self.path.exists():
-                create(self.path)
-            with closing(self._open()) as db:
-                migrate(db, self.path)
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield db
-                except BaseException:
-                    db.rollback()
-                    raise
-                db.commit()
-
-    def _open(self, options: str = "") -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}{options}"
-        return sqlite3.connect(uri, uri=True, timeout=self.busy_timeout_s, isolation_level=None)
-
-    def _open_to_read(self) -> sqlite3.Connection:
-        """WAL wants to write beside the file; on a read-only medium the ways to do without are
-        tried in turn (immutable is the last: it holds when nobody can be writing)."""
-        if not self.path.exists():
-            empty = sqlite3.connect(":memory:", isolation_level=None)
-            migrate(empty, self.path)
-            return empty
-        refusals: list[sqlite3.OperationalError] = []
-        for options in ("", "?mode=ro", "?mode=ro&immutable=1"):
-            db = self._open(options)
-            try:
-                if options and needs_migration(db):
-                    db = in_memory(db)  # of an earlier release, and nobody may change it
-                migrate(db, self.path)
-                return db
-            except sqlite3.OperationalError as exc:
-                db.close()
-                refusals.append(exc)
-                if "locked" in str(exc):
-                    break
-            except BaseException:
-                db.close()
-                raise
-        raise refusals[0]
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """The border: foreign errors become HomeError with what to do."""
-        try:
-            yield
-        except OSError as exc:
-            raise HomeError(
-                f"{self.path.parent}: {exc.strerror}.", hint="Set PREREAD_HOME to another folder."
-            ) from exc
-        except UnicodeEncodeError as exc:
-            raise no_unicode(exc) from exc
-        except sqlite3.OperationalError as exc:
-            raise _operational(self.path, exc, self.busy_timeout_s) from exc
-        except (sqlite3.DatabaseError, zlib.error, KeyError, ValueError, TypeError) as exc:
-            raise HomeError(
-                f"{self.path}: damaged ({exc}).",
-                hint=f"Move it away and build again (kept KV is found again by content): "
-                f"mv {self.path} {self.path}.damaged",
-            ) from exc
 
 
 def _newest(db: sqlite3.Connection, name: str) -> int:
@@ -280,25 +204,3 @@ def _columns(record: ContextRecord, body: bytes) -> tuple[object, ...]:
         compress(dumps(record.chunk_keys)),
         body,
     )
-
-
-def _operational(path: Path, exc: sqlite3.OperationalError, waited_s: float) -> HomeError:
-    text = str(exc)
-    if "locked" in text or "busy" in text:
-        error = HomeError(
-            f"{path}: another process has held the catalog for {waited_s:g} s.",
-            hint="Wait for it, or raise context.busy_timeout_s.",
-        )
-        error.retryable = True
-        return error
-    if "readonly" in text or "unable to open" in text:
-        return HomeError(
-            f"{path}: this home cannot be written.",
-            hint="Mend its permissions, or set PREREAD_HOME to another folder.",
-        )
-    if "full" in text:
-        return HomeError(
-            f"{path}: the disk is full.",
-            hint="Free some space (preread gc), or set PREREAD_HOME to another folder.",
-        )
-    return HomeError(f"{path}: {text}.", hint="See: preread doctor")

@@ -17,6 +17,7 @@ import pytest
 from preread.contexts.catalog.base import Catalog
 from preread.contexts.catalog.schema import MIGRATIONS
 from preread.contexts.catalog.sqlite import SqliteCatalog
+from preread.contexts.catalog.sqlite_file import SqliteFile
 from preread.errors import CatalogConflict, HomeError
 from preread.testing.conformance_catalog import CatalogConformance, record
 from tests.contexts.catalog.racing import race
@@ -212,7 +213,7 @@ def test_one_of_many_processes_wins_each_version(tmp_path: Path) -> None:
     race(SqliteCatalog, tmp_path / "c.sqlite")
 
 
-class Full(SqliteCatalog):
+class FullFile(SqliteFile):
     """On a disk that has no page left."""
 
     def _open(self, options: str = "") -> sqlite3.Connection:
@@ -220,6 +221,12 @@ class Full(SqliteCatalog):
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         db.execute(f"PRAGMA max_page_count = {pages}")
         return db
+
+
+class Full(SqliteCatalog):
+    @property
+    def _file(self) -> SqliteFile:
+        return FullFile(self.path, self.busy_timeout_s)
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
