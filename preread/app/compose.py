@@ -4,14 +4,13 @@ engine is opened, not when this module is imported."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
+from preread.app.choosing import computed_by
 from preread.config import Config, load_config, local_model
-from preread.errors import ConfigError, UnsupportedModel
+from preread.errors import ConfigError
 from preread.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from preread.tokens.parity import ParityReport
 
 Weights = Literal["load", "random"]
-T = TypeVar("T")
-BACKENDS = ("auto", "native", "transformers")
-INSTALL = "pip install 'preread[transformers]'"
 
 log = logging.getLogger("preread")
 
@@ -80,7 +76,7 @@ def open_parts(
     engine = replace(config.engine, max_sequences=sequences or config.engine.max_sequences)
     store = replace(config.store, codec=codec or config.store.codec)
     config = replace(config, model=chosen, engine=engine, store=store)
-    parts = _by(
+    parts = computed_by(
         config, lambda: _native(config, weights), lambda why: _foreign(config, weights, why)
     )
     for note in parts.notes:
@@ -136,7 +132,7 @@ def check_parity(model: str, *, prompts: int) -> ParityReport:
         loaded = load_foreign(name, dtype=dtype, device=device, home=config.home)
         return parity(loaded, prompts=prompts)
 
-    return _by(config, native, foreign)
+    return computed_by(config, native, foreign)
 
 
 def check_agreement(model: str, text: str) -> Agreement | None:
@@ -158,46 +154,6 @@ def check_agreement(model: str, text: str) -> Agreement | None:
         home=config.home,
     )
     return measure(loaded, text)
-
-
-def _by(config: Config, native: Callable[[], T], foreign: Callable[[str], T]) -> T:
-    """The native way, or the transformers way for what that refuses; it is told why."""
-    wanted, why = config.model.backend, "model.backend says so"
-    if wanted not in BACKENDS:
-        raise ConfigError(
-            f"model.backend = {wanted!r}.",
-            hint=f"Give one of {', '.join(BACKENDS)}, or another's server: docs/backends.md.",
-        )
-    if wanted != "transformers":
-        try:
-            return native()
-        except UnsupportedModel as exc:
-            if wanted == "native":
-                raise
-            why = exc.message
-    if config.model.gpus > 1:
-        raise ConfigError(
-            f"model.gpus = {config.model.gpus} is for our own decoder, which does not compute this "
-            f"model: {why.rstrip('.')}.",
-            hint="Set model.gpus = 1.",
-        )
-    for knob in ("weights_precision", "kv_precision"):
-        if (precision := getattr(config.model, knob)) != "full":
-            raise ConfigError(
-                f"{knob} = {precision!r} is for our own decoder, which does not compute this "
-                f"model: {why.rstrip('.')}.",
-                hint=f'Set model.{knob} = "full".',
-            )
-    if find_spec("transformers") is None:
-        from preread.foreign.readable import readable
-        from preread.models.folder import resolve
-
-        readable(resolve(config.model.model, weights=False))  # else installing it would not help
-        raise UnsupportedModel(
-            f"{why.rstrip('.')}; transformers, which is not installed, may compute it, slower.",
-            hint=INSTALL,
-        )
-    return foreign(why)
 
 
 def _native(config: Config, weights: Weights) -> Parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import preread
-from preread.app import compose
+from preread.app import choosing
 from preread.app.compose import check_parity
 from preread.errors import ConfigError, UnsupportedModel
 from preread.testing.models import write_tiny_model
@@ -72,7 +72,7 @@ def test_the_knob(windowed: Path, native: Path, monkeypatch: pytest.MonkeyPatch)
 def test_without_transformers_the_error_says_how_to_get_it(
     windowed: Path, native: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr(compose, "find_spec", lambda _: None)
+    monkeypatch.setattr(choosing, "find_spec", lambda _: None)
     with preread.open(str(native), dtype="float32") as engine:
         assert engine.info.name == "local"
     with pytest.raises(UnsupportedModel, match=r"sliding_window.*pip install 'preread\[trans"):
