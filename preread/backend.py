@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from preread.errors import RequestError
-from preread.types import GREEDY, Brought, Built, CachedResponse, Finish, Prefix, Prices, Sampling
+from preread.prices import Prices
+from preread.types import GREEDY, Brought, Built, CachedResponse, Finish, Prefix, Sampling
 
 if TYPE_CHECKING:
     from preread.types import Float32Array, Int32Array, Int64Array

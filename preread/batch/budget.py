@@ -12,7 +12,7 @@ from preread.backend import Billed
 from preread.batch.order import Order
 from preread.batch.schema import Waiting
 from preread.batch.tally import Tally
-from preread.types import Prices
+from preread.prices import Prices
 
 MARGIN = 1.25  # on estimated tokens of a row's own text
 KEPT = 1 << 16  # prefixes remembered

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from preread.backend import Backend, BackendInfo
 from preread.batch.journal import Journal
 from preread.batch.keys import alike, model_digest, prefix_of
-from preread.types import Prefix, Prices
+from preread.prices import Prices
+from preread.types import Prefix
 
 WALKED = 4096  # prefixes looked at in the order of the line; the rest is taken to be like them
 COUNTED = 256  # of those, counted exactly

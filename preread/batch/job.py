@@ -16,7 +16,8 @@ from preread.batch.schema import SPENT
 from preread.batch.table import Table
 from preread.batch.tally import Tally
 from preread.errors import RequestError
-from preread.types import Prefix, Prices
+from preread.prices import Prices
+from preread.types import Prefix
 
 MOST = 0.9  # of a prefix that was computed when reading it is measured
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from preread.batch.schema import Result
-from preread.types import Prices
+from preread.prices import Prices
 
 NAMES = ("cached", "computed", "output", "written")
 COUNTS = tuple(Result._fields.index(name) for name in NAMES)

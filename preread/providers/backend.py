@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from preread.backend import BackendInfo, Generate, Progress, RequestBatch, ResultBatch, no_blends
 from preread.errors import ContextTooLong, EngineError, ProviderError, RequestError
+from preread.prices import Prices
 from preread.providers.dialect import Ask, Dialect, Facts, Said
 from preread.providers.estimate import Estimate
 from preread.providers.limits import Clock, WallClock
@@ -23,7 +24,7 @@ from preread.providers.running import Running
 from preread.providers.sender import Refused, Sender
 from preread.providers.warmth import Warmth
 from preread.providers.wire import LimitedWire
-from preread.types import Built, Message, Prefix, Prices
+from preread.types import Built, Message, Prefix
 
 if TYPE_CHECKING:
     from preread.types import Int32Array

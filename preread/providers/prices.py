@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from preread.errors import ConfigError
-from preread.types import Prices
+from preread.prices import Prices
 
 NUMBERS = ("computed", "cached", "written", "written_1h", "output", "limit", "min_prefix")
 

@@ -19,8 +19,9 @@ from preread.backend import (
     RequestBatch,
     ResultBatch,
 )
+from preread.prices import Prices
 from preread.testing.replies import check
-from preread.types import Built, Finish, Prefix, Prices
+from preread.types import Built, Finish, Prefix
 
 CHARACTERS = 4  # of a token
 

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "preread"
 LAYER = {
     "blends": -1,
-    **dict.fromkeys(("types", "errors"), 0),
+    **dict.fromkeys(("types", "errors", "prices"), 0),
     **dict.fromkeys(("backend", "config", "metrics", "kernels", "bridge"), 1),
     **dict.fromkeys(("models", "store", "capacity", "front"), 2),
     "tokens": 3,

@@ -17,6 +17,7 @@ from preread.batch.job import priced, tallied
 from preread.batch.journal import Journal
 from preread.batch.run import Runner, Stop
 from preread.batch.tally import Tally
+from preread.prices import Prices
 from preread.providers.backend import RemoteBackend
 from preread.providers.dialect import Facts
 from preread.providers.gate import Gate
@@ -26,7 +27,6 @@ from preread.providers.limits import Limiter
 from preread.providers.openai import OpenAI
 from preread.providers.retry import Retry
 from preread.providers.sender import Sender
-from preread.types import Prices
 
 from ..providers.clock import LoopClock, run_virtual
 

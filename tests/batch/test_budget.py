@@ -15,9 +15,10 @@ from preread.batch.job import begin, priced, tallied
 from preread.batch.journal import Journal
 from preread.batch.run import Runner, Stop
 from preread.batch.tally import Tally
+from preread.prices import Prices
 from preread.testing.backend import FakeBackend
 from preread.testing.instant import InstantBackend
-from preread.types import Finish, Prices
+from preread.types import Finish
 
 from .made import RUBRIC, batch_table, chat, written
 

@@ -16,10 +16,11 @@ from preread.batch.journal import Journal
 from preread.batch.run import Runner, Stop
 from preread.batch.score import read_questions, scaled
 from preread.errors import RequestError, SourceError, StateError
+from preread.prices import Prices
 from preread.testing.backend import FakeBackend
 from preread.testing.instant import InstantBackend
 from preread.testing.replies import Reply
-from preread.types import Prefix, Prices
+from preread.types import Prefix
 
 from .made import batch_table, chat, finished, row_table, written
 

@@ -22,9 +22,10 @@ from preread.batch.misses import misses
 from preread.batch.report import make_report
 from preread.batch.run import Runner, Stop
 from preread.errors import RequestError
+from preread.prices import Prices
 from preread.testing.backend import FakeBackend
 from preread.testing.instant import InstantBackend
-from preread.types import Built, Prefix, Prices
+from preread.types import Built, Prefix
 
 from .made import RUBRIC, batch_table, chat, row_table, written
 

@@ -23,9 +23,9 @@ from preread.batch.tally import Tally
 from preread.bridge import LoopThread
 from preread.cli.batching import Batch, Opened, Options
 from preread.cli.progress import line
+from preread.prices import Prices
 from preread.testing.instant import InstantBackend
 from preread.testing.provider import Profile, Provider
-from preread.types import Prices
 
 from .conftest import one_json
 
