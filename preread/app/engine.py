@@ -4,15 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Iterator,
-    Sequence,
-)
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from preread.app.aio import AsyncEngine
@@ -20,9 +12,9 @@ from preread.app.answers import Answers
 from preread.app.compose import Parts
 from preread.app.context import Context
 from preread.app.events import Events
+from preread.app.openings import Openings
 from preread.app.options import AnswerOptions, generate_work
 from preread.app.prompts import columns
-from preread.app.relay import relayed
 from preread.app.responding import with_responses
 from preread.backend import (
     Backend,
@@ -35,12 +27,11 @@ from preread.bridge import LoopThread
 from preread.config import Config
 from preread.contexts.build import BuildOutcome, BuildRequest, build_context
 from preread.contexts.catalog.base import Catalog
-from preread.contexts.counting import Counting
 from preread.contexts.crowd import Crowd
 from preread.contexts.layout import DEFAULT_INSTRUCTIONS
 from preread.contexts.names import parse_ttl
 from preread.contexts.opened import Opened
-from preread.contexts.opening import OpenOptions, open_context
+from preread.contexts.opening import OpenOptions
 from preread.contexts.rows import collect, gather
 from preread.home import check_writable
 from preread.metrics import Metrics
@@ -74,7 +65,7 @@ class Engine:
         self._aio = AsyncEngine(self, self._crowd, self._loop)
         watched = (parts.catalog, parts.backend, self._loop, parts.scopes)
         self._events = Events(*watched, self._aio.let_go)
-        self._opened: dict[tuple[str, bool], Opened] = {}  # see Opened.key; what was last opened
+        self._openings = Openings(parts, self._backend, self._events)
         self._closed = False
 
     @property
@@ -205,7 +196,7 @@ class Engine:
         options = OpenOptions(
             progress=progress, stdin=stdin, embedder=embedder, approximate=approximate
         )
-        opened = self.run(open_context(self.backend, self.catalog, target, self.config, options))
+        opened = self.run(self._openings.open(target, options))
         for text in opened.notes if on_note else ():
             on_note(text)  # type: ignore[misc]  # checked in the line above
         return self._keep(opened)
@@ -215,21 +206,9 @@ class Engine:
     ) -> Iterator[Opening]:
         """`open`, telling what goes on: notes, (tokens ready, tokens in all) while documents are
         read, and last the Context. Leaving early cancels the reading."""
-        for news in self.iterate(self._opening(target, stdin, approximate)):
+        options = OpenOptions(stdin=stdin, approximate=approximate)
+        for news in self.iterate(self._openings.told(target, options)):
             yield self._keep(news) if isinstance(news, Opened) else news
-
-    async def _opening(
-        self, target: str, stdin: bytes | None, approximate: bool
-    ) -> AsyncGenerator[str | tuple[int, int] | Opened, None]:
-        def work(progress: Progress) -> Coroutine[Any, Any, Opened]:
-            options = OpenOptions(progress=progress, stdin=stdin, approximate=approximate)
-            return open_context(self.backend, self.catalog, target, self.config, options)
-
-        async with aclosing(relayed(work)) as told:
-            async for news in told:
-                for text in news.notes if isinstance(news, Opened) else ():
-                    yield text
-                yield news
 
     @overload  # a str is a sequence of str, and means one prompt
     def generate(  # type: ignore[overload-overlap]
@@ -297,8 +276,7 @@ class Engine:
             return
         self._closed = True
         self._events.close()
-        for opened in self._opened.values():
-            opened.close()
+        self._openings.close()
         self._loop.run(self._backend.close())
         if self._own_loop:
             self._loop.stop()
@@ -310,15 +288,5 @@ class Engine:
         self.close()
 
     def _keep(self, opened: Opened) -> Context:
-        """A handle. What was worked out for the same version before is used again, and of an older
-        one freed, so that opening a name a million times costs no memory."""
-        self._events.guard(opened)
-        before = self._opened.get(opened.key)
-        counting = before.counting if before else None
-        opened.counting = counting or Counting(self._parts.metrics, opened.record.name)
-        if before and before.same(opened):
-            return Context(self, before)
-        if before:
-            before.close()
-        self._opened[opened.key] = opened
-        return Context(self, opened)
+        """A handle of what serves it, see Openings."""
+        return Context(self, self._openings.keep(opened))
