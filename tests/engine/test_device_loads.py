@@ -27,9 +27,9 @@ from preread.store.store import Store
 from preread.store.tiers.base import Tier, fresh
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK
 from preread.testing.faulty import FaultyTier, often
 from preread.testing.models import write_tiny_model
+from preread.testing.questions import BOOK
 from tests.engine.device import CUDA, Device, Stream
 from tests.engine.test_layers import (
     CONFIG,

@@ -19,8 +19,8 @@ from preread.metrics import Metrics
 from preread.models.load import LoadedModel, load_model
 from preread.store.rates import Prefill, Rates
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
 from preread.testing.models import write_tiny_model
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from preread.types import Brought, Built, Completion, Prefix
 from tests.engine.test_local import CONFIG, store_of
 

@@ -28,9 +28,9 @@ from preread.store.store import Store
 from preread.store.tiers.base import Tier
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT
 from preread.testing.faulty import FaultyTier, Plan, Trouble, often
 from preread.testing.models import write_tiny_model
+from preread.testing.questions import BOOK, OTHER, QUESTIONS, SHORT
 from preread.types import Finish
 from tests.parity.tools import CONFIG as PLAIN
 

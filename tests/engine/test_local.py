@@ -22,9 +22,10 @@ from preread.store.pump import DEPTH
 from preread.store.saving import Manner
 from preread.store.store import Store
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
+from preread.testing.conformance_backend import BackendConformance
 from preread.testing.faulty import FaultyTier, Trouble, at
 from preread.testing.models import write_tiny_model
+from preread.testing.questions import BOOK, OTHER, QUESTIONS, SHORT
 from preread.tokens import requests
 from preread.types import Finish, Prefix, Sampling
 from tests.engine.helpers import Gated

@@ -11,7 +11,7 @@ from preread.backend import Generate, RequestBatch
 from preread.contexts.rows import collect
 from preread.foreign.load import load_foreign
 from preread.store.tiers.disk import DiskTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS
+from preread.testing.questions import BOOK, QUESTIONS
 from tests.foreign.tools import backend_of
 
 WORK = Generate(max_tokens=8, ignore_eos=True, logprobs=True)

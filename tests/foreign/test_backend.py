@@ -16,7 +16,8 @@ from preread.errors import EngineError, OutOfMemory, RequestError
 from preread.foreign.backend import ForeignBackend
 from preread.foreign.load import ForeignModel
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS, SHORT, BackendConformance
+from preread.testing.conformance_backend import BackendConformance
+from preread.testing.questions import BOOK, OTHER, QUESTIONS, SHORT
 from preread.types import Finish, Prefix, Sampling
 from tests.foreign.conftest import Load
 from tests.foreign.tools import CONFIG, ROOM, backend_of, stores_of

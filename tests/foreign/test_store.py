@@ -23,9 +23,9 @@ from preread.store.keys import Geometry, fingerprint
 from preread.store.store import Store
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
 from preread.testing.faulty import FaultyTier, Trouble, often
 from preread.testing.models import write_tiny_model
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from preread.types import Prefix
 from tests.foreign import asker
 from tests.foreign.conftest import Load

@@ -28,8 +28,8 @@ from preread.kernels.merge import fold, merge_reference
 from preread.kernels.sample import draw
 from preread.models.load import load_model
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
 from preread.testing.models import load_decoder, write_tiny_model
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from tests.engine.helpers import Flaky, batch, greedy
 from tests.parity.conftest import FAMILIES, WIDER
 from tests.parity.tools import store_of

@@ -11,7 +11,7 @@ from preread.contexts.rows import collect
 from preread.foreign.load import load_foreign
 from preread.foreign.parity import parity
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from tests.foreign.made import write_foreign_model
 from tests.foreign.tools import backend_of
 

@@ -25,9 +25,9 @@ from preread.store.store import Store
 from preread.store.tiers.base import Tier
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, OTHER, QUESTIONS
 from preread.testing.faulty import FaultyTier, Plan, Trouble, often
 from preread.testing.models import write_tiny_model
+from preread.testing.questions import BOOK, OTHER, QUESTIONS
 from tests.engine.test_layers import CONFIG, LAYERS, LONG_S, ByLayer, BySpan, counts, store
 from tests.parity.test_both_at_once import Both
 

@@ -12,7 +12,7 @@ from preread.contexts.rows import collect
 from preread.engine.local import LocalBackend
 from preread.models.load import load_model
 from preread.store.tiers.disk import DiskTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS
+from preread.testing.questions import BOOK, QUESTIONS
 from tests.parity.tools import CONFIG, store_of
 
 WORK = Generate(max_tokens=8, ignore_eos=True, logprobs=True)

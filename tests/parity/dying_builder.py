@@ -24,7 +24,7 @@ from preread.engine.engine import Engine
 from preread.engine.local import LocalBackend
 from preread.models.load import LoadedModel, load_model
 from preread.store.tiers.disk import DiskTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from tests.parity.tools import CONFIG, store_of
 
 CALLS = ("open", "write", "utime", "fsync", "replace", "mkdir", "close")

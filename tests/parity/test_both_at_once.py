@@ -28,8 +28,8 @@ from preread.store.seal import Keyring
 from preread.store.store import Store
 from preread.store.tiers.base import Tier
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
 from preread.testing.faulty import FaultyTier, Plan, Trouble, often
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from preread.types import Built, Prefix
 from tests.engine.helpers import Gated
 from tests.parity.test_processes import truth

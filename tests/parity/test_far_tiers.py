@@ -24,7 +24,7 @@ from preread.store.tiers.base import Tier
 from preread.store.tiers.object import open_object
 from preread.store.tiers.redis import open_redis
 from preread.store.tiers.urls import parse_tiers
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from tests.parity.tools import CONFIG
 from tests.servers import s3_server
 from tests.store.valkey import cluster, running

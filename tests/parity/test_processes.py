@@ -19,8 +19,8 @@ from preread.engine.local import LocalBackend
 from preread.models.load import LoadedModel, load_model
 from preread.store.tiers.disk import DiskTier
 from preread.store.tiers.memory import MemoryTier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
 from preread.testing.faulty import FaultyTier, Trouble, often
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from preread.types import Prefix
 from tests.parity import asker
 from tests.parity.tools import CONFIG, store_of

@@ -23,7 +23,7 @@ from preread.store.saving import Manner
 from preread.store.seal import Keyring
 from preread.store.store import Store
 from preread.store.tiers.base import Tier
-from preread.testing.conformance_backend import BOOK, QUESTIONS, SHORT
+from preread.testing.questions import BOOK, QUESTIONS, SHORT
 from preread.types import Fingerprint
 from tests.parity.test_processes import truth
 from tests.parity.tools import CONFIG

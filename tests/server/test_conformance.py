@@ -13,7 +13,8 @@ import preread
 from preread.backend import Backend, Choose, Generate, LogLikelihood, RequestBatch
 from preread.contexts.rows import collect
 from preread.providers.opening import connect
-from preread.testing.conformance_backend import BOOK, QUESTIONS, BackendConformance
+from preread.testing.conformance_backend import BackendConformance
+from preread.testing.questions import BOOK, QUESTIONS
 from preread.types import Prefix
 
 from .conftest import Served, serving
