@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from preread.engine import gathering
 from preread.engine.engine import Engine
-from preread.engine.gathering import by_cost, by_rows
+from preread.engine.gathering import by_config, by_cost, by_rows
+from preread.engine.kv import KVShape
 from preread.engine.step import Step
 from preread.testing.models import greedy as recomputed
 from tests.engine.helpers import SMALL, batch, greedy, run
@@ -72,6 +76,22 @@ def test_no_other_choice_of_the_shortest_would_be_quicker(seed):
 def test_by_rows():
     assert picked(by_rows(2), [1, 1, 2, 1], [16, 256, 16, 257]) == [True, True, False, False]
     assert picked(by_rows(1), [1, 1], [16, 16]) == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("device", "min_rows", "fast", "want"),
+    [
+        ("cpu", 0, False, [True, True, True]),  # by cost
+        ("cpu", 2, False, [True, True, False]),
+        ("cuda", 0, False, [True, True, False]),  # no cost is known: what one row sees
+        ("cuda", 3, False, [True, True, True]),
+        ("cuda", 3, True, [False, False, False]),  # the kernel takes them all in one call
+    ],
+)
+def test_by_config(device, min_rows, fast, want):
+    shape = KVShape(4, 2, 64, torch.float32, torch.device(device))
+    config = replace(SMALL, shared_min_rows=min_rows)
+    assert picked(by_config(config, shape, fast=fast), [1, 1, 2], [16, 16, 16]) == want
 
 
 @pytest.mark.parametrize("most", [0, 40, 10**9])
