@@ -69,16 +69,9 @@ def open_stores(
     from preread.store.codec import codec_of
     from preread.store.store import Store
 
-    kept, tiers = config.store, open_tiers(config, memory_for(device))
+    agrees(kept := config.store)
+    tiers = open_tiers(config, memory_for(device))
     keyring, manners = open_keyring(config), manners_of(kept)
-    if kept.constant_time and not kept.shared:
-        raise ConfigError(
-            "store.constant_time hides what others have stored, and store.shared names no place "
-            "that is shared with any.",
-            hint="Remove it, or set store.shared (docs/security.md).",
-        )
-    if kept.load not in LOADS:
-        raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
     chosen = config.model
     rates = open_rates(
         config, device_name(device), (chosen.model, chosen.dtype, chosen.weights_precision)
@@ -105,6 +98,18 @@ def open_stores(
         )
         for identity in identities
     ]
+
+
+def agrees(kept: StoreSection) -> None:
+    """Raises ConfigError for options that contradict each other, before anything is opened."""
+    if kept.constant_time and not kept.shared:
+        raise ConfigError(
+            "store.constant_time hides what others have stored, and store.shared names no place "
+            "that is shared with any.",
+            hint="Remove it, or set store.shared (docs/security.md).",
+        )
+    if kept.load not in LOADS:
+        raise ConfigError(f"store.load = {kept.load!r}.", hint=f"Give one of {', '.join(LOADS)}.")
 
 
 def manners_of(kept: StoreSection) -> dict[str, Manner]:
