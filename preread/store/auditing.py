@@ -6,15 +6,14 @@ in its place.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from preread.errors import TierError
 from preread.store.asking import Asker
 from preread.store.chunk import ChunkFault, ChunkHeader, Fault
 from preread.store.layout import Layout
 from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Tier
-from preread.store.upkeep import VerifyReport
+from preread.store.upkeep import Judged, VerifyReport, examined
 
 if TYPE_CHECKING:
     from preread.store.keys import Tokens
@@ -29,31 +28,11 @@ def audit(asker: Asker, layout: Layout, tokens: Tokens) -> VerifyReport:
         for span, keys in layout.keyed(layout.spans(tokens))
         for chunk in layout.chunks(span, keys)
     }
-    missing = set(expected)
-    checked = nbytes = 0
-    bad: list[tuple[str, str, str]] = []
-    errors: list[str] = []
-    for tier in asker.tiers:
-        try:
-            for key, size, reason in _judged(tier, layout, expected):
-                missing.discard(key)
-                checked += 1
-                nbytes += size
-                if reason:
-                    bad.append((tier.name, key.hex(), reason.value))
-                    asker.reject(tier, key, reason)
-        except TierError as exc:
-            asker.failed(tier, exc)
-            errors.append(str(exc))
-    return VerifyReport(
-        checked,
-        checked - len(bad),
-        nbytes,
-        tuple(sorted(key.hex() for key in missing)),
-        dict(Counter(reason for _, _, reason in bad)),
-        tuple(bad),
-        tuple(errors),
-    )
+
+    def judged(tier: Tier) -> Judged:
+        return _judged(tier, layout, expected)
+
+    return examined(asker.tiers, expected, judged, asker.reject, asker.failed)
 
 
 def together(reports: Iterable[VerifyReport]) -> VerifyReport:
@@ -74,10 +53,8 @@ def together(reports: Iterable[VerifyReport]) -> VerifyReport:
     )
 
 
-def _judged(
-    tier: Tier, layout: Layout, expected: Mapping[ChunkKey, ChunkHeader]
-) -> Iterator[tuple[ChunkKey, int, Fault | None]]:
-    """(key, bytes, why a load would refuse it) of what the tier holds."""
+def _judged(tier: Tier, layout: Layout, expected: Mapping[ChunkKey, ChunkHeader]) -> Judged:
+    """Of what the tier holds: why a load would refuse it."""
     keys: Sequence[ChunkKey] = list(expected)
     held = [key for key, has in zip(keys, tier.find(keys), strict=True) if has]
     for key, value in zip(held, tier.read(held), strict=True):

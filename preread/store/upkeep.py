@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 from preread.errors import TierError
 from preread.metrics import Metrics
@@ -18,6 +18,8 @@ from preread.store.chunk import ChunkFault, Fault
 from preread.store.keys import OVERHEAD
 from preread.store.seal import check
 from preread.store.tiers.base import ChunkKey, ChunkUnreadable, Outcome, Tidy, Tier
+
+Judged: TypeAlias = Iterator[tuple[ChunkKey, int, Fault | None]]  # key, bytes, what is wrong
 
 
 class VerifyReport(NamedTuple):
@@ -44,6 +46,38 @@ class SweepReport(NamedTuple):
     errors: tuple[str, ...]
 
 
+def examined(
+    tiers: Iterable[Tier],
+    wanted: Iterable[ChunkKey],
+    judged: Callable[[Tier], Judged],
+    reject: Callable[[Tier, ChunkKey, Fault], None],
+    failed: Callable[[Tier, TierError], None],
+) -> VerifyReport:
+    """What a look into every tier has found. wanted: keys that are missing where no tier has them;
+    reject: told of each bad chunk; failed: of a tier that could not be read to its end."""
+    checked = nbytes = 0
+    bad: list[tuple[str, str, str]] = []
+    errors: list[str] = []
+    missing = set(wanted)
+    for tier in tiers:
+        try:
+            for key, size, reason in judged(tier):
+                missing.discard(key)
+                checked += 1
+                nbytes += size
+                if reason:
+                    bad.append((tier.name, key.hex(), reason.value))
+                    reject(tier, key, reason)
+        except TierError as exc:
+            failed(tier, exc)
+            errors.append(str(exc))
+    faults = Counter(reason for _, _, reason in bad)
+    absent = tuple(sorted(key.hex() for key in missing))
+    return VerifyReport(
+        checked, checked - len(bad), nbytes, absent, dict(faults), tuple(bad), tuple(errors)
+    )
+
+
 class Upkeep:
     """Tiers, seen by whoever cleans them. Thread-safe."""
 
@@ -60,28 +94,15 @@ class Upkeep:
         only that it is there and not too short. Chunks of a newer format are counted as faults but
         left alone: a newer preread may share the tier."""
         wanted = None if keys is None else {ChunkKey(bytes.fromhex(key)) for key in keys}
-        checked = nbytes = 0
-        bad: list[tuple[str, str, str]] = []
-        errors: list[str] = []
-        missing = set(wanted or ())
-        for tier in self._tiers:
-            try:
-                for key, size, reason in self._judged(tier, wanted, deep):
-                    missing.discard(key)
-                    checked += 1
-                    nbytes += size
-                    if reason:
-                        bad.append((tier.name, key.hex(), reason.value))
-                        if reason is not Fault.FUTURE_VERSION:
-                            self.reject(tier, key, reason)
-            except TierError as exc:
-                self.tier_failed(tier, exc)
-                errors.append(str(exc))
-        faults = Counter(reason for _, _, reason in bad)
-        absent = tuple(sorted(key.hex() for key in missing))
-        return VerifyReport(
-            checked, checked - len(bad), nbytes, absent, dict(faults), tuple(bad), tuple(errors)
-        )
+
+        def reject(tier: Tier, key: ChunkKey, reason: Fault) -> None:
+            if reason is not Fault.FUTURE_VERSION:
+                self.reject(tier, key, reason)
+
+        def judged(tier: Tier) -> Judged:
+            return self._judged(tier, wanted, deep)
+
+        return examined(self._tiers, wanted or (), judged, reject, self.tier_failed)
 
     def sweep(self, live: frozenset[str], grace_s: float) -> SweepReport:
         """Remove chunks that are neither live (hex keys, see Catalog.live_chunks) nor used within
@@ -137,10 +158,8 @@ class Upkeep:
         others = sorted(rest)
         yield from ((key, 0) for key, held in zip(others, tier.find(others), strict=True) if held)
 
-    def _judged(
-        self, tier: Tier, wanted: set[ChunkKey] | None, deep: bool
-    ) -> Iterator[tuple[ChunkKey, int, Fault | None]]:
-        """(key, bytes, what is wrong with it) of what the tier holds."""
+    def _judged(self, tier: Tier, wanted: set[ChunkKey] | None, deep: bool) -> Judged:
+        """What the tier holds."""
         present = list(self._present(tier, wanted))
         if not deep:
             for key, size in present:
