@@ -89,9 +89,9 @@ class Bringer:
         upto = choice.upto
         # At once: what others compute meanwhile must not be written over.
         start = done = self._thread.call(lambda engine: engine.loading(reading, upto))
-        report: LoadReport | None = None
         if upto <= start:
             return brought(None, 0.0, found.chosen(choice))
+        report: LoadReport | None = None
         self._uploads.begin()
         streamed = self._streamed(reading, tail)
 
@@ -110,7 +110,8 @@ class Bringer:
             try:
                 self._uploads.settle()  # nobody may compute where something is still written
                 asked = streamed is not None and streamed.end()
-                done = report.tokens if report else start  # not before: a copy may have failed
+                if report is not None:
+                    done = report.tokens  # not before: a copy may have failed
             finally:
                 self._thread.call(lambda engine: engine.loaded(reading, done))
         return brought(report, choice.load_s)._replace(by_layer=asked)

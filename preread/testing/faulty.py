@@ -62,7 +62,7 @@ def often(seed: int, share: float, kinds: Sequence[Trouble] = tuple(Trouble)) ->
 
 class FaultyTier:
     """Wraps a tier, whose values it reads one by one. happened: what went wrong, in order, as
-    (method, call number, trouble). bytes_per_s: at most so many come; 0: as many as it gives."""
+    (method, call number, trouble)."""
 
     def __init__(
         self,
@@ -71,7 +71,6 @@ class FaultyTier:
         *,
         delay_s: float = 0.01,
         sleep: Callable[[float], None] = time.sleep,
-        bytes_per_s: float = 0.0,
     ) -> None:
         self.name = inner.name
         self.happened: list[tuple[str, int, Trouble]] = []
@@ -79,7 +78,6 @@ class FaultyTier:
         self._plan = plan
         self._delay_s = delay_s
         self._sleep = sleep
-        self._bytes_per_s = bytes_per_s
         self._calls: Counter[str] = Counter()
 
     @property
@@ -99,15 +97,13 @@ class FaultyTier:
             if trouble is Trouble.DROP:
                 yield None
                 continue
-            if trouble not in _WRONG and not self._bytes_per_s:
+            if trouble not in _WRONG:
                 yield from self._inner.read([key], room)
                 continue
             others = sorted(e.key for e in self._inner.scan() if e.key != key)
             swap = trouble is Trouble.SWAP and others
             for value in self._inner.read([draw.choice(others) if swap else key]):
                 if isinstance(value, memoryview):
-                    if self._bytes_per_s:
-                        self._sleep(len(value) / self._bytes_per_s)
                     value = _damaged(value, trouble, draw)
                     value = landing(room, key, len(value)).take(value)
                 yield value

@@ -40,7 +40,7 @@ from preread.store.tiers.base import (
     owner_of,
     stated,
 )
-from preread.store.tiers.book import Book
+from preread.store.tiers.book import AHEAD_S, Book
 from preread.store.tiers.crew import together
 from preread.store.tiers.eviction import Budget, Held, Standing
 from preread.store.tiers.landing import landing
@@ -49,7 +49,6 @@ from preread.store.tiers.shelves import FolderShelf
 
 WINDOW = 4  # files read at once, where there are as many cores
 TOUCH_S = 60.0  # last use is written at most this often
-AHEAD_S = 3600.0  # machines' clocks may differ by this much
 _NAME = re.compile(r"[0-9a-f]{64}\.kv")
 # What says that one entry is bad, not that the tier is.
 _ENTRY_ERRNOS = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO}

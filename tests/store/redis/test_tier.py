@@ -24,11 +24,14 @@ class TestOneServer(TierConformance):
     durable = True
 
     @pytest.fixture
-    def clock(self, opened: Opener, three: list[Valkey]) -> Clock:
-        self.servers = three[:1]
-        emptied(self.servers)
-        self.opened = opened
-        return ServerClock(self.servers)
+    def running(self, three: list[Valkey]) -> list[Valkey]:
+        return three[:1]
+
+    @pytest.fixture
+    def clock(self, opened: Opener, running: list[Valkey]) -> Clock:
+        emptied(running)
+        self.servers, self.opened = running, opened
+        return ServerClock(running)
 
     def open(self, place: Path, budget: int, clock: Clock) -> RedisTier:
         return self.opened(list_url(self.servers, f"?budget={budget}&deadline=10s"), clock)
@@ -36,29 +39,20 @@ class TestOneServer(TierConformance):
 
 class TestRedis(TestOneServer):
     @pytest.fixture
-    def clock(self, opened: Opener, redis_server: list[Valkey]) -> Clock:
-        self.servers = redis_server
-        emptied(self.servers)
-        self.opened = opened
-        return ServerClock(self.servers)
+    def running(self, redis_server: list[Valkey]) -> list[Valkey]:
+        return redis_server
 
 
 class TestThreeServers(TestOneServer):
     @pytest.fixture
-    def clock(self, opened: Opener, three: list[Valkey]) -> Clock:
-        self.servers = three
-        emptied(self.servers)
-        self.opened = opened
-        return ServerClock(self.servers)
+    def running(self, three: list[Valkey]) -> list[Valkey]:
+        return three
 
 
 class TestCluster(TestOneServer):
     @pytest.fixture
-    def clock(self, opened: Opener, clustered: list[Valkey]) -> Clock:
-        self.servers = clustered
-        emptied(self.servers)
-        self.opened = opened
-        return ServerClock(self.servers)
+    def running(self, clustered: list[Valkey]) -> list[Valkey]:
+        return clustered
 
     def open(self, place: Path, budget: int, clock: Clock) -> RedisTier:
         return self.opened(cluster_url(self.servers[:1], f"?budget={budget}&deadline=10s"), clock)
